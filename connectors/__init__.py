@@ -1,0 +1,1 @@
+"""How crowdsync reaches the outside world: identity providers, Crowd, and its own database."""

@@ -1,0 +1,188 @@
+"""What a source and a directory promise, and the small values that pass between them and the road.
+
+A connector declares and parses; it does not retry, log or decide policy. Every read is a stream of
+pages that ends with `Page(last=True)`: a stream that ends without one is not a whole read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+from connectors.model import GroupRow, MembershipRow, UserRow
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A record that could not be made into a row: kept out of the plan, and named."""
+
+    kind: str  # user | group
+    id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Row]):
+    """Some rows of one table, in the order of its columns in `connectors.model`.
+
+    `last` is true on exactly one page of a stream, its final one, and only when the other side's
+    own count or cursor says that nothing is missing.
+    """
+
+    rows: Sequence[Row]
+    last: bool
+    held: Sequence[Held] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a source can do beyond plain full reads."""
+
+    nested_groups: bool = False
+    delta: bool = False
+    webhook: bool = False
+    sign_in_events: bool = False
+    group_filter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What to ask a source for. `attributes`: the names, as the source spells them, of optional
+    fields that a mapping reads; they come back in the `attributes` column under the same names."""
+
+    attributes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One user and the memberships that were read with it."""
+
+    user: UserRow
+    groups: Sequence[GroupRow] = ()
+    memberships: Sequence[MembershipRow] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One group, without its members."""
+
+    group: GroupRow
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """News that somebody may have changed: who, never what to write."""
+
+    kind: str  # user | group
+    key: str
+
+
+@runtime_checkable
+class Source(Protocol):
+    """One identity provider. Reads raise `IncompleteError` where they cannot prove themselves whole."""
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+
+    def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]: ...
+    def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]: ...
+    def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        """Direct members of the groups with these ids."""
+        ...
+
+    async def user(self, key: str) -> Person | None:
+        """One person by id or username, with the groups they are a direct member of."""
+        ...
+
+    async def check(self) -> Sequence[str]:
+        """A cheap test of address, credentials and rights: what was found, a line each.
+
+        Raises `ConfigurationError`, `AuthenticationError` or `RefusedError` with the way out.
+        """
+        ...
+
+
+class Kind(StrEnum):
+    """The kinds of operation. Each is one write to Crowd."""
+
+    USER_CREATE = "user_create"
+    USER_UPDATE = "user_update"
+    USER_RENAME = "user_rename"
+    USER_ACTIVATE = "user_activate"
+    USER_DEACTIVATE = "user_deactivate"
+    USER_DELETE = "user_delete"
+    USER_ATTRIBUTES = "user_attributes"
+    GROUP_CREATE = "group_create"
+    GROUP_UPDATE = "group_update"
+    GROUP_DELETE = "group_delete"
+    GROUP_ATTRIBUTES = "group_attributes"
+    MEMBERSHIP_ADD = "membership_add"
+    MEMBERSHIP_REMOVE = "membership_remove"
+    NESTING_ADD = "nesting_add"
+    NESTING_REMOVE = "nesting_remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One idempotent write, stated as the condition that must hold afterwards.
+
+    | kind | name | target | record |
+    |---|---|---|---|
+    | user_create, user_update, user_activate, user_deactivate | username | | email, first_name, last_name, display_name, active: the whole record; create also attributes |
+    | user_rename | the old username | the new username | attributes: the expected id attribute |
+    | user_delete, group_delete | name | | |
+    | user_attributes, group_attributes | name | | attributes: only those to replace; an empty list removes one |
+    | group_create, group_update | group name | | description |
+    | membership_add, membership_remove | username | group name | |
+    | nesting_add, nesting_remove | child group name | parent group name | |
+    """  # noqa: E501
+
+    seq: int
+    kind: Kind
+    name: str
+    target: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an operation came to hold: `done` by our write, or `already` so before it."""
+
+    state: str  # done | already
+    note: str = ""
+
+
+@runtime_checkable
+class Directory(Protocol):
+    """One Crowd directory, the only thing written to. Row ids are folded names (`crowd_id`)."""
+
+    def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]: ...
+    def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]: ...
+    def memberships(self) -> AsyncIterator[Page[MembershipRow]]: ...
+
+    async def user(self, name: str, scope: Scope) -> Person | None: ...
+    async def group(self, name: str, scope: Scope) -> Group | None: ...
+
+    async def write(self, operation: Operation, *, attempted: bool = False) -> Outcome:
+        """Make the operation's condition hold.
+
+        `attempted`: an earlier try may have reached Crowd, so that finding a group of that name
+        already there is success. Raises `RecordError` (this operation cannot hold),
+        `RetryableError` (later), `RefusedError` (stop the run).
+        """
+        ...
+
+    async def token(self) -> str | None:
+        """Crowd's event token: the same token twice means that nothing changed in between.
+
+        None where Crowd does not offer one."""
+        ...
+
+    async def check(self) -> Sequence[str]:
+        """As `Source.check`."""
+        ...

@@ -1,0 +1,72 @@
+"""Everything that can go wrong, by what the caller should do about it.
+
+CrowdsyncError
+├── ConfigurationError    the operator must change a setting; nothing was read or written
+├── RetryableError        the same call may succeed later; `retry_after` says when, in seconds
+│   └── AmbiguousError    a write may or may not have happened: read back before deciding
+├── RefusedError          the run stops; what was not yet written is not written
+│   ├── AuthenticationError   the other side does not accept our credentials
+│   ├── ForbiddenError        it accepts them, and does not allow this call
+│   ├── IncompleteError       a read did not prove itself whole
+│   └── LimitError            a plan is larger than its policy allows
+└── RecordError           one record is held, or one operation failed; the others go on
+
+Messages are one line: what happened, where, and the operator's next step. They never hold a secret:
+addresses are shown without user information and query values.
+"""
+
+from __future__ import annotations
+
+
+class CrowdsyncError(Exception):
+    """The root of the tree in this module's docstring."""
+
+
+class ConfigurationError(CrowdsyncError):
+    """A setting is missing, unknown or impossible."""
+
+
+class RetryableError(CrowdsyncError):
+    """The same call may succeed later.
+
+    `retry_after` is in seconds; None where the other side did not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class AmbiguousError(RetryableError):
+    """A write was sent and its answer never came, or said nothing about its effect."""
+
+
+class RefusedError(CrowdsyncError):
+    """The run stops; nothing further is written."""
+
+
+class AuthenticationError(RefusedError):
+    """The other side does not accept our credentials."""
+
+
+class ForbiddenError(RefusedError):
+    """The other side knows us and does not allow this call."""
+
+
+class IncompleteError(RefusedError):
+    """A read did not prove itself whole, so nothing may be concluded from it."""
+
+
+class LimitError(RefusedError):
+    """A plan is larger than its policy allows."""
+
+
+class RecordError(CrowdsyncError):
+    """One record or operation is at fault.
+
+    `reason` is the other side's own code (`INVALID_USER`, `USER_NOT_FOUND`, …) where it gave one.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""One file per identity provider, and the registry of their names."""

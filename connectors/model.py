@@ -1,0 +1,213 @@
+"""The nouns: what users, groups and memberships look like as tables, and the snapshot they make.
+
+Everything between the parsing of a page and the writing of an operation works on these frames.
+Text columns are Arrow-backed `str`; a missing text is "" (no column holds nulls).
+`attributes` is canonical JSON text, `{"name":["value",…],…}` with sorted keys, so that equality of
+attributes is equality of text; a record without attributes has "{}".
+
+In a source snapshot `id` is the provider's immutable id. In a directory snapshot `id` is the folded
+Crowd name (`crowd_id`), because Crowd identifies by name, without regard to case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pandas as pd
+import pyarrow as pa
+
+USERS: Final = ("id", "username", "email", "first_name", "last_name", "display_name", "active", "attributes")
+GROUPS: Final = ("id", "name", "description", "attributes")
+MEMBERSHIPS: Final = ("group_id", "member_id", "member_kind")
+HELD: Final = ("kind", "id", "name", "stage", "reason")
+
+MEMBER_KINDS: Final = pd.CategoricalDtype(pd.Index(["group", "user"], dtype="str"))
+
+ID_ATTRIBUTE: Final = "crowdsync.id"
+"""The Crowd user or group attribute that holds `<source>:<immutable id>`, the proof of ownership."""
+
+MAX_TEXT: Final = 255
+"""Crowd's limit for names, fields and attribute values, in characters."""
+
+UserRow = tuple[str, str, str, str, str, str, bool, str]
+GroupRow = tuple[str, str, str, str]
+MembershipRow = tuple[str, str, str]
+
+
+def crowd_id(name: str) -> str:
+    """The form under which Crowd looks a name up: it ignores case."""
+    return name.lower()
+
+
+def attributes_text(attributes: Mapping[str, Iterable[str]]) -> str:
+    """Canonical text of attributes: sorted names, values in the order given, no blanks."""
+    if not attributes:
+        return "{}"
+    return orjson.dumps({k: list(v) for k, v in attributes.items()}, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def users_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
+    """Rows in the order of `USERS` → users frame, as given."""
+    return _frame(rows, USERS)
+
+
+def groups_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
+    """Rows in the order of `GROUPS` → groups frame, as given."""
+    return _frame(rows, GROUPS)
+
+
+def held_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
+    """Rows in the order of `HELD` → held frame: `kind` is user or group, `stage` where it was held."""
+    return _frame(rows, HELD)
+
+
+def _frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    return pd.DataFrame(
+        {
+            name: pd.array(list(column), dtype="bool" if name == "active" else "str")  # type: ignore[call-overload]
+            for name, column in zip(columns, values, strict=True)
+        }
+    )
+
+
+def memberships_frame(rows: Iterable[MembershipRow] = ()) -> pd.DataFrame:
+    """Rows in the order of `MEMBERSHIPS` → memberships frame."""
+    values = list(zip(*rows, strict=True)) or [(), (), ()]
+    return memberships_from_columns(*values)
+
+
+def memberships_from_columns(group_id: Any, member_id: Any, member_kind: Any) -> pd.DataFrame:
+    """Three columns of text of one length → memberships frame (two categorical id columns)."""
+    return pd.DataFrame(
+        {
+            "group_id": pd.Categorical(pd.array(list(group_id), dtype="str")),
+            "member_id": pd.Categorical(pd.array(list(member_id), dtype="str")),
+            "member_kind": pd.Categorical(pd.array(list(member_kind), dtype="str"), dtype=MEMBER_KINDS),
+        }
+    )
+
+
+def memberships_from_codes(
+    groups: Sequence[str], members: Sequence[str], group_codes: Any, member_codes: Any, kinds: Any
+) -> pd.DataFrame:
+    """Distinct ids and int codes into them → memberships frame; `kinds` are codes of `MEMBER_KINDS`."""
+
+    def column(names: Sequence[str], codes: Any) -> pd.Categorical:
+        dtype = pd.CategoricalDtype(pd.Index(list(names), dtype="str"))
+        return pd.Categorical.from_codes(np.asarray(codes, dtype=np.int32), dtype=dtype)
+
+    return pd.DataFrame(
+        {
+            "group_id": column(groups, group_codes),
+            "member_id": column(members, member_codes),
+            "member_kind": pd.Categorical.from_codes(np.asarray(kinds, dtype=np.int8), dtype=MEMBER_KINDS),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All users, groups and memberships of one source or directory at one instant.
+
+    Always canonical, so that equal content has an equal digest: users and groups sorted by id,
+    memberships by group, member and kind, their categories sorted and all in use.
+    `held` names the records that could not be made into a row; they are not in `users` or `groups`.
+    Build one with `Snapshot.of`.
+    """
+
+    users: pd.DataFrame
+    groups: pd.DataFrame
+    memberships: pd.DataFrame
+    held: pd.DataFrame = field(default_factory=held_frame)
+
+    @classmethod
+    def of(
+        cls,
+        users: pd.DataFrame | None = None,
+        groups: pd.DataFrame | None = None,
+        memberships: pd.DataFrame | None = None,
+        held: pd.DataFrame | None = None,
+    ) -> Snapshot:
+        """Frames in any order → a canonical snapshot."""
+        return cls(
+            _by_id(users_frame() if users is None else users, USERS),
+            _by_id(groups_frame() if groups is None else groups, GROUPS),
+            _canonical(memberships_frame() if memberships is None else memberships),
+            held_frame() if held is None else held.reset_index(drop=True),
+        )
+
+    def digest(self) -> str:
+        """Hex SHA-256 over the content of users, groups and memberships."""
+        whole = hashlib.sha256()
+        for frame in (self.users, self.groups, self.memberships):
+            whole.update(frame_digest(frame))
+        return whole.hexdigest()
+
+
+def frame_digest(frame: pd.DataFrame) -> bytes:
+    """SHA-256 over a frame's columns in their order, of text, bool, integer or category."""
+    digest = hashlib.sha256()
+    for name in frame.columns:
+        column = frame[name]
+        digest.update(f"\0{name}\0{len(column)}\0".encode())
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            digest.update(_text_digest(column.cat.categories))
+            digest.update(np.ascontiguousarray(column.cat.codes.to_numpy(), dtype="<i4").data)
+        elif column.dtype == bool or column.dtype.kind in "iu":
+            digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").data)
+        else:
+            digest.update(_text_digest(column))
+    return digest.digest()
+
+
+def _text_digest(values: Any) -> bytes:
+    # Lengths and bytes are hashed apart: ("ab","c") and ("a","bc") must differ.
+    array = pa.array(values, type=pa.large_string())
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    array = pa.concat_arrays([array])  # drops the offset of a slice
+    _, offsets, data = array.buffers()
+    digest = hashlib.sha256()
+    if len(array):
+        bounds = np.frombuffer(offsets, dtype="<i8", count=len(array) + 1, offset=array.offset * 8)
+        digest.update(np.diff(bounds).astype("<i8").data)
+        if data is not None:
+            digest.update(memoryview(data)[int(bounds[0]) : int(bounds[-1])])
+    return digest.digest()
+
+
+def _by_id(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    frame = frame[list(columns)]
+    if not frame["id"].is_monotonic_increasing:
+        frame = frame.sort_values("id", kind="stable")
+    return frame.reset_index(drop=True)
+
+
+def _canonical(frame: pd.DataFrame) -> pd.DataFrame:
+    group = frame["group_id"].cat.remove_unused_categories()
+    member = frame["member_id"].cat.remove_unused_categories()
+    groups, group_codes = _sorted_categories(group)
+    members, member_codes = _sorted_categories(member)
+    kinds = frame["member_kind"].astype(MEMBER_KINDS).cat.codes.to_numpy().astype(np.int64)
+    key = (group_codes.astype(np.int64) * max(len(members), 1) + member_codes) * 2 + kinds
+    if len(key) and not bool((key[1:] > key[:-1]).all()):
+        key = np.unique(key)  # sorts, and a membership said twice is one membership
+    pair, kinds = np.divmod(key, 2)
+    group_codes, member_codes = np.divmod(pair, max(len(members), 1))
+    return memberships_from_codes(groups, members, group_codes, member_codes, kinds)
+
+
+def _sorted_categories(column: pd.Series) -> tuple[pd.Index, np.ndarray]:
+    categories, codes = column.cat.categories, column.cat.codes.to_numpy()
+    if categories.is_monotonic_increasing:
+        return categories, codes
+    order = categories.argsort()
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return categories[order], rank[codes]

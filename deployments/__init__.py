@@ -1,0 +1,1 @@
+"""How people and machines reach the flows: the command line, the deployments, the sandbox."""

@@ -1,0 +1,1 @@
+"""The flows: the stages of the road, put together."""
