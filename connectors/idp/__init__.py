@@ -1,1 +1,11 @@
 """One file per identity provider, and the registry of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from connectors.idp.scim import Scim
+
+SOURCES: Final[Mapping[str, type[Any]]] = {source.name: source for source in (Scim,)}
+"""Name in the configuration → class. Each is made with an `Http` and options of its own."""

@@ -1,0 +1,648 @@
+"""Atlassian Crowd over its usermanagement REST API: the only directory.
+
+https://developer.atlassian.com/server/crowd/crowd-rest-apis/ (facts and their marks:
+`reference/crowd-rest.md`). The base address of `http` holds the context path, usually `/crowd`; the
+caller is a Crowd *application*.
+
+**How a listing proves itself whole.** Crowd tells neither a total nor a next link, so that a page cut
+short looks like the end. Therefore pages overlap by one record: page i asks for `page_size` records
+from i · (page_size - 1) on, and must begin with the record that ended page i - 1. Whatever is
+skipped, repeated, emptied or dropped before that point moves that record. The end is proved by asking
+once more from the last record on: exactly that record must come back. An empty listing is asked for
+again from 0 and from 1 on. No name may occur twice. Requests: the pages, the proof, and what was read
+ahead of an end not yet known (at most `readers` - 1, which must be empty). Not provable here: a Crowd
+that hides the same records from every call alike.
+
+**Memberships** come as one XML document. It is whole when it parses to its closing tag, holds every
+group that was listed right before it (one call more) no more than once, and each with its two lists.
+
+**Writes** are one request each. What Crowd answers is decided by `reason`. After a lost answer one read
+tells whether the condition holds; if not, the write is sent again. An empty first name or e-mail in a
+full replace is taken by Crowd as "leave as it is" (CWD-5690): this cannot be told from its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Final, TypeVar
+
+from lxml import etree
+
+from connectors.contract import Group, Held, Kind, Operation, Outcome, Page, Person, Scope
+from connectors.errors import (
+    AmbiguousError,
+    AuthenticationError,
+    ConfigurationError,
+    ForbiddenError,
+    IncompleteError,
+    RecordError,
+    RefusedError,
+    RetryableError,
+)
+from connectors.http import Answer, Http
+from connectors.model import (
+    ID_ATTRIBUTE,
+    MAX_TEXT,
+    GroupRow,
+    MembershipRow,
+    UserRow,
+    attributes_text,
+    crowd_id,
+)
+
+Row = TypeVar("Row", UserRow, GroupRow)
+Json = dict[str, Any]
+
+ROOT: Final = "/rest/usermanagement/1"
+VERSION: Final = "x-embedded-crowd-version"
+"""The header that Crowd's REST puts on every answer, also on errors."""
+
+TRIES: Final = 3
+"""How often a write is sent when its answer is lost and its condition does not hold."""
+
+MEMBERSHIP_ROWS: Final = 20_000
+"""Rows of a membership page, at least; a group is not divided."""
+
+ADDRESS_REFUSED: Final = (
+    "Crowd refuses this machine's address. In Crowd's console: Applications → this application → "
+    "Remote addresses: add the address from which we come (behind a proxy also Trusted proxies)."
+)
+_JSON: Final = {"accept": "application/json"}
+_XML: Final = {"accept": "application/xml"}
+_BOOLEAN: Final = {"true": True, "false": False}
+_REASON: Final = re.compile(r"[A-Z_]{1,60}")
+_OTHER_ENCODING: Final = re.compile(rb"<\?xml[^>]*encoding\s*=\s*.(?!utf-8['\"])", re.IGNORECASE)
+_BY_STATUS: Final = {404: "MEMBERSHIP_NOT_FOUND", 409: "MEMBERSHIP_ALREADY_EXISTS"}
+_GONE: Final = frozenset({"USER_NOT_FOUND", "GROUP_NOT_FOUND", "MEMBERSHIP_NOT_FOUND"})
+_FORBIDDEN: Final = frozenset({"APPLICATION_PERMISSION_DENIED", "PERMISSION_DENIED", "UNSUPPORTED_OPERATION"})
+_members: Any = etree.XPath("users/user/@name", smart_strings=False)
+_children: Any = etree.XPath("groups/group/@name", smart_strings=False)
+
+
+# --- the kinds of operation --------------------------------------------------------------------
+
+
+def _user(operation: Operation) -> Json:
+    """The whole user, as PUT needs it: what is not named there is blanked."""
+    record = operation.record
+    active = {Kind.USER_ACTIVATE: True, Kind.USER_DEACTIVATE: False}.get(operation.kind, record["active"])
+    return {
+        "name": operation.name,
+        "first-name": record["first_name"],
+        "last-name": record["last_name"],
+        "display-name": record["display_name"],
+        "email": record["email"],
+        "active": bool(active),
+    }
+
+
+def _new_user(operation: Operation) -> Json:
+    # Nobody ever signs in with this password: mixed for any policy, and forgotten at once.
+    password = {"value": f"{secrets.token_urlsafe(36)}aZ7!"}
+    return {**_user(operation), "password": password, "attributes": _attributes(operation)}
+
+
+def _attributes(operation: Operation) -> Json:
+    named = operation.record["attributes"]
+    return {"attributes": [{"name": name, "values": list(values)} for name, values in named.items()]}
+
+
+def _group(operation: Operation) -> Json:
+    description = operation.record["description"]
+    return {"name": operation.name, "type": "GROUP", "description": description, "active": True}
+
+
+def _same_user(operation: Operation, found: Json | None) -> bool:
+    wanted = _user(operation)
+    del wanted["name"]  # Crowd keeps the case of the first write
+    return found is not None and all((found.get(key) or "") == (value or "") for key, value in wanted.items())
+
+
+def _same_group(operation: Operation, found: Json | None) -> bool:
+    return found is not None and (found.get("description") or "") == operation.record["description"]
+
+
+def _same_attributes(operation: Operation, found: Json | None) -> bool:
+    now = _values(found)
+    wanted = operation.record["attributes"].items()
+    return found is not None and all(sorted(now.get(k, [])) == sorted(v) for k, v in wanted)
+
+
+def _ours(operation: Operation, found: Json | None) -> bool:
+    """Whether the record carries the id that the operation expects: the proof of ownership."""
+    expected = list(operation.record.get("attributes", {}).get(ID_ATTRIBUTE, ()))
+    return bool(expected) and _values(found).get(ID_ATTRIBUTE) == expected
+
+
+def _renamed(operation: Operation, found: Json | None) -> bool:
+    if found is not None and crowd_id(operation.name) == crowd_id(operation.target):  # only its case
+        return bool(found["name"] == operation.target) and _ours(operation, found)
+    return _ours(operation, found)
+
+
+def _there(_: Operation, found: Json | None) -> bool:
+    return found is not None
+
+
+def _absent(_: Operation, found: Json | None) -> bool:
+    return found is None
+
+
+def _values(found: Json | None) -> dict[str, list[str]]:
+    listed = ((found or {}).get("attributes") or {}).get("attributes") or ()
+    return {one.get("name", ""): one.get("values") or [] for one in listed}
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """How one kind of operation is written, and how it is read back.
+
+    Parameters map a query parameter to a field of the operation. `already`: reasons that say that the
+    condition holds. `taken`: reasons that may say so, which a read decides.
+    """
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    permission: str
+    holds: Callable[[Operation, Json | None], bool]
+    body: Callable[[Operation], Json] | None = None
+    already: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()
+    read: tuple[str, Mapping[str, str]] | None = None  # path and parameters, where not those of the write
+    known: Callable[[Operation, Json | None], bool] | None = None  # `holds` for a first try that met `taken`
+
+
+_BY_USER: Final = {"username": "name"}
+_BY_GROUP: Final = {"groupname": "name"}
+_READ_USER: Final = ("/user", _BY_USER)
+_READ_GROUP: Final = ("/group", _BY_GROUP)
+# The membership's three calls (add, remove, read) share one path and address the user, so that a leaver
+# who is gone is told apart (404 USER_NOT_FOUND) from a group that is not there (400 GROUP_NOT_FOUND).
+_MEMBERSHIP: Final = "/user/group/direct"
+_BY_PAIR: Final = {"username": "name", "groupname": "target"}
+_NESTING: Final = "/group/child-group/direct"
+_BY_NEST: Final = {"groupname": "target", "child-groupname": "name"}
+_EXISTS: Final = frozenset({"MEMBERSHIP_ALREADY_EXISTS"})
+_TAKEN: Final = frozenset({"INVALID_USER", "USER_NOT_FOUND"})
+
+# fmt: off
+WRITES: Final[Mapping[Kind, Write]] = {
+    Kind.USER_CREATE: Write("POST", "/user", {}, "Add user", _ours, _new_user,
+                            taken=frozenset({"INVALID_USER"}), read=_READ_USER),
+    **{kind: Write("PUT", "/user", _BY_USER, "Modify user", _same_user, _user)
+       for kind in (Kind.USER_UPDATE, Kind.USER_ACTIVATE, Kind.USER_DEACTIVATE)},
+    Kind.USER_RENAME: Write("POST", "/user/rename", _BY_USER, "Modify user", _renamed,
+                            lambda operation: {"new-name": operation.target},
+                            taken=_TAKEN, read=("/user", {"username": "target"})),
+    Kind.USER_DELETE: Write("DELETE", "/user", _BY_USER, "Remove user", _absent, already=_GONE),
+    Kind.USER_ATTRIBUTES: Write("POST", "/user/attribute", _BY_USER, "Modify user attributes",
+                                _same_attributes, _attributes, read=_READ_USER),
+    Kind.GROUP_CREATE: Write("POST", "/group", {}, "Add group", _there, _group,
+                             taken=frozenset({"INVALID_GROUP"}), read=_READ_GROUP, known=_ours),
+    Kind.GROUP_UPDATE: Write("PUT", "/group", _BY_GROUP, "Modify group", _same_group, _group),
+    Kind.GROUP_DELETE: Write("DELETE", "/group", _BY_GROUP, "Remove group", _absent, already=_GONE),
+    Kind.GROUP_ATTRIBUTES: Write("POST", "/group/attribute", _BY_GROUP, "Modify group attributes",
+                                 _same_attributes, _attributes, read=_READ_GROUP),
+    Kind.MEMBERSHIP_ADD: Write("POST", _MEMBERSHIP, _BY_USER, "Modify group", _there,
+                               lambda operation: {"name": operation.target},
+                               already=_EXISTS, read=(_MEMBERSHIP, _BY_PAIR)),
+    Kind.MEMBERSHIP_REMOVE: Write("DELETE", _MEMBERSHIP, _BY_PAIR, "Modify group", _absent, already=_GONE),
+    Kind.NESTING_ADD: Write("POST", _NESTING, {"groupname": "target"}, "Modify group", _there,
+                            lambda operation: {"name": operation.name},
+                            already=_EXISTS, read=(_NESTING, _BY_NEST)),
+    Kind.NESTING_REMOVE: Write("DELETE", _NESTING, _BY_NEST, "Modify group", _absent, already=_GONE),
+}
+# fmt: on
+
+
+class Crowd:
+    """One Crowd directory: `connectors.contract.Directory`.
+
+    `page_size` is the most that one page of a listing may hold, `readers` how many pages of one listing
+    are asked for at the same time.
+    """
+
+    def __init__(self, http: Http, *, page_size: int = 1000, readers: int = 4) -> None:
+        if page_size < 2 or readers < 1:
+            raise ConfigurationError(
+                f"{http.name}: page_size {page_size} must be at least 2 (pages overlap by one record) "
+                f"and readers {readers} at least 1."
+            )
+        self._http, self._page_size, self._readers = http, page_size, readers
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        """All users, with the attributes that the scope names and our id."""
+        wanted = scope.attributes | {ID_ATTRIBUTE}
+        params = {"entity-type": "user", "expand": "user,attributes"}
+        return self._listing("/search", params, "user", lambda record: _user_row(record, wanted))
+
+    def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
+        """All groups, with the attributes that the scope names and our id."""
+        wanted = scope.attributes | {ID_ATTRIBUTE}
+        params = {"entity-type": "group", "expand": "group,attributes"}
+        return self._listing("/search", params, "group", lambda record: _group_row(record, wanted))
+
+    async def memberships(self) -> AsyncIterator[Page[MembershipRow]]:
+        """All direct memberships, of users and of groups in groups."""
+        everything = {"entity-type": "group", "start-index": "0", "max-results": "-1"}
+        _, names = await self._records("/search", everything, "group")
+        missing = set(map(crowd_id, names))
+        rows: list[MembershipRow] = []
+        document = _Memberships(f"{self._http.name}: memberships")
+        async with self._http.stream("GET", f"{ROOT}/group/membership", headers=_XML) as stream:
+            if stream.status != 200:
+                raise _read_refusal(f"{self._http.name}: memberships", stream.status, "")
+            async for chunk in stream.chunks():
+                rows += document.feed(chunk)
+                if len(rows) >= MEMBERSHIP_ROWS:
+                    page, rows = Page(rows, last=False), []
+                    yield page
+            document.close()
+        missing -= document.groups
+        if missing:
+            raise IncompleteError(
+                f"{self._http.name}: {len(missing)} of {len(names)} groups are not in the list of all "
+                "memberships: it was not whole, or the directory changed meanwhile. Run again."
+            )
+        yield Page(rows, last=True)
+
+    async def user(self, name: str, scope: Scope) -> Person | None:
+        """One user by name, with the groups it is a direct member of."""
+        wanted = scope.attributes | {ID_ATTRIBUTE}
+        record = await self._record("/user", {"username": name})
+        if record is None:
+            return None
+        try:
+            row = _user_row(record, wanted)
+        except ValueError as error:
+            raise RecordError(f"{self._http.name}: a user cannot be read: {error}.") from None
+        groups: list[GroupRow] = []
+        parents: list[str] = []
+        params = {"username": name, "expand": "group,attributes"}
+        async for page in self._listing(_MEMBERSHIP, params, "group", lambda one: _group_row(one, wanted)):
+            groups += page.rows
+            parents += [group[0] for group in page.rows] + [held.id for held in page.held]
+        return Person(row, groups, [(group, row[0], "user") for group in parents])
+
+    async def group(self, name: str, scope: Scope) -> Group | None:
+        """One group by name."""
+        record = await self._record("/group", {"groupname": name})
+        if record is None:
+            return None
+        try:
+            return Group(_group_row(record, scope.attributes | {ID_ATTRIBUTE}))
+        except ValueError as error:
+            raise RecordError(f"{self._http.name}: a group cannot be read: {error}.") from None
+
+    async def token(self) -> str | None:
+        """Crowd's event token; None where Crowd has none, or says that it must not be relied on."""
+        try:
+            answer = await self._http.call("GET", f"{ROOT}/event", headers=_JSON)
+            body = answer.json() if answer.status == 200 else None
+        except RefusedError:
+            return None
+        if isinstance(body, dict) and body.get("incrementalSynchronisationAvailable") in (True, "true"):
+            token = body.get("newEventToken")
+            return token if isinstance(token, str) and token else None
+        return None
+
+    async def check(self) -> Sequence[str]:
+        """Address, credentials, remote address and reading; rights to write show only on writing."""
+        answer = await self._http.call("GET", f"{ROOT}/config/cookie", headers=_JSON, expect=(401,))
+        version, reason = answer.headers.get(VERSION, ""), _reason(answer)
+        if answer.status == 401:
+            raise AuthenticationError(
+                f"{self._http.name}: Crowd does not accept this application and password. It must be the "
+                "application's own, not an administrator's: see Applications in Crowd's console."
+            )
+        if answer.status == 403:
+            raise ForbiddenError(f"{self._http.name}: 403 {reason or ADDRESS_REFUSED}")
+        if not version or answer.status != 200:
+            found = "Crowd, with no such resource" if version else "not Crowd (no X-Embedded-Crowd-Version)"
+            raise ConfigurationError(
+                f"{self._http.name}: {answer.url} answered {answer.status} and is {found}. The base address "
+                "must hold Crowd's context path, as in https://crowd.example.org:8095/crowd."
+            )
+        lines = [f"{version}, at {answer.url.removesuffix(f'{ROOT}/config/cookie')}: address and application ok"]
+        for key in ("user", "group"):
+            one = {"entity-type": key, "start-index": "0", "max-results": "1"}
+            records, _ = await self._records("/search", one, key)
+            lines.append(f"{key}s can be read" + ("" if records else "; there are none yet"))
+        offered = "offered" if await self.token() else "none: only a full read notices changes"
+        lines.append(f"event token: {offered}")
+        rights = ", ".join(sorted({write.permission for write in WRITES.values()}))
+        lines.append(f"not tested, because only a write shows it: the application's permissions ({rights})")
+        return lines
+
+    async def _listing(
+        self, path: str, params: Mapping[str, str], key: str, row: Callable[[Json], Row]
+    ) -> AsyncIterator[Page[Row]]:
+        """Pages that overlap by one record, read ahead of the consumer; see the module's docstring."""
+        size, step = self._page_size, self._page_size - 1
+        what = f"{self._http.name}: list of {key}s"
+        ahead: deque[asyncio.Task[tuple[list[Json], list[str]]]] = deque()
+        seen: set[str] = set()
+        last: list[str] = []  # the name that ended the page before
+        start, asked, window = 0, 0, 1
+
+        def ask(first: int) -> asyncio.Task[tuple[list[Json], list[str]]]:
+            part = {"start-index": str(first), "max-results": str(size)}
+            return asyncio.create_task(self._records(path, {**params, **part}, key))
+
+        try:
+            while True:
+                while len(ahead) < window:
+                    ahead.append(ask(asked))
+                    asked += step
+                records, names = await ahead.popleft()
+                if names[: len(last)] != last:
+                    raise _not_whole(what, f"the page from {start} on does not fit the one before it")
+                records, fresh = records[len(last) :], list(map(crowd_id, names[len(last) :]))
+                before = len(seen)
+                seen.update(fresh)
+                if len(seen) != before + len(fresh):
+                    raise _not_whole(what, f"the page from {start} on repeats a name")
+                rows, held = _rows(records, key, row)
+                last = names[-1:]
+                if len(names) < size:
+                    end = start + len(names)
+                    ahead.appendleft(ask(max(end - 1, 0)))
+                    if not end:
+                        ahead.append(ask(1))
+                    (_, proof), *beyond = await asyncio.gather(*ahead)
+                    if proof != last or any(names for _, names in beyond):
+                        raise _not_whole(what, f"it seemed to end after {end} records, and does not")
+                    yield Page(rows, last=True, held=held)
+                    return
+                yield Page(rows, last=False, held=held)
+                # A listing that has filled so many pages may well fill as many more: the window grows
+                # by one with each, so that little is asked for beyond the end of a short one.
+                start, window = start + step, min(window + 1, self._readers)
+        finally:
+            for task in ahead:
+                task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
+
+    async def _records(self, path: str, params: Mapping[str, str], key: str) -> tuple[list[Json], list[str]]:
+        """One page: its records and their names. Anything but a list of named records is refused."""
+        answer = await self._http.call("GET", ROOT + path, params=params, headers=_JSON)
+        what = f"{self._http.name}: list of {key}s"
+        if answer.status != 200:
+            raise _read_refusal(what, answer.status, _reason(answer))
+        body = answer.json()
+        try:
+            records = body[f"{key}s"]
+            names = [record["name"] for record in records]
+        except (KeyError, TypeError):
+            raise _not_whole(what, "a page is not a list of named records") from None
+        if type(records) is not list or not set(map(type, names)) <= {str} or not all(names):
+            raise _not_whole(what, "a record has no name")
+        return records, names
+
+    async def _record(self, path: str, params: Mapping[str, str]) -> Json | None:
+        """One record by name, or None where Crowd says that it does not exist."""
+        answer = await self._http.call("GET", ROOT + path, params={**params, "expand": "attributes"}, headers=_JSON)
+        what = f"{self._http.name}: {answer.url}"
+        if answer.status == 200:
+            body = answer.json()
+            # Asked for a membership, Crowd answers with the one group: the last parameter names it.
+            asked = crowd_id(list(params.values())[-1])
+            if isinstance(body, dict) and isinstance(name := body.get("name"), str) and crowd_id(name) == asked:
+                return body
+            raise _not_whole(what, "the answer is not the record that was asked for")
+        reason = _reason(answer)
+        if reason in _GONE:
+            return None
+        raise _read_refusal(what, answer.status, reason)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    async def write(self, operation: Operation, *, attempted: bool = False) -> Outcome:
+        """As `Directory.write`: one request, and one read for each answer that was lost."""
+        write = WRITES[operation.kind]
+        where = f"{self._http.name}: {operation.kind} (operation {operation.seq})"
+        try:
+            params = {key: str(getattr(operation, value)) for key, value in write.params.items()}
+            body = write.body(operation) if write.body else None
+        except KeyError as error:
+            raise RecordError(f"{where}: its record lacks {error}; it would blank that field.") from None
+        _check_texts(where, (operation.name, operation.target, body))
+        for _ in range(TRIES):
+            try:
+                answer = await self._http.call(write.method, ROOT + write.path, params=params, json=body, headers=_JSON)
+                outcome = await self._judge(operation, answer, where, attempted)
+            except AmbiguousError:
+                outcome = None
+            if outcome is not None:
+                return outcome
+            if await self.holds(operation):
+                return Outcome("done", "the answer was lost; read back")
+            attempted = True
+        raise RetryableError(
+            f"{where}: sent {TRIES} times, no clear answer, and it does not hold. Look into Crowd's log."
+        )
+
+    async def holds(self, operation: Operation) -> bool:
+        """One read: whether the operation's condition holds now."""
+        write = WRITES[operation.kind]
+        return write.holds(operation, await self._read_back(operation, write))
+
+    async def _read_back(self, operation: Operation, write: Write) -> Json | None:
+        path, params = write.read or (write.path, write.params)
+        return await self._record(path, {key: getattr(operation, value) for key, value in params.items()})
+
+    async def _judge(self, operation: Operation, answer: Answer, where: str, attempted: bool) -> Outcome | None:
+        """What Crowd's answer means; None: it does not say whether the write took place."""
+        write, reason = WRITES[operation.kind], _reason(answer)
+        crowd = VERSION in answer.headers
+        if crowd and (answer.status in (201, 204) or (answer.status == 200 and answer.body.startswith(b"{"))):
+            return Outcome("done")
+        if reason == "OPERATION_FAILED" or (crowd and answer.status < 300):  # a 2xx as Crowd never gives it
+            return None
+        if reason in write.already:
+            return Outcome("already", reason)
+        if reason in write.taken:
+            known = write.holds if attempted or write.known is None else write.known
+            if known(operation, await self._read_back(operation, write)):
+                return Outcome("already", reason)
+            raise RecordError(
+                f"{where}: {reason}. The name is taken by a record that this link does not own, or Crowd "
+                "refuses the data. Adopt the record by policy, or correct it in the source.",
+                reason,
+            )
+        if reason in _FORBIDDEN:
+            raise ForbiddenError(
+                f"{where}: {answer.status} {reason}. Grant “{write.permission}” in Crowd's console: Applications → "
+                "this application → Directories → Permissions, and in the directory's own Permissions."
+            )
+        if reason:
+            raise RecordError(f"{where}: {answer.status} {reason}.", reason)
+        if answer.status == 403:
+            raise ForbiddenError(f"{where}: 403. {ADDRESS_REFUSED}")
+        if crowd and answer.status == 400:
+            raise RecordError(f"{where}: 400, Crowd refuses the data and gives no reason.")
+        raise RefusedError(
+            f"{where}: {answer.status} at {answer.url}, not an answer of Crowd's. Is a proxy or sign-in page "
+            "between? Is the base address right?"
+        )
+
+
+# --- small parts -------------------------------------------------------------------------------
+
+
+class _Memberships:
+    """`GET /group/membership`, parsed as it comes. No document type, no entities, UTF-8 only."""
+
+    def __init__(self, what: str) -> None:
+        self.groups: set[str] = set()
+        self._what, self._head, self._tail = what, b"", b""
+        self._parser: Any = etree.XMLPullParser(
+            ("end",), tag="membership", encoding="utf-8",
+            resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
+        )  # fmt: skip
+
+    def feed(self, chunk: bytes) -> list[MembershipRow]:
+        # Before the parser sees it: a document type may appear nowhere in what Crowd sends.
+        if b"<!DOCTYPE" in self._tail + chunk:
+            raise _not_whole(self._what, "the answer is a page or declares a document type, not Crowd's XML")
+        self._tail = (self._tail + chunk)[-8:]
+        if len(self._head) < 200:
+            self._head += chunk[:200]
+        rows: list[MembershipRow] = []
+        try:
+            self._parser.feed(chunk)
+            root = None
+            for _, element in self._parser.read_events():
+                root = element.getparent()
+                if root is None or root.tag != "memberships" or root.getparent() is not None:
+                    raise _not_whole(self._what, "a membership stands where none may stand")
+                rows += self._rows(element)
+        except etree.XMLSyntaxError as error:
+            raise _not_whole(self._what, f"the XML is broken in line {error.lineno}") from None
+        if root is not None:
+            # All but the last, which the parser may still be writing to.
+            del root[:-1]
+        return rows
+
+    def _rows(self, element: Any) -> Iterable[MembershipRow]:
+        group = element.get("group")
+        lists = {child.tag: child for child in element}
+        if not group or len(element) != 2 or lists.keys() != {"users", "groups"}:
+            raise _not_whole(self._what, "a membership has no group, or not its two lists")
+        users, groups = _members(element), _children(element)
+        if len(users) != len(lists["users"]) or len(groups) != len(lists["groups"]):
+            raise _not_whole(self._what, "a member has no name")
+        group = crowd_id(group)
+        if group in self.groups:
+            raise _not_whole(self._what, "a group is listed twice")
+        self.groups.add(group)
+        yield from zip(repeat(group), map(crowd_id, users), repeat("user"), strict=False)
+        yield from zip(repeat(group), map(crowd_id, groups), repeat("group"), strict=False)
+
+    def close(self) -> None:
+        """The end of the body: the document must end there, too."""
+        try:
+            root = self._parser.close()
+        except etree.XMLSyntaxError as error:
+            raise _not_whole(self._what, f"the XML ends or breaks in line {error.lineno}") from None
+        if root.tag != "memberships" or _OTHER_ENCODING.match(self._head):
+            raise _not_whole(self._what, "the answer is not a list of memberships in UTF-8")
+
+
+def _rows(records: list[Json], kind: str, row: Callable[[Json], Row]) -> tuple[list[Row], list[Held]]:
+    rows: list[Row] = []
+    held: list[Held] = []
+    for record in records:
+        try:
+            rows.append(row(record))
+        except ValueError as error:
+            name = record["name"]
+            held.append(Held(kind, crowd_id(name), name, str(error)))
+    return rows, held
+
+
+def _user_row(record: Json, wanted: frozenset[str]) -> UserRow:
+    """JSON user → row; `ValueError` says why not."""
+    get = record.get
+    name, active = record["name"], get("active")
+    email, first, last, display = (
+        get("email") or "", get("first-name") or "", get("last-name") or "", get("display-name") or "",
+    )  # fmt: skip
+    if active is not True and active is not False:
+        active = _BOOLEAN.get(active) if isinstance(active, str) else None
+        if active is None:
+            raise ValueError("it does not say whether it is active")
+    if not (type(email) is type(first) is type(last) is type(display) is str):
+        raise ValueError("a field is not text")
+    return crowd_id(name), name, email, first, last, display, active, _wanted(record, wanted)
+
+
+def _group_row(record: Json, wanted: frozenset[str]) -> GroupRow:
+    """JSON group → row; `ValueError` says why not."""
+    name, description = record["name"], record.get("description") or ""
+    if type(description) is not str:
+        raise ValueError("a field is not text")
+    return crowd_id(name), name, description, _wanted(record, wanted)
+
+
+def _wanted(record: Json, wanted: frozenset[str]) -> str:
+    """The wanted attributes of a record as canonical text. One without values is one that is not there."""
+    try:
+        listed = record["attributes"]["attributes"]
+        if not listed:
+            return "{}"
+        found = {one["name"]: one["values"] for one in listed if one["name"] in wanted and one["values"]}
+        if any(type(value) is not str for values in found.values() for value in values):
+            raise ValueError("an attribute is not text")
+        return attributes_text(found)
+    except (KeyError, TypeError):
+        # Without its attributes we cannot see whose record it is.
+        raise ValueError("its attributes are missing or malformed") from None
+
+
+def _reason(answer: Answer) -> str:
+    """Crowd's reason code; from the status only where Crowd answered without a body."""
+    if answer.status < 400:
+        return ""
+    try:
+        body = answer.json()
+    except IncompleteError:
+        # A page says nothing: it may be of a proxy, or the container's for a path that is not there.
+        return _BY_STATUS.get(answer.status, "") if VERSION in answer.headers and not answer.body else ""
+    reason = body.get("reason") if isinstance(body, dict) else None
+    return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else ""
+
+
+def _not_whole(what: str, how: str) -> IncompleteError:
+    return IncompleteError(f"{what}: {how}. The answer was not whole, or changed while being read: run again.")
+
+
+def _read_refusal(what: str, status: int, reason: str) -> RefusedError:
+    if status == 403:
+        return ForbiddenError(f"{what}: 403. {reason or ADDRESS_REFUSED}")
+    return IncompleteError(f"{what}: answered {status} {reason}".rstrip() + ". Check the base address.")
+
+
+def _check_texts(where: str, value: Any) -> None:
+    """Every text of a write, before it is sent: Crowd may cut what is too long, or refuse it."""
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise RecordError(f"{where}: a value of {len(value)} characters; Crowd's limit is {MAX_TEXT}.")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise RecordError(f"{where}: a value holds half a character (a lone surrogate).") from None
+    elif isinstance(value, Mapping):
+        _check_texts(where, (*value.keys(), *value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            _check_texts(where, one)

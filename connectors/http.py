@@ -1,0 +1,733 @@
+"""The only network door: authentication, retries, rate limit, origin pin, size cap, redaction.
+
+One `Http` speaks to one origin. What it promises:
+
+- **Retries.** 429 and 503 were not executed, so they are repeated for every method. Connection errors
+  before anything was sent, too. Lost answers and 500, 502, 504 are repeated only for calls that may
+  be (`repeat`, by default GET and HEAD); for others they raise `AmbiguousError` at once.
+- **Waiting.** Back-off with full jitter; what the other side asks for (`Retry-After`,
+  `X-Rate-Limit-Reset`) counts for all callers of this `Http`, not only for the one that heard it.
+- **Origin pin.** Only the configured scheme, host and port are ever spoken to.
+- **Silence.** Errors name method and address without query values, never a credential; httpx
+  exceptions, which carry the whole request, are not chained to ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import errno
+import logging
+import random
+import re
+import socket
+import ssl
+import time
+import urllib.request
+import zlib
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urljoin
+
+import httpx
+import idna
+import orjson
+import stamina
+from aiolimiter import AsyncLimiter
+
+from connectors.errors import (
+    AmbiguousError,
+    AuthenticationError,
+    ConfigurationError,
+    CrowdsyncError,
+    IncompleteError,
+    RefusedError,
+    RetryableError,
+)
+
+LONGEST_WAIT: Final = 120.0
+"""Seconds that a call waits because the other side asked for it; above, `RetryableError` at once."""
+
+FIRST_WAIT: Final = 0.25
+HIGHEST_WAIT: Final = 20.0
+"""Seconds: the n-th wait is drawn from 0 to FIRST_WAIT · 2ⁿ⁻¹, at most HIGHEST_WAIT."""
+
+MAX_REDIRECTS: Final = 5
+
+# httpx logs query values; hpack and httpcore, when asked to debug, log header values with credentials.
+for _name in ("httpx", "httpcore", "hpack"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+_ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\@]*)([^#]*)", re.DOTALL)
+_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%]+)(?::([0-9]{1,5}))?")
+_FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
+_BAD_PATH: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])|(?:^|/)(?:\.|%2[Ee]){1,2}(?=/|$)|//")
+_DEFAULT_PORT: Final = {"http": 80, "https": 443}
+_REDIRECTS: Final = frozenset((300, 301, 302, 303, 305, 306, 307, 308))
+_AGAIN: Final = frozenset((429, 500, 502, 503, 504))
+_NOT_EXECUTED: Final = frozenset((429, 503))
+_NOT_TLS: Final = frozenset(
+    (
+        "WRONG_VERSION_NUMBER",
+        "HTTP_REQUEST",
+        "UNKNOWN_PROTOCOL",
+        "RECORD_LAYER_FAILURE",
+        "PACKET_LENGTH_TOO_LONG",
+    )
+)
+_NOTHING_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+_now = time.monotonic
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Answer:
+    """A finished response. `headers` ignore case; `url` has no user information and no query."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+    method: str = "GET"
+    scrub: Callable[[str], str] = field(default=str, compare=False)
+
+    def json(self) -> Any:
+        """The body as JSON. Anything else, also an empty or cut body, raises `IncompleteError`."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            pass
+        start = self.scrub(self.body[:4096].decode("utf-8", "replace"))[:60]
+        raise IncompleteError(
+            f"{self.method} {self.url} answered {self.status} with "
+            f"{self.headers.get('content-type', 'no content type')}, which is not whole JSON "
+            f"({len(self.body)} bytes, starting {start!r}). Check that the address leads to the API."
+        )
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status} to {self.method} {self.url}, {len(self.body)} bytes>"
+
+
+class Stream:
+    """An open response whose body is read once, piece by piece, with `chunks()`."""
+
+    def __init__(self, response: httpx.Response, where: str, max_bytes: int) -> None:
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._response, self._where, self._max = response, where, max_bytes
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The decoded body. A body that ends early raises `IncompleteError`."""
+        inflate = _Inflate() if _is_gzip(self._response, self._where) else None
+        size = 0
+        cut = ""
+        pieces = _pieces(self._response)
+        while True:
+            try:
+                raw = await anext(pieces, None)
+            except (httpx.TransportError, TimeoutError) as error:
+                cut = _words(error)
+                break
+            if raw is None:
+                break
+            try:
+                parts = inflate.feed(raw) if inflate else (raw,)
+                for part in parts:
+                    size += len(part)
+                    if size > self._max:
+                        raise _too_large(self._where, f"over {self._max}", self._max)
+                    yield part
+            except zlib.error:
+                cut = "its compression is damaged"
+                break
+        if not cut and inflate and not inflate.whole:
+            cut = "its compression ends early"
+        if cut:
+            raise IncompleteError(f"{self._where}: the body ended early after {size} bytes ({cut}). Run again.")
+
+
+class _Again(Exception):
+    """Between our own functions: a failure that may be tried again, after `wait` seconds if named."""
+
+    def __init__(self, error: CrowdsyncError, wait: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error, self.wait = error, wait
+        self.tries = 1
+
+    def delay(self) -> float:
+        if self.wait is not None:
+            return self.wait + random.uniform(0, min(1.0, 0.05 + self.wait / 10))  # noqa: S311
+        return random.uniform(0, min(HIGHEST_WAIT, FIRST_WAIT * 2 ** (self.tries - 1)))  # noqa: S311
+
+
+class Http:
+    """A client for one origin. Use as `async with`, or call `aclose()`.
+
+    `base_url` may have a path, which is put before every `path`. `rate` is in requests per second,
+    the timeouts in seconds (`timeout` between two pieces of an answer; a whole answer may take ten
+    times that), `max_bytes` counts after decompression. `bearer` may be a function that is asked
+    before every request. `verify` is False or the path of a CA bundle where the default CAs won't do.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        name: str,
+        basic: tuple[str, str] | None = None,
+        bearer: str | Callable[[], Awaitable[str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        rate: float | None = None,
+        concurrency: int = 16,
+        timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+        max_bytes: int = 256 * 2**20,
+        attempts: int = 6,
+        verify: bool | str = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.name = name
+        self.requests: Counter[str] = Counter()
+        self._scheme, self._host, self._port, self._base = _origin(base_url, name)
+        shown = f":{self._port}" if self._port != _DEFAULT_PORT[self._scheme] else ""
+        self._root = f"{self._scheme}://{self._host}{shown}"
+        self._bearer = bearer if callable(bearer) else None
+        self._secrets: list[str] = []
+        self._tokens: deque[str] = deque(maxlen=4)  # the newest that `bearer` gave
+        fixed = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "crowdsync"}
+        fixed.update((key.lower(), value) for key, value in (headers or {}).items())
+        if basic is not None:
+            code = base64.b64encode(":".join(basic).encode()).decode()
+            fixed["authorization"] = f"Basic {code}"
+            self._secrets += [basic[1], code]
+        elif isinstance(bearer, str):
+            fixed["authorization"] = f"Bearer {bearer}"
+            self._secrets.append(bearer)
+        self._secrets += [v for k, v in fixed.items() if "key" in k or "token" in k or "auth" in k]
+        for key, value in fixed.items():
+            if not value.isascii() or _FORBIDDEN.search(value.replace(" ", "").replace("\\", "")):
+                raise ConfigurationError(
+                    f"{name}: the value of the header {key!r} holds characters that HTTP does not allow. "
+                    "Look for a line end or a letter outside ASCII in the configured secret."
+                )
+        self._headers = fixed
+        self._timeouts = {"timeout": {"connect": connect_timeout, "read": timeout, "write": timeout, "pool": None}}
+        self._whole = 10 * timeout + connect_timeout
+        self._max_bytes, self._attempts = max_bytes, attempts
+        self._slots = asyncio.Semaphore(concurrency)
+        self._limiter = AsyncLimiter(max(1.0, rate), max(1.0, rate) / rate) if rate else None
+        self._paused_until = 0.0
+        self._transport = transport or self._new_transport(concurrency, verify)
+
+    def _new_transport(self, concurrency: int, verify: bool | str) -> httpx.AsyncHTTPTransport:
+        context: ssl.SSLContext | bool = verify is not False
+        if self._scheme == "http":
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used; loading the CAs takes time
+        elif isinstance(verify, str):
+            try:
+                context = ssl.create_default_context(cafile=verify)
+            except (OSError, ssl.SSLError) as error:
+                reason = error.strerror or type(error).__name__
+                raise ConfigurationError(
+                    f"{self.name}: ca_file {verify!r} cannot be read as a CA bundle in PEM form ({reason})."
+                ) from None
+        host = self._host.strip("[]")
+        proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(self._scheme)
+        return httpx.AsyncHTTPTransport(
+            verify=context,
+            http2=self._scheme == "https",
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            trust_env=True,
+            proxy=proxy,
+        )
+
+    async def __aenter__(self) -> Http:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Http {self.name} {self._root}{self._base}>"
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        json: Any = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeat: bool | None = None,
+        expect: Collection[int] = (),
+    ) -> Answer:
+        """One call, retried where that is safe; statuses in `expect` are answered as they come.
+
+        Returns every status except 401 (`AuthenticationError`), redirects (GET follows up to five
+        within the origin, all else is refused) and, after the last attempt, 429 and 5xx
+        (`RetryableError`). `path` is relative to the base address; `repeat` says whether the call
+        does no harm when executed twice.
+        """
+        if json is not None:
+            content = orjson.dumps(json)
+            headers = {"content-type": "application/json", **_lower(headers)}
+        if repeat is None:
+            repeat = method in ("GET", "HEAD")
+        target = self._target(path, params)
+        result = await self._once(method, target, headers, content, repeat, expect, False)
+        if isinstance(result, _Again):
+            result = await self._retry(result, method, target, headers, content, repeat, expect, False)
+        assert isinstance(result, Answer)
+        return result
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Stream]:
+        """As `call` until the headers are there; the body is then read through `Stream.chunks()`."""
+        target = self._target(path, params)
+        async with self._slots:
+            result = await self._once(method, target, headers, None, True, (), True)
+            if isinstance(result, _Again):
+                result = await self._retry(result, method, target, headers, None, True, (), True)
+            assert isinstance(result, httpx.Response)
+            try:
+                yield Stream(result, self._where(method, target), self._max_bytes)
+            finally:
+                await result.aclose()
+
+    def path_of(self, link: str) -> str:
+        """A link from an answer → the path and query to `call`; `RefusedError` if it leads elsewhere.
+
+        "Elsewhere" is another scheme, host or port, however spelt, or a path outside the base path.
+        """
+        if link.startswith("?"):
+            raise self._elsewhere("says no path")
+        full = self._pinned(link, f"{self._root}{self._base}/")
+        base = self._base
+        if base and not (full.startswith(base) and full[len(base) : len(base) + 1] in ("/", "?", "")):
+            raise self._elsewhere(f"leads outside the base path {base}")
+        rest = full[len(base) :]
+        return rest if rest.startswith("/") else f"/{rest}"
+
+    # --- addresses -----------------------------------------------------------------------------
+
+    def _target(self, path: str, params: Mapping[str, str | int] | None) -> str:
+        """Base path, path and query as sent."""
+        plain = path.partition("?")[0]
+        if not path.startswith("/") or "#" in path or _FORBIDDEN.search(path) or _BAD_PATH.search(plain):
+            raise RefusedError(f"{self.name}: the path of a call must be relative, plain and quoted.")
+        if params:
+            path += ("&" if "?" in path else "?") + urlencode(params, quote_via=quote)
+        return self._base + path
+
+    def _where(self, method: str, target: str) -> str:
+        return f"{self.name}: {method} {self._root}{target.partition('?')[0]}"
+
+    def _pinned(self, link: str, document: str) -> str:
+        """A link in `document` → its path and query on our origin."""
+        if not link or _FORBIDDEN.search(link):
+            raise self._elsewhere("is empty or holds blanks, control characters or backslashes")
+        if not _ABSOLUTE.match(link):
+            if link.startswith("//") or ":" in re.split(r"[/?#]", link, maxsplit=1)[0]:
+                raise self._elsewhere("names another host or scheme")
+            if "#" in link or _BAD_PATH.search(link.partition("?")[0]):
+                raise self._elsewhere("has a fragment, dot segments or empty segments")
+            link = urljoin(document, link)
+        parts = _ABSOLUTE.fullmatch(link)
+        authority = _AUTHORITY.fullmatch(parts[2]) if parts else None
+        if parts is None or authority is None:
+            raise self._elsewhere("is not a plain http address (user information, fragment, odd host)")
+        scheme, host = parts[1].lower(), _ascii_host(authority[1])
+        port = int(authority[2]) if authority[2] else _DEFAULT_PORT.get(scheme)
+        if (scheme, host, port) != (self._scheme, self._host, self._port):
+            raise self._elsewhere("names another scheme, host or port")
+        path, mark, query = parts[3].partition("?")
+        if _BAD_PATH.search(path):
+            raise self._elsewhere("has dot segments, empty segments or encoded control characters")
+        return (path or "/") + mark + query
+
+    def _elsewhere(self, how: str) -> RefusedError:
+        return RefusedError(
+            f"{self.name}: a link given by the server {how}; only {self._root} is trusted. "
+            "If the server moved, or stands behind a proxy that it does not know of, correct base_url."
+        )
+
+    # --- one attempt ---------------------------------------------------------------------------
+
+    async def _retry(self, first: _Again, *call: Any) -> Answer | httpx.Response:
+        """The attempts after the first one, which failed with `first`."""
+        again: _Again | None = None
+        try:
+            async for attempt in stamina.retry_context(on=_delay, attempts=self._attempts, timeout=None):
+                with attempt:
+                    result = first if attempt.num == 1 else await self._once(*call)
+                    if isinstance(result, _Again):
+                        result.tries = attempt.num
+                        raise result
+                    return result
+        except _Again as error:
+            again = error
+        assert again is not None
+        told = again.error.args[0]
+        end = again.error if again.tries == 1 else type(again.error)(f"{told} Tried {again.tries} times.")
+        if isinstance(end, RetryableError):
+            end.retry_after = again.wait
+        raise end
+
+    async def _once(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | None,
+        content: bytes | None,
+        repeat: bool,
+        expect: Collection[int],
+        streamed: bool,
+    ) -> Answer | httpx.Response | _Again:
+        hops = 0
+        while True:
+            sent = {**self._headers, **_lower(headers)} if headers else self._headers
+            if self._bearer is not None:
+                token = await self._bearer()
+                if token not in self._tokens:
+                    self._tokens.append(token)
+                sent = {**sent, "authorization": f"Bearer {token}"}
+            request = httpx.Request(
+                method, self._root + target, headers=sent, content=content, extensions=self._timeouts
+            )
+            result = await (self._open(request) if streamed else self._exchange(request))
+            if isinstance(result, Exception):
+                return self._lost(result, method, target, repeat)
+            response, body = result
+            status = response.status_code
+            if status not in expect and (status == 401 or 300 <= status < 400 or status in _AGAIN):
+                if streamed:
+                    await response.aclose()
+                failure = self._judge(response, method, target, repeat)
+                if failure is not None:
+                    return failure
+                if status != 304:
+                    hops += 1
+                    target = self._follow(response, method, target, hops)
+                    continue
+            elif response.headers.get("x-rate-limit-remaining", "1") == "0":
+                self._pause(_named_wait(response.headers))
+            if streamed:
+                return response
+            where = self._root + target.partition("?")[0]
+            if isinstance(body, str):
+                told = f"{self._where(method, target)}: the body of the answer {status} ended early ({body})."
+                return self._cut(told, repeat)
+            return Answer(status, response.headers, body, where, method, self._scrub)
+
+    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes | str] | Exception:
+        """Response and body, or the exception that came instead; a body that was cut is its reason."""
+        response: httpx.Response | None = None
+        try:
+            async with self._slots:
+                if self._paused_until:
+                    await self._wait()
+                if self._limiter is not None:
+                    await self._limiter.acquire()
+                self.requests[request.method] += 1
+                try:
+                    async with asyncio.timeout(self._whole):
+                        response = await self._transport.handle_async_request(request)
+                        return response, await self._body(response, request)
+                finally:
+                    if response is not None:
+                        await response.aclose()
+        except (httpx.TransportError, TimeoutError, zlib.error) as error:
+            return error if response is None else (response, _words(error))
+
+    async def _open(self, request: httpx.Request) -> tuple[httpx.Response, bytes] | Exception:
+        """As `_exchange`, up to the headers. The caller holds the slot."""
+        try:
+            if self._paused_until:
+                await self._wait()
+            if self._limiter is not None:
+                await self._limiter.acquire()
+            self.requests[request.method] += 1
+            async with asyncio.timeout(self._whole):
+                return await self._transport.handle_async_request(request), b""
+        except (httpx.TransportError, TimeoutError) as error:
+            return error
+
+    async def _body(self, response: httpx.Response, request: httpx.Request) -> bytes:
+        where = f"{self.name}: {request.method} {self._root}{request.url.path}"
+        most = self._max_bytes
+        length = response.headers.get("content-length", "")
+        if length.isdigit() and int(length) > most and request.method != "HEAD":
+            raise _too_large(where, length, most)
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in _pieces(response):
+            size += len(piece)
+            if size > most:
+                raise _too_large(where, f"over {most}", most)
+            pieces.append(piece)
+        if not _is_gzip(response, where) or not size:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        inflate = _Inflate()
+        plain: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            for part in inflate.feed(piece):
+                size += len(part)
+                if size > most:
+                    raise _too_large(where, f"over {most}", most)
+                plain.append(part)
+        if not inflate.whole:
+            raise zlib.error
+        return b"".join(plain)
+
+    async def _wait(self) -> None:
+        """Stand still while the other side asked everybody to."""
+        while (left := self._paused_until - _now()) > 0:
+            if left > LONGEST_WAIT:
+                raise RetryableError(f"{self.name}: {self._root} asked to wait {left:.0f} s more.", left)
+            await asyncio.sleep(left)
+        self._paused_until = 0.0
+
+    def _pause(self, seconds: float | None) -> None:
+        if seconds:
+            self._paused_until = max(self._paused_until, _now() + seconds)
+
+    # --- what became of it ---------------------------------------------------------------------
+
+    def _judge(self, response: httpx.Response, method: str, target: str, repeat: bool) -> _Again | None:
+        """401, 3xx, 429 and 5xx: what to do. None: an answer after all, or a redirect to follow."""
+        status = response.status_code
+        where = self._where(method, target)
+        if status == 401:
+            raise AuthenticationError(
+                f"{where}: 401, the credentials are not accepted. Check the configured user and secret, "
+                "and whether they are valid for this address."
+            )
+        if status not in _AGAIN:
+            return None
+        if status in _NOT_EXECUTED:
+            wait = _named_wait(response.headers, reset=status == 429)
+            self._pause(wait)
+            told = f"{where}: {status}, " + ("too many requests." if status == 429 else "not available now.")
+            if wait is not None and wait > LONGEST_WAIT:
+                raise RetryableError(f"{told} It asked to wait {wait:.0f} s; try again then.", wait)
+            return _Again(RetryableError(told), wait)
+        if not repeat:
+            raise AmbiguousError(f"{where}: {status}; whether the write took place is not known.")
+        return _Again(RetryableError(f"{where}: {status}, the server failed. Look into its log."))
+
+    def _follow(self, response: httpx.Response, method: str, target: str, hops: int) -> str:
+        where, location = self._where(method, target), response.headers.get("location", "")
+        if method not in ("GET", "HEAD") or not location or hops > MAX_REDIRECTS:
+            raise RefusedError(
+                f"{where}: {response.status_code}, a redirect that is not followed. "
+                "Set base_url to the address where the API itself answers."
+            )
+        return self._pinned(location, self._root + target)
+
+    def _cut(self, told: str, repeat: bool) -> _Again:
+        if not repeat:
+            raise AmbiguousError(told)
+        return _Again(IncompleteError(told))
+
+    def _lost(self, error: Exception, method: str, target: str, repeat: bool) -> _Again:
+        """No answer came: a clear line, and whether the call may be repeated."""
+        where = self._where(method, target)
+        place = f"{self._scheme}://{self._host}:{self._port}"
+        causes = list(_causes(error))
+        for cause in causes:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise ConfigurationError(
+                    f"{self.name}: the certificate of {place} is not trusted ({cause.verify_message}). "
+                    "Set ca_file to the CA bundle that signed it, or correct the host name."
+                )
+            if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
+                raise ConfigurationError(
+                    f"{self.name}: {place} does not speak TLS. Set base_url to http://, or to the TLS port."
+                )
+        if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol) and not repeat:
+            raise RefusedError(f"{where}: the request cannot be sent in HTTP ({type(error).__name__}).")
+        if not isinstance(error, _NOTHING_SENT):
+            if not repeat:
+                raise AmbiguousError(f"{where}: {_words(error)}; it is not known whether the write took place.")
+            return _Again(RetryableError(f"{where}: {_words(error)}."))
+        if any(isinstance(cause, socket.gaierror) for cause in causes):
+            told = f"the host {self._host} is not known. Check base_url and DNS"
+        elif any(getattr(cause, "errno", None) == errno.ECONNREFUSED for cause in causes):
+            told = f"{place} refuses connections. Check that the server runs, and the port in base_url"
+        elif isinstance(error, httpx.ConnectTimeout):
+            told = f"no connection to {place} in time. Check base_url, the firewall and the proxy"
+        elif isinstance(error, httpx.ProxyError):
+            told = f"the proxy does not let us through to {place}. Check HTTPS_PROXY and NO_PROXY"
+        elif any(isinstance(cause, ssl.SSLError) for cause in causes):
+            told = f"the TLS handshake with {place} failed. Check that both sides share a TLS version"
+        else:
+            told = f"no connection to {place} ({_words(error)}). Check base_url and the network"
+        return _Again(RetryableError(f"{self.name}: {told}."))
+
+    def _scrub(self, text: str) -> str:
+        for secret in (*self._secrets, *self._tokens):
+            if secret:
+                text = text.replace(secret, "***")
+        return text
+
+
+# --- small parts -------------------------------------------------------------------------------
+
+
+class _Inflate:
+    """gzip, in pieces of at most 1 MiB, so that a small body cannot become a huge one unseen."""
+
+    def __init__(self) -> None:
+        self._part = zlib.decompressobj(31)
+        self.whole = True
+
+    def feed(self, raw: bytes) -> Iterator[bytes]:
+        while raw:
+            if self._part.eof:  # another member follows
+                self._part = zlib.decompressobj(31)
+            self.whole = False
+            plain = self._part.decompress(raw, 2**20)
+            raw = self._part.unconsumed_tail or self._part.unused_data
+            self.whole = self._part.eof
+            if plain:
+                yield plain
+        while not self._part.eof and (plain := self._part.decompress(b"", 2**20)):
+            yield plain
+
+
+def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    return stream.__aiter__()
+
+
+def _is_gzip(response: httpx.Response, where: str) -> bool:
+    coding = response.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return False
+    if coding in ("gzip", "x-gzip"):
+        return True
+    raise RefusedError(f"{where}: the answer is encoded as {coding[:40]!r}, and only gzip was asked for.")
+
+
+def _too_large(where: str, size: str, most: int) -> RefusedError:
+    return RefusedError(f"{where}: an answer of {size} bytes; the limit max_bytes is {most}.")
+
+
+def _delay(error: Exception) -> float | bool:
+    return error.delay() if isinstance(error, _Again) else False
+
+
+def _lower(headers: Mapping[str, str] | None) -> dict[str, str]:
+    return {key.lower(): value for key, value in headers.items()} if headers else {}
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and all that caused it, also inside groups."""
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        todo += [x for x in (one.__cause__, one.__context__) if x is not None]
+        todo += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+
+
+def _words(error: Exception) -> str:
+    """Our own words: the text of an httpx exception may hold a header."""
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return "no answer in time"
+    if isinstance(error, zlib.error):
+        return "its compression is damaged"
+    if isinstance(error, httpx.ProtocolError):
+        return "the connection was closed, or its protocol broken, before the answer was whole"
+    return "the connection was lost"
+
+
+def _named_wait(headers: Mapping[str, str], *, reset: bool = True) -> float | None:
+    """Seconds to wait as the other side says, by its own clock where it tells it; None: it doesn't."""
+    now = _date(headers.get("date", "")) or time.time()
+    after = headers.get("retry-after", "").strip()
+    if after.isascii() and after.isdigit():
+        return float(after)
+    if (moment := _date(after)) is not None:
+        return max(0.0, moment - now)
+    if reset:
+        for name in ("x-rate-limit-reset", "x-ratelimit-reset", "ratelimit-reset"):
+            value = headers.get(name, "").strip()
+            if value.isascii() and value.isdigit():
+                number = float(value)
+                # Either seconds to go or a moment since 1970; no delta reaches back to 2001.
+                return max(0.0, number - now) if number > 1e9 else number
+    return None
+
+
+def _date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp() if text else None
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _ascii_host(host: str) -> str | None:
+    if host.isascii():
+        return host.lower()
+    if any(dot in host for dot in "\u3002\uff0e\uff61"):
+        return None  # the idna library takes these for dots
+    try:
+        return idna.encode(host).decode().lower()
+    except idna.IDNAError:
+        return None
+
+
+def _origin(base_url: str, name: str) -> tuple[str, str, int, str]:
+    """A base address → scheme, host, port and base path without a slash at its end."""
+
+    def wrong(how: str) -> ConfigurationError:
+        return ConfigurationError(f"{name}: base_url {how}. Give it as https://host[:port][/path].")
+
+    if not isinstance(base_url, str) or not base_url or _FORBIDDEN.search(base_url):
+        raise wrong("is empty or holds blanks, control characters or backslashes")
+    scheme, mark, rest = base_url.partition("://")
+    scheme = scheme.lower()
+    if not mark or scheme not in _DEFAULT_PORT:
+        raise wrong("does not start with http:// or https://")
+    if "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
+        raise wrong("holds a user or password; these have settings of their own")
+    if "?" in rest or "#" in rest:
+        raise wrong("has a query or fragment")
+    authority, slash, path = rest.partition("/")
+    parts = _AUTHORITY.fullmatch(authority)
+    host = _ascii_host(parts[1]) if parts else None
+    if parts is None or host is None:
+        raise wrong("has no host, or one that is not plain")
+    port = int(parts[2]) if parts[2] else _DEFAULT_PORT[scheme]
+    if not 0 < port < 65536:
+        raise wrong("has a port outside 1 to 65535")
+    path = (slash + path).rstrip("/")
+    if _BAD_PATH.search(path):
+        raise wrong("has dot segments or empty segments in its path")
+    return scheme, host, port, quote(path, safe="/%:@!$&'()*+,;=~-._")

@@ -1,0 +1,564 @@
+"""SCIM 2.0 service provider as a source: any product that lets its users and groups be read by SCIM.
+
+Schemas https://www.rfc-editor.org/rfc/rfc7643, protocol https://www.rfc-editor.org/rfc/rfc7644,
+cursor paging https://www.rfc-editor.org/rfc/rfc9865.
+
+Members come from the list of groups. What a list says is taken at its word only where it says it:
+a group that comes *without* the key `members` may be empty (RFC 7643 2.5 lets a server drop it) or
+the server may leave members out of lists, so such groups are read one by one, unless
+`group_members="list"`. With "get" every group is read one by one, for servers whose lists shorten
+the members. `groups()` keeps the members it saw for the one `memberships()` that follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final
+from urllib.parse import quote
+
+import orjson
+
+from connectors.contract import Capabilities, Held, Page, Person, Scope
+from connectors.errors import ConfigurationError, CrowdsyncError, ForbiddenError, IncompleteError, RefusedError
+from connectors.http import Answer, Http
+from connectors.model import GroupRow, MembershipRow, UserRow, attributes_text
+from connectors.paging import Part, by_cursor, by_index, in_order
+
+Record = dict[str, Any]
+
+_ACCEPT: Final = {"accept": "application/scim+json, application/json;q=0.9"}
+_SINGLES: Final = 20
+"""Up to so many groups are read one by one rather than out of the whole list."""
+_AT_ONCE: Final = 8
+_ROWS: Final = 10_000
+_READ: Final = (
+    *("id", "userName", "name", "givenName", "familyName", "formatted", "displayName", "emails", "value", "type"),
+    *("primary", "active", "members", "description", "$ref", "display", "groups"),
+)
+_CORE: Final = {name.lower(): name for name in _READ}
+
+
+class Scim:
+    """`http` leads to the SCIM root, the address above `/Users`.
+
+    `page_size` and `group_page_size` are asked for; the server may give less. `absent_active` is
+    what a user without `active` is. `paging` is auto, index or cursor.
+    """
+
+    name: ClassVar[str] = "scim"
+    capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True)
+
+    def __init__(
+        self,
+        http: Http,
+        *,
+        page_size: int = 1000,
+        group_page_size: int = 200,
+        absent_active: bool = True,
+        group_members: str = "auto",
+        paging: str = "auto",
+    ) -> None:
+        if group_members not in ("auto", "list", "get") or paging not in ("auto", "index", "cursor"):
+            raise ConfigurationError("scim: group_members is auto, list or get; paging is auto, index or cursor.")
+        self._http, self._absent_active = http, absent_active
+        self._sizes = {"Users": page_size, "Groups": group_page_size}
+        self._how, self._paging = group_members, paging
+        self._paths = {"Users": "/Users", "Groups": "/Groups"}
+        self._others = {"device"}
+        self._found: asyncio.Task[None] | None = None
+        self._kept: dict[str, _Members | None] = {}
+        self._group_ids: frozenset[str] = frozenset()
+        self._filter_proved: bool | None = None
+
+    async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        """All users, a `Page` for each page of the server."""
+        rows = user_rows(scope.attributes, self._absent_active)
+        async for records, start, last in self._list("Users"):
+            held: list[Held] = []
+            yield Page(rows(records, f"record from index {start}", held), last, held)
+
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
+        """All groups; their members are kept for `memberships` unless these are read one by one."""
+        rows, kept = group_rows(scope.attributes), dict[str, _Members | None]()
+        self._kept = {}
+        params = {"excludedAttributes": "members"} if self._how == "get" else None
+        async for records, start, last in self._list("Groups", params):
+            held: list[Held] = []
+            page = Page(rows(records, f"record from index {start}", held), last, held)
+            self._keep(records, kept)
+            if last:
+                self._group_ids = frozenset(kept)
+                self._kept = kept if params is None else {}
+            yield page
+
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        """Direct members, users and groups, of the groups with these ids."""
+        asked = list(dict.fromkeys(groups))
+        kept, self._kept = self._kept, {}
+        await self._discover()
+        if self._how != "get" and len(asked) > _SINGLES and not all(key in kept for key in asked):
+            kept = {}
+            async for records, _, _ in self._list("Groups"):
+                self._keep(records, kept)
+            if gone := [key for key in asked if key not in kept]:
+                raise IncompleteError(f"{self._at('Groups')}: {len(gone)} groups are gone ({gone[0]} …); run again.")
+        known = self._group_ids | kept.keys() | set(asked)
+        singles = in_order(self._members_of, [key for key in asked if kept.get(key) is None], _AT_ONCE)
+        rows: list[MembershipRow] = []
+        try:
+            for key in asked:
+                members = kept.pop(key, None)
+                users, nested, unsure = await anext(singles) if members is None else members
+                rows += [(key, member, "user") for member in users]
+                rows += [(key, member, "group") for member in nested]
+                rows += [(key, member, "group" if member in known else "user") for member in unsure]
+                if len(rows) >= _ROWS:
+                    yield Page(rows, False)
+                    rows = []
+        finally:
+            await singles.aclose()  # type: ignore[attr-defined]
+        yield Page(rows, True)
+
+    async def user(self, key: str) -> Person | None:
+        """One person by id, then by username, with the groups they are a direct member of."""
+        await self._discover()
+        record = await self._single("Users", key)
+        if record is None or (record.get("id") != key and not _same_name(record, key)):
+            found = await self._filtered("Users", f"userName eq {orjson.dumps(key).decode()}")
+            if not found:
+                return None
+            if len(found) > 1 or not _same_name(found[0], key):
+                raise IncompleteError(f"{self._at('Users')}: asked for one username, got {len(found)} others.")
+            record = found[0]
+        held: list[Held] = []
+        rows = user_rows(frozenset(), self._absent_active)([record], "record", held)
+        if held:
+            raise IncompleteError(f"{self._at('Users')}: the user {held[0].id} cannot be read: {held[0].reason}.")
+        groups = await self._groups_of(record, rows[0][0])
+        return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups])
+
+    async def check(self) -> Sequence[str]:
+        """As `Source.check`."""
+        await self._discover()
+        lines = [f"scim: {self._at()} answers, paging by {self._paging}"]
+        for what in ("Users", "Groups"):
+            part = self._part(await self._get(what, {"count": 1, **self._first()}), what)
+            lines.append(f"{what.lower()}: {'not counted by the server' if part.total is None else part.total}")
+        return lines
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def _discover(self) -> None:
+        """What the server says of itself, once. Servers without discovery page by index."""
+        if self._found is None:
+            self._found = asyncio.ensure_future(self._read_discovery())
+        try:
+            await asyncio.shield(self._found)
+        except CrowdsyncError:
+            self._found = None
+            raise
+
+    async def _read_discovery(self) -> None:
+        config, types = await asyncio.gather(self._optional("/ServiceProviderConfig"), self._optional("/ResourceTypes"))
+        paging, most = _dict(config.get("pagination")), _dict(config.get("filter")).get("maxResults")
+        if self._paging == "auto":
+            self._paging = "cursor" if paging.get("cursor") is True and paging.get("index") is False else "index"
+        for limit in (paging.get("maxPageSize"), most):
+            if type(limit) is int and limit > 0:
+                self._sizes = {what: min(size, limit) for what, size in self._sizes.items()}
+        for kind in types.get("Resources") or ():
+            name, endpoint = _dict(kind).get("name"), _dict(kind).get("endpoint")
+            if name in ("User", "Group") and isinstance(endpoint, str) and endpoint:
+                self._paths[f"{name}s"] = self._endpoint(endpoint)
+            elif isinstance(name, str) and name not in ("User", "Group"):
+                self._others.add(name.lower())
+
+    def _endpoint(self, given: str) -> str:
+        """Where a resource type lives: relative to the root by the RFC, in full with some servers."""
+        try:
+            return self._http.path_of(given)
+        except RefusedError:
+            if "://" in given:
+                raise
+            return given if given.startswith("/") else f"/{given}"
+
+    async def _optional(self, path: str) -> Record:
+        answer = await self._http.call("GET", path, headers=_ACCEPT, expect=(500,))
+        try:
+            found = answer.json() if answer.status == 200 else {}
+        except IncompleteError:
+            return {}  # a page for people: there is no discovery
+        return {"Resources": found} if isinstance(found, list) else _dict(found)
+
+    def _first(self) -> dict[str, str | int]:
+        return {"cursor": ""} if self._paging == "cursor" else {"startIndex": 1}
+
+    async def _list(
+        self, what: str, params: Mapping[str, str | int] | None = None
+    ) -> AsyncIterator[tuple[Sequence[Record], int, bool]]:
+        """Every record of a list: (records, index of the first, last page?). Ids are unique."""
+        await self._discover()
+        more, size = params or {}, self._sizes[what]
+
+        async def indexed(start: int, count: int) -> Part:
+            return self._part(await self._get(what, {"startIndex": start, "count": count, **more}), what)
+
+        async def cursored(cursor: str) -> Part:
+            return self._part(await self._get(what, {"cursor": cursor, "count": size, **more}), what)
+
+        title, count, seen = self._at(what), 0, set[str]()
+        pages = by_cursor(cursored, title) if self._paging == "cursor" else by_index(indexed, title, count=size)
+        try:
+            async for records, last in pages:
+                # Sets of the ids of whole pages: the proof must not cost as much as the reading.
+                ids = [key for x in records if isinstance(x, dict) and type(key := x.get("id")) is str]
+                before = len(seen)
+                seen.update(ids)
+                if len(seen) != before + len(ids):
+                    raise IncompleteError(
+                        f"{title}: the server gave a record twice, so another may be missing (index {count + 1} "
+                        f"to {count + len(records)}). The list moved while it was read; run again."
+                    )
+                yield records, count + 1, last
+                count += len(records)
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+    async def _get(self, what: str, params: Mapping[str, str | int]) -> Answer:
+        answer = await self._http.call("GET", self._paths[what], params=params, headers=_ACCEPT)
+        if answer.status == 200:
+            return answer
+        told = f"{self._at(what)}: {answer.status}{_detail(answer)}."
+        if answer.status == 403:
+            raise ForbiddenError(f"{told} Give the token the right to read users and groups.")
+        if answer.status == 404:
+            raise ConfigurationError(f"{told} Set base_url to the SCIM root, the address above /Users.")
+        raise IncompleteError(told)
+
+    def _part(self, answer: Answer, what: str) -> Part:
+        """A ListResponse (RFC 7644 3.4.2)."""
+        found = answer.json()
+        if not isinstance(found, dict):
+            raise IncompleteError(f"{self._at(what)}: not a ListResponse but a JSON {type(found).__name__}.")
+        total, start, after = found.get("totalResults"), found.get("startIndex"), found.get("nextCursor")
+        items = found.get("Resources", ())
+        items = () if items is None else items
+        if not isinstance(items, list | tuple) or not (total is None or type(total) is int):
+            raise IncompleteError(f"{self._at(what)}: not a ListResponse; keys: {', '.join(list(found)[:6])}.")
+        if not (after is None or isinstance(after, str)) or (total is None and "Resources" not in found):
+            raise IncompleteError(f"{self._at(what)}: not a ListResponse; keys: {', '.join(list(found)[:6])}.")
+        return Part(items, total, start if type(start) is int else None, after or None)
+
+    async def _single(self, what: str, key: str, **params: str) -> Record | None:
+        if not key or key in (".", ".."):
+            return None
+        path = f"{self._paths[what]}/{quote(key, safe='')}"
+        answer = await self._http.call("GET", path, params=params, headers=_ACCEPT)
+        if answer.status in (400, 404):  # 400: some servers refuse an id that has not their form
+            return None
+        if answer.status == 403:
+            raise ForbiddenError(f"{self._at(what)}: 403{_detail(answer)}. Give the token the right to read these.")
+        found = answer.json() if answer.status == 200 else None
+        if not isinstance(found, dict):
+            raise IncompleteError(f"{self._at(what)}/…: {answer.status}{_detail(answer)}, not a record.")
+        return found
+
+    async def _filtered(self, what: str, condition: str, *, probe: bool = False) -> list[Record]:
+        """Records that fulfil a filter; one page must hold them all."""
+        params = {"filter": condition, "count": self._sizes[what], **self._first()}
+        if what == "Groups" and not probe:
+            params["excludedAttributes"] = "members"
+        part = self._part(await self._get(what, params), what)
+        records = [x for x in part.items if isinstance(x, dict)]
+        if part.next or part.total not in (None, len(part.items)) or len(records) != len(part.items):
+            raise IncompleteError(f"{self._at(what)}: {part.total} match a filter, {len(records)} came.")
+        return records
+
+    async def _groups_of(self, record: Record, key: str) -> list[GroupRow]:
+        """Groups of one user: by their `groups` where these say that they are direct, or by a filter."""
+        entries = record.get("groups")
+        if isinstance(entries, list) and all(isinstance(_dict(x).get("type"), str) for x in entries) and entries:
+            ids = [x.get("value") for x in entries if x["type"].lower() == "direct"]
+            found = [x async for x in in_order(self._group, ids, _AT_ONCE)]
+        elif await self._can_filter_members():
+            found = await self._filtered("Groups", f"members.value eq {orjson.dumps(key).decode()}")
+        else:
+            raise RefusedError(
+                f"{self._at('Groups')}: the server neither says which groups of a user are direct nor filters "
+                "groups by member, so one person cannot be read; a full run does the work."
+            )
+        held: list[Held] = []
+        rows = group_rows(frozenset())(found, "record", held)
+        if held:
+            raise IncompleteError(f"{self._at('Groups')}: a group of the user cannot be read: {held[0].reason}.")
+        return rows
+
+    async def _group(self, key: str) -> Record:
+        found = await self._single("Groups", key, excludedAttributes="members") if isinstance(key, str) else None
+        if found is None or found.get("id") != key:
+            raise IncompleteError(f"{self._at('Groups')}: a group of the user cannot be found; run again.")
+        return found
+
+    async def _can_filter_members(self) -> bool:
+        """Whether `members.value eq` works, tried on a membership that is known to exist and on one that
+        does not: servers may ignore a filter (everything matches) or not know it (nothing does)."""
+        if self._filter_proved is None:
+            try:
+                part = self._part(await self._get("Groups", {"count": 20, **self._first()}), "Groups")
+                for group in part.items:
+                    for member in _dict(group).get("members") or ():
+                        value = orjson.dumps(_dict(member).get("value")).decode()
+                        real = await self._filtered("Groups", f"members.value eq {value}")
+                        none = await self._filtered("Groups", f'members.value eq "{uuid.uuid4()}"')
+                        self._filter_proved = not none and group["id"] in {x.get("id") for x in real}
+                        return self._filter_proved
+            except (IncompleteError, ForbiddenError, ConfigurationError):
+                self._filter_proved = False
+        return bool(self._filter_proved)
+
+    # --- members -------------------------------------------------------------------------------
+
+    def _keep(self, records: Iterable[Record], kept: dict[str, _Members | None]) -> None:
+        """Members of listed groups; None for a group that came without the key."""
+        for record in records:
+            if isinstance(record, dict) and type(key := record.get("id")) is str:
+                members = _listed(record)
+                kept[key] = self._members(members or [], key) if members is not None or self._how == "list" else None
+
+    async def _members_of(self, key: str) -> _Members:
+        record = await self._single("Groups", key)
+        if record is None or record.get("id") != key:
+            raise IncompleteError(f"{self._at('Groups')}: the group {key} is gone since it was listed; run again.")
+        return self._members(_listed(record) or [], key)
+
+    def _members(self, members: Any, key: str) -> _Members:
+        """Ids of (users, groups, those whose kind is not said)."""
+        if not isinstance(members, list):
+            raise IncompleteError(f"{self._at('Groups')}: `members` of the group {key} is not a list.")
+        users: list[str] = []
+        nested: list[str] = []
+        unsure: list[str] = []
+        try:
+            for member in members:
+                kind = member.get("type")
+                if kind == "User":
+                    users.append(member["value"])
+                elif kind == "Group":
+                    nested.append(member["value"])
+                else:
+                    into = self._kind(kind, member.get("$ref"))
+                    if into:
+                        (users if into == "user" else nested if into == "group" else unsure).append(member["value"])
+        except (KeyError, AttributeError):
+            raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no value.") from None
+        if not set(map(type, users)) | set(map(type, nested)) | set(map(type, unsure)) <= {str}:
+            raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no text as its value.")
+        return users, nested, unsure
+
+    def _kind(self, kind: Any, ref: Any) -> str:
+        """user, group, unsure, or "" for a device and the like, which Crowd has no place for."""
+        named = kind.lower() if isinstance(kind, str) else ""
+        if named in ("user", "group"):
+            return named
+        if isinstance(ref, str) and ref:
+            parts = ref.partition("?")[0].lower().split("/")
+            for into in ("user", "group"):
+                if self._paths[f"{into.title()}s"].rpartition("/")[2].lower() in parts[-2:-1]:
+                    return into
+        return "" if named in self._others else "unsure"
+
+    def _at(self, what: str = "") -> str:
+        return f"{self._http.name}: {self._paths[what] if what else 'the SCIM root'}"
+
+
+_Members = tuple[list[str], list[str], list[str]]
+
+
+# --- record → row ------------------------------------------------------------------------------
+
+
+def user_rows(
+    attributes: Iterable[str], absent_active: bool = True
+) -> Callable[[Iterable[Record], str, list[Held]], list[UserRow]]:
+    """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
+    extra = _extra(attributes)
+
+    def one(record: Record) -> UserRow:
+        if not isinstance(record, dict):
+            raise _Flaw("the record is not an object")
+        if "active" not in record or "userName" not in record:
+            record = _folded(record)
+        key, username = record.get("id"), record.get("userName")
+        if type(key) is not str or not key:
+            raise _Flaw("no id, or one that is not text")
+        if type(username) is not str or not username:
+            raise _Flaw("no userName, or one that is not text")
+        active = record.get("active")
+        if active is not True and active is not False:
+            if active is None:
+                active = absent_active
+            else:
+                active = {"true": True, "false": False}.get(active.lower() if type(active) is str else "")
+                if active is None:
+                    raise _Flaw("`active` is neither true nor false")
+        name = record.get("name")
+        first = last = display = ""
+        if type(name) is dict:
+            first, last = name.get("givenName") or "", name.get("familyName") or ""
+        elif name is not None:
+            raise _Flaw("`name` is not an object")
+        display = record.get("displayName") or ""
+        if not display:
+            display = (name.get("formatted") if name else "") or f"{first} {last}".strip()
+        email = ""
+        emails = record.get("emails")
+        if emails:
+            try:
+                best = emails[0]
+                if len(emails) > 1:
+                    best = next(
+                        (x for x in emails if x.get("primary") is True and x.get("value")),
+                        next(
+                            (x for x in emails if str(x.get("type")).lower() == "work" and x.get("value")),
+                            next((x for x in emails if x.get("value")), best),
+                        ),
+                    )
+                email = best.get("value") or ""
+            except (AttributeError, KeyError, TypeError):
+                raise _Flaw("`emails` is not a list of objects") from None
+        if not (type(first) is type(last) is type(display) is type(email) is str):
+            raise _Flaw("a name or e-mail address is not text")
+        return key, username, email, first, last, display, active, extra(record) if extra else "{}"
+
+    return _each(one, "user", "userName")
+
+
+def group_rows(attributes: Iterable[str]) -> Callable[[Iterable[Record], str, list[Held]], list[GroupRow]]:
+    """As `user_rows`."""
+    extra = _extra(attributes)
+
+    def one(record: Record) -> GroupRow:
+        if not isinstance(record, dict):
+            raise _Flaw("the record is not an object")
+        if "displayName" not in record:
+            record = _folded(record)
+        key, name, about = record.get("id"), record.get("displayName"), record.get("description") or ""
+        if type(key) is not str or not key:
+            raise _Flaw("no id, or one that is not text")
+        if type(name) is not str or not name:
+            raise _Flaw("no displayName, or one that is not text")
+        if type(about) is not str:
+            raise _Flaw("`description` is not text")
+        return key, name, about, extra(record) if extra else "{}"
+
+    return _each(one, "group", "displayName")
+
+
+class _Flaw(Exception):
+    """Why a record is held."""
+
+
+def _each(one: Callable[[Record], Any], kind: str, title: str) -> Callable[[Iterable[Record], str, list[Held]], Any]:
+    def rows(records: Iterable[Record], where: str, held: list[Held]) -> list[Any]:
+        try:
+            return [one(record) for record in records]
+        except _Flaw:
+            pass  # a rare page: again, record by record
+        good = []
+        for at, record in enumerate(records, 1):
+            try:
+                good.append(one(record))
+            except _Flaw as flaw:
+                key, name = (_text(_dict(record).get(x)) for x in ("id", title))
+                held.append(Held(kind, key, name, f"{flaw} (the {at}. {where})"))
+        return good
+
+    return rows
+
+
+def _extra(paths: Iterable[str]) -> Callable[[Record], str] | None:
+    """SCIM paths → a function record → canonical attributes text."""
+    wanted = [(path, *_steps(path)) for path in sorted(paths)]
+    if not wanted:
+        return None
+
+    def extra(record: Record) -> str:
+        found: dict[str, list[str]] = {}
+        for path, first, second, steps in wanted:
+            value = record.get(first)
+            if second and type(value) is dict:
+                value = value.get(second)
+            if type(value) is str and value:  # as good as always
+                found[path] = [value]
+            elif values := _values(record, steps):
+                found[path] = values
+        return attributes_text(found)
+
+    return extra
+
+
+def _steps(path: str) -> tuple[str, str, list[str]]:
+    """`title`, `name.middleName` or `urn:…:User:department` → its first and second step, and all."""
+    schema, _, rest = path.rpartition(":")
+    steps = rest.split(".")
+    if "[" in path or not all(steps):
+        raise ConfigurationError(f"scim: {path!r} is no attribute path such as title, name.middleName or urn:…:title.")
+    if schema and not schema.lower().startswith("urn:ietf:params:scim:schemas:core:"):
+        steps.insert(0, schema)
+    return steps[0], steps[1] if len(steps) == 2 else "", steps
+
+
+def _values(record: Record, steps: Sequence[str]) -> list[str]:
+    """All values at the end of these steps, through lists, without regard to case."""
+    found: list[Any] = [record]
+    for step in steps:
+        after: list[Any] = []
+        for one in found:
+            if isinstance(one, dict):
+                value = one.get(step)
+                if value is None and step not in one:
+                    value = next((v for k, v in one.items() if k.lower() == step.lower()), None)
+                after += value if isinstance(value, list) else [value]
+        found = after
+    plain = (one.get("value") if isinstance(one, dict) else one for one in found)
+    return [text for one in plain if isinstance(one, str | int | float) and (text := _text(one))]
+
+
+def _listed(group: Record) -> Any:
+    """The members in a group record; None where it has no such key."""
+    if "members" in group:
+        return group["members"]
+    return next((value for key, value in group.items() if key.lower() == "members"), None)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else orjson.dumps(value).decode()[:80]
+
+
+def _folded(value: Any) -> Any:
+    """The same with the attributes we read spelt as in RFC 7643: names are case-insensitive (2.1)."""
+    if isinstance(value, dict):
+        return {_CORE.get(key.lower(), key): _folded(one) for key, one in value.items()}
+    return [_folded(one) for one in value] if isinstance(value, list) else value
+
+
+def _dict(value: Any) -> Record:
+    return value if isinstance(value, dict) else {}
+
+
+def _same_name(record: Record, key: str) -> bool:
+    return str(_folded(record).get("userName")).lower() == key.lower()
+
+
+def _detail(answer: Answer) -> str:
+    """scimType and detail of a SCIM error (RFC 7644 3.12), as far as there are any."""
+    try:
+        error = _dict(orjson.loads(answer.body))
+    except orjson.JSONDecodeError:
+        return ""
+    said = " ".join(_text(error.get(name)) for name in ("scimType", "detail") if error.get(name))
+    return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""

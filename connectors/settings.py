@@ -1,0 +1,134 @@
+"""Where things are: the connections of crowdsync.toml, with secrets taken from the environment.
+
+A setting that holds a secret names the environment variable (`…_env`) or the file (`…_file`) that has
+it; the file itself never does, so it can be kept in a repository.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from connectors.errors import ConfigurationError
+
+DEFAULT_PATH = "crowdsync.toml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoreSettings(_Strict):
+    """Our own database."""
+
+    url: str = Field("sqlite:///crowdsync.db", description="SQLAlchemy URL: sqlite:///FILE or postgresql://…")
+    url_env: str = Field("", description="Environment variable with the URL, where it holds a password.")
+
+
+class DirectorySettings(_Strict):
+    """One Crowd directory, reached through one Crowd application."""
+
+    name: str = Field("crowd", description="What it is called in history and links.")
+    url: str = Field(description="Up to and with Crowd's context path, e.g. https://crowd.example.org/crowd")
+    application: str = Field(description="The application's name in Crowd.")
+    password_env: str = Field("CROWDSYNC_CROWD_PASSWORD", description="Environment variable with its password.")
+    password_file: str = Field("", description="Or the file that holds it.")
+    concurrency: int = Field(16, ge=1, le=64, description="Requests under way at once.")
+    requests_per_second: float | None = Field(None, gt=0, description="Crowd's limit, if it has one.")
+    timeout: float = Field(60, gt=0, description="Seconds to wait for an answer.")
+    page_size: int = Field(1000, ge=2, le=10_000, description="Users or groups a page.")
+    ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
+
+
+class SourceSettings(_Strict):
+    """One identity provider."""
+
+    kind: Literal["scim"] = Field(description="Which connector reads it.")
+    url: str = Field(description="Base of the SCIM endpoint, e.g. https://idp.example.org/scim/v2")
+    token_env: str = Field("CROWDSYNC_SOURCE_TOKEN", description="Environment variable with the bearer token.")
+    token_file: str = Field("", description="Or the file that holds it.")
+    concurrency: int = Field(8, ge=1, le=64, description="Requests under way at once.")
+    requests_per_second: float | None = Field(None, gt=0, description="The provider's limit, if it does not say.")
+    timeout: float = Field(60, gt=0, description="Seconds to wait for an answer.")
+    page_size: int = Field(1000, ge=1, le=10_000, description="Records a page; the server may give fewer.")
+    ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
+    policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy.py.")
+
+
+class Settings(_Strict):
+    """The whole of crowdsync.toml."""
+
+    store: StoreSettings = StoreSettings()
+    directory: DirectorySettings
+    sources: dict[str, SourceSettings] = Field(min_length=1)
+
+    def source(self, name: str) -> SourceSettings:
+        """The settings of one source. Raises `ConfigurationError`."""
+        if name not in self.sources:
+            raise ConfigurationError(f"no source is called {name!r}; [sources] has: {', '.join(sorted(self.sources))}")
+        return self.sources[name]
+
+    def store_url(self) -> str:
+        """The store's URL, from the environment where it is kept there."""
+        return secret("store.url", self.store.url_env) if self.store.url_env else self.store.url
+
+
+def load(path: str | os.PathLike[str] | None = None) -> Settings:
+    """Reads crowdsync.toml (`path`, $CROWDSYNC_CONFIG, or the one here). Raises `ConfigurationError`."""
+    file = Path(path or os.environ.get("CROWDSYNC_CONFIG") or DEFAULT_PATH)
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{file} does not exist; write one (the README shows it), or name yours with --config or $CROWDSYNC_CONFIG"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}") from None
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigurationError(explain(error, str(file))) from None
+    for name in settings.sources:
+        if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
+            raise ConfigurationError(
+                f"{file}: [sources.{name}]: a source's name has letters, digits, - and _ only, at most 40 characters: "
+                "it stands in every id mark in Crowd"
+            )
+    return settings
+
+
+def explain(error: ValidationError, where: str, prefix: tuple[str, ...] = ()) -> str:
+    """A pydantic error as one line: where, which field, what is wrong. Values are left out: they may be secret."""
+    parts = []
+    for problem in error.errors():
+        field = ".".join(str(step) for step in (*prefix, *problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            parts.append(f"{field}: there is no such setting; check its spelling, or remove it")
+        elif problem["type"] == "missing":
+            parts.append(f"{field}: is missing; add it")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            parts.append(f"{field or 'policy'}: {message}")
+    return f"{where}: " + "; ".join(parts)
+
+
+def secret(field: str, env: str, file: str = "") -> str:
+    """A secret from its file or environment variable. Raises `ConfigurationError` naming the place."""
+    if file:
+        try:
+            value = Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigurationError(f"{field}: {file} cannot be read: {error.strerror}") from None
+        if not value:
+            raise ConfigurationError(f"{field}: {file} is empty; put the secret in it")
+        return value
+    value = os.environ.get(env, "")
+    if not value:
+        raise ConfigurationError(f"{field}: the environment variable {env} is not set; set it to the secret")
+    return value

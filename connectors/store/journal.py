@@ -1,0 +1,383 @@
+"""Plans and their journal: what was to be done, and what became of each operation.
+
+The journal's rule: the intent is on disk before the call is made, the outcome after it. Whatever a crash
+leaves as `intended` may or may not have reached Crowd, and has to be read back.
+
+| state | meaning |
+|---|---|
+| planned | nobody has tried |
+| intended | a call may have been made |
+| done, already | the condition holds, by our write or before it |
+| failed, skipped | it does not hold, and may be tried again |
+| undone | it will not be done; settled |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+import pandas as pd
+from sqlalchemy import Connection, Select, Table, func, select, update
+
+from connectors.errors import ConfigurationError, RecordError, RefusedError
+from connectors.store import bulk
+from connectors.store import links as link_table
+from connectors.store.database import Database
+from connectors.store.history import frame_from_text, frame_text, rows_frame, upserting
+from connectors.store.tables import OperationRow, PlanRow, Run, instant
+
+PLAN: Final[Table] = PlanRow.__table__  # type: ignore[attr-defined]
+OPERATION: Final[Table] = OperationRow.__table__  # type: ignore[attr-defined]
+RUN: Final[Table] = Run.__table__  # type: ignore[attr-defined]
+
+PLAN_STATUS: Final = (
+    *("planned", "refused", "approved", "applying", "applied", "failed", "interrupted", "superseded"),
+)
+STATES: Final = ("planned", "intended", "done", "already", "failed", "skipped", "undone")
+SETTLED: Final = ("done", "already", "undone")
+"""No further call may be made for an operation in one of these states."""
+
+OPERATIONS: Final = {
+    "seq": "int",
+    "phase": "int",
+    "kind": "text",
+    "name": "text",
+    "target": "text",
+    "source_id": "text",
+    "record": "text",
+    "before": "text",
+    "reason": "text",
+}
+JOURNAL: Final = {
+    "state": "text",
+    "note": "text",
+    "attempts": "int",
+    "intended_at": "text",
+    "finished_at": "text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan's row, without its operations. `policy` is JSON text, `held` a frame."""
+
+    id: int
+    run: str
+    source: str
+    directory: str
+    digest: str
+    source_snapshot: int
+    directory_snapshot: int
+    policy: str
+    held: pd.DataFrame
+    created_at: datetime
+    status: str
+    status_at: datetime
+
+
+class Journal:
+    """Plans, operations and runs."""
+
+    _db: Database
+
+    def save_plan(
+        self,
+        *,
+        run: str,
+        source: str,
+        directory: str,
+        digest: str,
+        source_snapshot: int,
+        directory_snapshot: int,
+        policy: str,
+        operations: pd.DataFrame,
+        held: pd.DataFrame,
+        at: datetime,
+        status: str = "planned",
+    ) -> int:
+        """Save a plan with its operations in state planned, and return its id.
+
+        `operations`: seq, phase (integers), kind, name, target, source_id, record and before (JSON text
+        or ""), reason; `seq` is unique. Text columns may be categorical.
+        """
+        _known(status, PLAN_STATUS, "plan status")
+        seq = operations["seq"]
+        if not seq.is_monotonic_increasing:
+            operations = operations.sort_values("seq")
+            seq = operations["seq"]
+        if not seq.is_unique:
+            raise RecordError(f"Operation {seq[seq.duplicated()].iloc[0]} stands twice in the plan of run {run}.")
+        with self._db.write() as connection:
+            result = connection.execute(
+                PLAN.insert().values(
+                    run=run,
+                    source=source,
+                    directory=directory,
+                    digest=digest,
+                    source_snapshot=int(source_snapshot),
+                    directory_snapshot=int(directory_snapshot),
+                    policy=policy,
+                    held=frame_text(held),
+                    created_at=instant(at),
+                    status=status,
+                    status_at=instant(at),
+                )
+            )
+            plan_id = int(result.inserted_primary_key[0])  # type: ignore[index]
+            columns: dict[str, Any] = {"plan_id": plan_id}
+            for name, type_ in OPERATIONS.items():
+                column = operations[name]
+                columns[name] = column.to_numpy(dtype="int64") if type_ == "int" else column
+            columns |= {"state": "planned", "note": "", "attempts": 0, "intended_at": "", "finished_at": ""}
+            bulk.insert(connection, OPERATION, columns, len(operations))
+        return plan_id
+
+    def load_plan(self, plan_id: int) -> Plan:
+        """The plan without its operations. Raises `RecordError` for an unknown id."""
+        with self._db.read() as connection:
+            row = connection.execute(select(PLAN).where(PLAN.c.id == plan_id)).mappings().first()
+        if row is None:
+            raise RecordError(f"There is no plan {plan_id}; `crowdsync plans` lists them.")
+        values = dict(row)
+        for name in ("created_at", "status_at"):
+            values[name] = datetime.fromisoformat(values[name])
+        values["held"] = frame_from_text(values["held"])
+        return Plan(**values)
+
+    def operations(
+        self, plan_id: int, *, states: Collection[str] | None = None, first: int | None = None, last: int | None = None
+    ) -> pd.DataFrame:
+        """The plan's operations with state, note, attempts, intended_at and finished_at, by seq.
+
+        `first` and `last` bound the seq, both included. The two times are UTC, NaT where there was none.
+        """
+        columns = OPERATIONS | JOURNAL
+        statement: Select[Any] = (
+            select(*(OPERATION.c[n] for n in columns)).where(OPERATION.c.plan_id == plan_id).order_by(OPERATION.c.seq)
+        )
+        if states is not None:
+            statement = statement.where(OPERATION.c.state.in_(sorted(states)))
+        if first is not None:
+            statement = statement.where(OPERATION.c.seq >= first)
+        if last is not None:
+            statement = statement.where(OPERATION.c.seq <= last)
+        with self._db.read() as connection:
+            frame = bulk.read_frame(connection, statement, columns)
+        for name in ("intended_at", "finished_at"):
+            frame[name] = pd.to_datetime(frame[name].where(frame[name] != ""), utc=True, format="ISO8601")
+        return frame
+
+    def plans(self, limit: int = 50, directory: str | None = None) -> pd.DataFrame:
+        """Newest first: the plans, without policy and held, and a count for each operation state."""
+        columns = [c for c in PLAN.c if c.name not in ("policy", "held")]
+        statement = select(*columns).order_by(PLAN.c.id.desc()).limit(limit)
+        if directory is not None:
+            statement = statement.where(PLAN.c.directory == directory)
+        with self._db.read() as connection:
+            frame = rows_frame(connection, statement, times=("created_at", "status_at"))
+            counted = connection.execute(
+                select(OPERATION.c.plan_id, OPERATION.c.state, func.count())
+                .where(OPERATION.c.plan_id.in_(frame["id"].tolist()))
+                .group_by(OPERATION.c.plan_id, OPERATION.c.state)
+            )
+            counts = {(plan_id, state): n for plan_id, state, n in counted}
+        for state in STATES:
+            frame[state] = pd.array([counts.get((i, state), 0) for i in frame["id"].tolist()], dtype="int64")
+        return frame
+
+    def set_plan_status(
+        self, plan_id: int, status: str, *, at: datetime, expected: Collection[str] | None = None
+    ) -> None:
+        """Set the plan's status. Raises `RecordError` for an unknown plan.
+
+        With `expected`, only from one of these: a plan that two processes reach for goes to one of them,
+        the other gets a `RefusedError`.
+        """
+        _known(status, PLAN_STATUS, "plan status")
+        statement = update(PLAN).where(PLAN.c.id == plan_id).values(status=status, status_at=instant(at))
+        if expected is not None:
+            statement = statement.where(PLAN.c.status.in_(sorted(expected)))
+        with self._db.write() as connection:
+            if connection.execute(statement).rowcount == 0:
+                found = connection.execute(select(PLAN.c.status).where(PLAN.c.id == plan_id)).scalar()
+                if found is None:
+                    raise RecordError(f"There is no plan {plan_id}; `crowdsync plans` lists them.")
+                raise RefusedError(
+                    f"Plan {plan_id} is {found} and cannot become {status}: somebody else moved it on; "
+                    "look at it again."
+                )
+
+    def unfinished_plans(self, directory: str) -> list[int]:
+        """Plans of the directory whose application began and did not end, oldest first."""
+        statement = (
+            select(PLAN.c.id)
+            .where(PLAN.c.directory == directory, PLAN.c.status.in_(["applying", "interrupted"]))
+            .order_by(PLAN.c.id)
+        )
+        with self._db.read() as connection:
+            return [int(i) for i in connection.execute(statement).scalars()]
+
+    def intend(self, plan_id: int, seqs: Sequence[int], *, at: datetime) -> None:
+        """Write down, before any call, that these operations are about to be tried; counts the attempt.
+
+        Raises, and writes nothing: `RecordError` for an operation that the plan does not have,
+        `RefusedError` for one that is settled, because it would be done a second time.
+        """
+        wanted = sorted({int(seq) for seq in seqs})
+        if not wanted:
+            return
+        with self._db.write() as connection:
+            touched = _each(
+                connection,
+                "UPDATE operation SET state = 'intended', attempts = attempts + 1, intended_at = {at} "  # noqa: S608
+                f"WHERE plan_id = {{plan}} AND seq = {{seq}} AND state NOT IN {SETTLED!r}",
+                ("at", "plan", "seq"),
+                ("text", "int", "int"),
+                [(instant(at), plan_id, seq) for seq in wanted],
+            )
+            if touched != len(wanted):
+                settled = _of(connection, plan_id, wanted, SETTLED)
+                if settled:
+                    raise RefusedError(
+                        f"Operation {settled[0]} of plan {plan_id} is settled ({len(settled)} of "
+                        f"{len(wanted)} are): another process is applying this plan; let it finish."
+                    )
+                raise RecordError(f"Plan {plan_id} lacks {len(wanted) - touched} of {len(wanted)} operations.")
+
+    def record(
+        self,
+        plan_id: int,
+        outcomes: Sequence[tuple[int, str, str]],
+        *,
+        at: datetime,
+        links: pd.DataFrame | None = None,
+        dropped: pd.DataFrame | None = None,
+        directory: str = "",
+        run: str = "",
+    ) -> None:
+        """Write down outcomes (seq, state, note) and the link changes that they caused, or none of it.
+
+        Links are dropped before others are made. Raises `RecordError` for an unknown operation or a link
+        conflict.
+        """
+        for state in {state for _, state, _ in outcomes}:
+            _known(state, STATES, "operation state")
+        if (links is not None or dropped is not None) and not directory:
+            raise ConfigurationError("Links belong to a directory: name it.")
+        # Rows in the order of their key, so that two writers cannot wait for each other.
+        rows = sorted(
+            (state, bulk.plain(note), "" if state in ("planned", "intended") else instant(at), plan_id, int(seq))
+            for seq, state, note in outcomes
+        )
+        rows.sort(key=lambda row: row[-1])
+        with self._db.write() as connection:
+            touched = _each(
+                connection,
+                "UPDATE operation SET state = {state}, note = {note}, finished_at = {at} "
+                "WHERE plan_id = {plan} AND seq = {seq}",
+                ("state", "note", "at", "plan", "seq"),
+                ("text", "text", "text", "int", "int"),
+                rows,
+            )
+            if touched != len(rows):
+                raise RecordError(f"Plan {plan_id} lacks {len(rows) - touched} of {len(rows)} operations.")
+            if dropped is not None:
+                link_table.drop(self._db, connection, directory, dropped, at=at, run=run)
+            if links is not None:
+                link_table.save(self._db, connection, directory, links, at=at, run=run)
+
+    # Runs
+
+    def start_run(
+        self, *, run: str, source: str, directory: str, mode: str, flow_run_id: str = "", at: datetime
+    ) -> None:
+        """Note that a run began. A run that is started again (a retried flow) keeps its first row."""
+        with self._db.write() as connection:
+            connection.execute(
+                upserting(connection, RUN)
+                .values(
+                    run=run,
+                    source=source,
+                    directory=directory,
+                    mode=mode,
+                    flow_run_id=flow_run_id,
+                    status="running",
+                    started_at=instant(at),
+                    finished_at="",
+                    summary="{}",
+                )
+                .on_conflict_do_update(index_elements=["run"], set_={"status": "running", "finished_at": ""})
+            )
+
+    def finish_run(self, run: str, *, status: str, summary: Mapping[str, Any], at: datetime) -> None:
+        """Note how a run ended; `summary` must be JSON. Raises `RecordError` for an unknown run."""
+        values = {
+            "status": status,
+            "finished_at": instant(at),
+            "summary": orjson.dumps(summary, option=orjson.OPT_SORT_KEYS).decode(),
+        }
+        with self._db.write() as connection:
+            if connection.execute(update(RUN).where(RUN.c.run == run).values(**values)).rowcount == 0:
+                raise RecordError(f"There is no run {run!r}.")
+
+    def runs(self, limit: int = 20) -> pd.DataFrame:
+        """Newest first; `summary` is JSON text, the times are UTC."""
+        statement = select(RUN).order_by(RUN.c.started_at.desc(), RUN.c.run.desc()).limit(limit)
+        with self._db.read() as connection:
+            return rows_frame(connection, statement, times=("started_at", "finished_at"))
+
+    def run(self, run: str) -> dict[str, Any]:
+        """One run; `summary` is a dict, the times datetimes or None. Raises `RecordError` if unknown."""
+        with self._db.read() as connection:
+            row = connection.execute(select(RUN).where(RUN.c.run == run)).mappings().first()
+        if row is None:
+            raise RecordError(f"There is no run {run!r}.")
+        values = dict(row)
+        for name in ("started_at", "finished_at"):
+            values[name] = datetime.fromisoformat(values[name]) if values[name] else None
+        values["summary"] = orjson.loads(values["summary"])
+        return values
+
+
+def _known(value: str, allowed: Sequence[str], what: str) -> None:
+    if value not in allowed:
+        raise ConfigurationError(f"{value!r} is no {what}; there are {', '.join(allowed)}.")
+
+
+def _of(connection: Connection, plan_id: int, seqs: Sequence[int], states: Sequence[str]) -> list[int]:
+    found = connection.execute(
+        select(OPERATION.c.seq).where(
+            OPERATION.c.plan_id == plan_id, OPERATION.c.seq.in_(seqs), OPERATION.c.state.in_(states)
+        )
+    )
+    return sorted(int(seq) for seq in found.scalars())
+
+
+def _each(
+    connection: Connection,
+    sql: str,
+    names: Sequence[str],
+    types: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+) -> int:
+    """Run an UPDATE of one row for each of `rows` → how many rows it changed in all.
+
+    `sql` names its values as {name}: marks in SQLite's executemany, columns of one joined list of values
+    in PostgreSQL, where a statement per row would be a round trip per row.
+    """
+    raw: Any = connection.connection.dbapi_connection
+    if not rows:
+        return 0
+    if connection.dialect.name == "sqlite":
+        return int(raw.executemany(sql.format(**dict.fromkeys(names, "?")), rows).rowcount)
+    statement, condition = sql.format(**{n: f"v.{n}_" for n in names}).split(" WHERE ")
+    arrays = ", ".join(f"%s::{'bigint' if t == 'int' else 'text'}[]" for t in types)
+    listed = ", ".join(f"{n}_" for n in names)
+    joined = f"{statement} FROM unnest({arrays}) AS v ({listed}) WHERE {condition}"
+    with raw.cursor() as cursor:
+        cursor.execute(joined, [list(column) for column in zip(*rows, strict=True)])
+        return int(cursor.rowcount)

@@ -1,0 +1,62 @@
+"""The store: our own database as one object."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from connectors.store import database
+from connectors.store.audit import AuditChain
+from connectors.store.database import Database
+from connectors.store.history import History
+from connectors.store.journal import Journal
+from connectors.store.links import Links
+
+
+class Store(History, Links, Journal, AuditChain):
+    """History, verdicts, links, plans, journal, runs and audit; each part is a file of its own.
+
+    Every public write is one transaction. Times are timezone-aware. Methods may be called from any thread;
+    they block, so that a coroutine calls them through a thread. Raises `RetryableError` where the database
+    does not answer for the moment.
+    """
+
+    def __init__(self, opened: Database) -> None:
+        """Use `open`."""
+        self._db = opened
+
+    @classmethod
+    def open(cls, url: str = "sqlite:///crowdsync.db", *, busy: float = 30.0) -> Store:
+        """Open the database, creating its tables if it is empty.
+
+        `busy`: seconds to wait for another SQLite writer. Raises `ConfigurationError`, one line with the
+        next step: not reachable, held, not ours, an older or newer schema.
+        """
+        opened = Database(url, busy=busy)
+        try:
+            database.ready(opened)
+        except BaseException:
+            opened.close()
+            raise
+        return cls(opened)
+
+    @classmethod
+    def upgrade(cls, url: str = "sqlite:///crowdsync.db", *, busy: float = 30.0) -> tuple[str | None, str]:
+        """Bring the schema to this program's: the revision before (None: it was empty), and after."""
+        opened = Database(url, busy=busy)
+        try:
+            return database.upgrade(opened)
+        finally:
+            opened.close()
+
+    def close(self) -> None:
+        """Give the connections back. The store cannot be used afterwards."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

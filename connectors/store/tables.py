@@ -1,0 +1,271 @@
+"""The tables of our own database, as SQLModel classes.
+
+They are the schema's single statement: a test holds that the migrations lead exactly here. Bulk reads
+and writes go past the ORM (`bulk.py`), so the classes carry columns and constraints, and no behaviour.
+
+Every time is ISO 8601 text in UTC with microseconds, written by `instant` alone, in both databases: such
+text sorts as time sorts, and SQLite has no date type whose text all writers agree on.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, Text, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+OPEN: Final = 2**31 - 1
+"""`valid_to` of a version that still holds."""
+
+
+def instant(at: datetime) -> str:
+    """A timezone-aware time → `2026-11-23T23:31:50.000000+00:00`. ValueError for a naive one."""
+    if at.tzinfo is None:
+        raise ValueError(f"a time without a timezone: {at!r}")
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def text(**kwargs: Any) -> Any:
+    """A column of text that is never null."""
+    return Field(sa_column=Column(Text, nullable=False, **kwargs))
+
+
+def key(type_: Any = Integer, **kwargs: Any) -> Any:
+    """A part of a primary key whose value we give."""
+    return Field(sa_column=Column(type_, primary_key=True, autoincrement=False, **kwargs))
+
+
+def number(type_: Any = Integer) -> Any:
+    """An integer that is never null."""
+    return Field(sa_column=Column(type_, nullable=False))
+
+
+def serial(type_: Any = Integer) -> Any:
+    """A primary key that the database counts up and never gives twice."""
+    return Field(default=None, sa_column=Column(type_, primary_key=True, autoincrement=True))
+
+
+class Stream(SQLModel, table=True):
+    """What snapshots are taken of: `source:acme`, `directory:crowd`."""
+
+    __tablename__: ClassVar[Any] = "stream"
+    id: int | None = serial()
+    name: str = text(unique=True)
+
+
+class SnapshotRow(SQLModel, table=True):
+    """One snapshot. `changed` and `held` are JSON text; the counts are rows."""
+
+    __tablename__: ClassVar[Any] = "snapshot"
+    __table_args__: ClassVar[Any] = (
+        Index("snapshot_stream", "stream", "id"),
+        {"sqlite_autoincrement": True},
+    )
+    id: int | None = serial()
+    stream: int = Field(sa_column=Column(Integer, ForeignKey("stream.id"), nullable=False))
+    taken_at: str = text()
+    run: str = text()
+    digest: str = text()
+    users: int = number()
+    groups: int = number()
+    memberships: int = number()
+    changed: str = text()
+    held: str = text()
+
+
+class RecordKey(SQLModel, table=True):
+    """The small integer that stands for a user or group of a stream in the version tables.
+
+    `kind` is the code in `model.MEMBER_KINDS` (0 group, 1 user). `nth` tells records apart that a source
+    gave the same id: 0 is the first.
+    """
+
+    __tablename__: ClassVar[Any] = "record_key"
+    __table_args__: ClassVar[Any] = (
+        UniqueConstraint("stream", "kind", "external", "nth", name="record_key_external"),
+        {"sqlite_with_rowid": False},
+    )
+    stream: int = key()
+    key: int = key()
+    kind: int = number()
+    nth: int = number()
+    external: str = text()
+
+
+class UserVersion(SQLModel, table=True):
+    """One content of one user, true from snapshot `valid_from` until before `valid_to`.
+
+    `valid_to` stands in the key before `key`: the current versions lie side by side, and reading them
+    does not pass through the history. So also in the two tables below.
+    """
+
+    __tablename__: ClassVar[Any] = "user_version"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    stream: int = key()
+    valid_to: int = key()
+    key: int = key()
+    valid_from: int = number()
+    username: str = text()
+    email: str = text()
+    first_name: str = text()
+    last_name: str = text()
+    display_name: str = text()
+    active: bool = Field(sa_column=Column(Boolean, nullable=False))
+    attributes: str = text()
+
+
+class GroupVersion(SQLModel, table=True):
+    """One content of one group."""
+
+    __tablename__: ClassVar[Any] = "group_version"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    stream: int = key()
+    valid_to: int = key()
+    key: int = key()
+    valid_from: int = number()
+    name: str = text()
+    description: str = text()
+    attributes: str = text()
+
+
+class MembershipVersion(SQLModel, table=True):
+    """One stretch of one membership. The member's kind is that of its key."""
+
+    __tablename__: ClassVar[Any] = "membership_version"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    stream: int = key()
+    valid_to: int = key()
+    group_key: int = key()
+    member_key: int = key()
+    valid_from: int = number()
+
+
+class Verdict(SQLModel, table=True):
+    """What validation held of a content under given rules; `held` is JSON text."""
+
+    __tablename__: ClassVar[Any] = "verdict"
+    digest: str = key(Text)
+    rules: str = key(Text)
+    at: str = text()
+    held: str = text()
+
+
+class Link(SQLModel, table=True):
+    """The tie between a source's immutable id and a Crowd name; `folded` is the name's `crowd_id`."""
+
+    __tablename__: ClassVar[Any] = "link"
+    __table_args__: ClassVar[Any] = (
+        UniqueConstraint("directory", "kind", "folded", name="link_name"),
+        {"sqlite_with_rowid": False},
+    )
+    directory: str = key(Text)
+    source: str = key(Text)
+    kind: str = key(Text)
+    id: str = key(Text)
+    name: str = text()
+    folded: str = text()
+    how: str = text()
+    made_at: str = text()
+    run: str = text()
+
+
+class LinkEvent(SQLModel, table=True):
+    """One change of one link: who and when, from which name to which. Rows are only ever added."""
+
+    __tablename__: ClassVar[Any] = "link_event"
+    __table_args__: ClassVar[Any] = (
+        Index("link_event_record", "directory", "source", "kind", "external"),
+        {"sqlite_autoincrement": True},
+    )
+    id: int | None = serial(BigInteger().with_variant(Integer, "sqlite"))
+    at: str = text()
+    run: str = text()
+    directory: str = text()
+    source: str = text()
+    kind: str = text()
+    external: str = text()
+    action: str = text()  # made | changed | dropped
+    before: str = text()
+    after: str = text()
+    how: str = text()
+
+
+class PlanRow(SQLModel, table=True):
+    """One plan. `policy` and `held` are JSON text."""
+
+    __tablename__: ClassVar[Any] = "plan"
+    __table_args__: ClassVar[Any] = (
+        Index("plan_directory", "directory", "id"),
+        {"sqlite_autoincrement": True},
+    )
+    id: int | None = serial()
+    run: str = text()
+    source: str = text()
+    directory: str = text()
+    digest: str = text()
+    source_snapshot: int = number()
+    directory_snapshot: int = number()
+    policy: str = text()
+    held: str = text()
+    created_at: str = text()
+    status: str = text()
+    status_at: str = text()
+
+
+class OperationRow(SQLModel, table=True):
+    """One operation of a plan and what became of it: the journal.
+
+    No foreign key to `plan`: PostgreSQL would look the plan up a million times for one COPY.
+    """
+
+    __tablename__: ClassVar[Any] = "operation"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    plan_id: int = key()
+    seq: int = key()
+    phase: int = number()
+    kind: str = text()
+    name: str = text()
+    target: str = text()
+    source_id: str = text()
+    record: str = text()
+    before: str = text()
+    reason: str = text()
+    state: str = text()
+    note: str = text()
+    attempts: int = number()
+    intended_at: str = text()
+    finished_at: str = text()
+
+
+class Run(SQLModel, table=True):
+    """One run of a flow; `summary` is JSON text."""
+
+    __tablename__: ClassVar[Any] = "run"
+    __table_args__: ClassVar[Any] = (Index("run_started", "started_at"),)
+    run: str = key(Text)
+    source: str = text()
+    directory: str = text()
+    mode: str = text()
+    flow_run_id: str = text()
+    status: str = text()
+    started_at: str = text()
+    finished_at: str = text()
+    summary: str = text()
+
+
+class AuditRow(SQLModel, table=True):
+    """One link of the audit chain: `hash` covers `prev` and the row."""
+
+    __tablename__: ClassVar[Any] = "audit"
+    id: int = key(BigInteger().with_variant(Integer, "sqlite"))
+    at: str = text()
+    event: str = text()
+    actor: str = text()
+    subject: str = text()
+    details: str = text()
+    prev: str = text()
+    hash: str = text()
+
+
+METADATA: Final = SQLModel.metadata

@@ -1,0 +1,224 @@
+"""Writing a plan to Crowd: through the journal, in chunks, each operation until its condition holds.
+
+The intent of a chunk is durable before its first call; outcomes follow in batches. A chunk that is
+run again takes up only what the journal does not show as settled, so a retry, a crash and a second
+run are the same thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pandas as pd
+from prefect import task
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task, exponential_backoff
+
+from connectors.contract import Directory, Kind, Operation
+from connectors.errors import RecordError, RefusedError, RetryableError
+from connectors.store import Store
+from tasks.plan import Plan
+from tasks.run import Run
+from tasks.snapshot import lost_links, new_links
+
+CHUNK = 500
+FLUSH = 100
+OPEN = ("planned", "intended")
+
+
+@dataclass(slots=True)
+class Progress:
+    """What became of the operations so far, by state; `broken`: names whose creation or rename failed."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    broken: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+def chunks(operations: pd.DataFrame, size: int = CHUNK) -> Iterator[tuple[int, int]]:
+    """Operations in order → (first, last) seq of each chunk; a chunk never spans two phases."""
+    for _, phase in operations.groupby("phase", sort=True):
+        seqs = phase["seq"].to_numpy()
+        for start in range(0, len(seqs), size):
+            yield int(seqs[start]), int(seqs[min(start + size, len(seqs)) - 1])
+
+
+async def apply_operations(
+    operations: pd.DataFrame,
+    directory: Directory,
+    store: Store,
+    plan: int,
+    *,
+    source: str,
+    directory_name: str,
+    run: str,
+    progress: Progress,
+    concurrency: int = 16,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> None:
+    """Operations of one phase (as the store gives them) → Crowd, and their outcomes → the journal.
+
+    Raises `RefusedError` where nothing further may be written, `RetryableError` where some
+    operations are still open; everything that did happen is recorded in either case.
+    """
+    attempted = set(operations.loc[operations["state"] == "intended", "seq"])
+    skipped, todo = _sorted_out(operations, progress)
+    if skipped:
+        store.record(plan, skipped, at=now())
+        progress.states.update(state for _, state, _ in skipped)
+    if not todo:
+        return
+    store.intend(plan, [operation.seq for operation in todo], at=now())
+    by_seq = operations.set_index("seq", drop=False)
+    queue = deque(todo)
+    outcomes: list[tuple[int, str, str]] = []
+    stop: list[RefusedError] = []
+    later: list[RetryableError] = []
+
+    def flush() -> None:
+        if not outcomes:
+            return
+        held = by_seq.loc[[seq for seq, state, _ in outcomes if state in ("done", "already")]]
+        store.record(
+            plan,
+            list(outcomes),
+            at=now(),
+            links=new_links(held, source),
+            dropped=lost_links(held, source),
+            directory=directory_name,
+            run=run,
+        )
+        progress.states.update(state for _, state, _ in outcomes)
+        outcomes.clear()
+
+    async def work() -> None:
+        while queue and not stop:
+            operation = queue.popleft()
+            try:
+                outcome = await directory.write(operation, attempted=operation.seq in attempted)
+            except RecordError as error:
+                outcomes.append((operation.seq, "failed", str(error)))
+                _break(progress, operation)
+            except RefusedError as error:
+                stop.append(error)
+                outcomes.append((operation.seq, "failed", str(error)))
+            except RetryableError as error:
+                later.append(error)
+            else:
+                outcomes.append((operation.seq, outcome.state, outcome.note))
+            if len(outcomes) >= FLUSH:
+                flush()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(todo))):
+                group.create_task(work())
+    finally:
+        flush()
+    if stop:
+        raise stop[0]
+    if later:
+        raise RetryableError(
+            f"{len(later)} of {len(todo)} operations did not go through: {later[0]}", later[0].retry_after
+        )
+
+
+def _sorted_out(operations: pd.DataFrame, progress: Progress) -> tuple[list[tuple[int, str, str]], list[Operation]]:
+    """Operations → those that wait for one that failed (skipped), and those to do."""
+    skipped: list[tuple[int, str, str]] = []
+    todo: list[Operation] = []
+    columns = (operations[c] for c in ("seq", "kind", "name", "target", "record"))
+    for seq, kind_text, name, target, record in zip(*columns, strict=True):
+        kind = Kind(kind_text)
+        if progress.broken:
+            needs = [("group" if kind.startswith(("group", "nesting")) else "user", name.lower())]
+            if kind.startswith(("membership", "nesting")):
+                needs.append(("group", target.lower()))
+            missing = next((progress.broken[need] for need in needs if need in progress.broken), None)
+            if missing is not None:
+                skipped.append((int(seq), "skipped", f"waits for operation {missing}, which failed"))
+                continue
+        todo.append(Operation(int(seq), kind, name, target, orjson.loads(record) if record else {}))
+    return skipped, todo
+
+
+def _break(progress: Progress, operation: Operation) -> None:
+    kind = operation.kind
+    if kind in (Kind.USER_CREATE, Kind.GROUP_CREATE):
+        progress.broken[kind.split("_")[0], operation.name.lower()] = operation.seq
+    elif kind is Kind.USER_RENAME:
+        progress.broken["user", operation.target.lower()] = operation.seq
+
+
+def _again(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
+    try:
+        state.result()
+    except RetryableError:
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+@task(
+    name="apply",
+    task_run_name="apply {number} of {total}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_again,
+)
+async def apply_chunk(
+    run: Run,
+    plan: int,
+    bounds: tuple[int, int],
+    number: int,  # noqa: ARG001 (names the run)
+    total: int,  # noqa: ARG001
+    progress: Progress,
+) -> None:
+    """One chunk of a plan, as far as the journal does not show it as settled."""
+    operations = run.store.operations(plan, states=OPEN, first=bounds[0], last=bounds[1])
+    await apply_operations(
+        operations,
+        run.directory,
+        run.store,
+        plan,
+        source=run.source_name,
+        directory_name=run.directory_name,
+        run=run.id,
+        progress=progress,
+        concurrency=run.concurrency,
+    )
+
+
+async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
+    """A whole plan, chunk by chunk, with a progress bar on the run's page. Raises as `apply_operations`."""
+    now = datetime.now(UTC)
+    run.store.set_plan_status(number, "applying", at=now, expected=("planned", "refused"))
+    save_links(run, plan)
+    progress = Progress()
+    bounds = list(chunks(plan.operations))
+    shown = await acreate_progress_artifact(
+        progress=0.0, key="apply", description=f"{len(plan.operations):,} operations"
+    )
+    for done, chunk in enumerate(bounds, 1):
+        await apply_chunk(run, number, chunk, done, len(bounds), progress)
+        if len(bounds) > 1:
+            await aupdate_progress_artifact(shown, progress=round(100 * done / len(bounds), 1))
+    return progress
+
+
+def save_links(run: Run, plan: Plan) -> None:
+    """Keeps the ownership that was found in Crowd's marks alone."""
+    if len(plan.links):
+        links = plan.links.assign(source=run.source_name)
+        run.store.save_links(run.directory_name, links, at=datetime.now(UTC), run=run.id)

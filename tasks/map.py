@@ -1,0 +1,151 @@
+"""What should stand in Crowd: usernames by ordered rules, fields and attributes by a mapping.
+
+Scoped snapshot → desired state: the same ids, Crowd's names and values. Two people whose names
+become one are both held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+import pandas as pd
+import pyarrow.compute as pc
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from connectors.model import HELD, MAX_TEXT, Snapshot, attributes_text, held_frame
+from tasks.names import arrow_text, clashes
+from tasks.policy import Attributes, Policy, Usernames
+
+FIELDS = ("email", "first_name", "last_name", "display_name")
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the source wants in Crowd. `users`, `groups` and `memberships` are as in
+    `connectors.model`, with Crowd's usernames and attributes; `held` has its columns too."""
+
+    users: pd.DataFrame
+    groups: pd.DataFrame
+    memberships: pd.DataFrame
+    held: pd.DataFrame
+
+
+def desired(snapshot: Snapshot, policy: Policy) -> Desired:
+    """Scoped source snapshot → desired state, with everything that cannot be mapped held."""
+    users = snapshot.users.copy()
+    users["username"] = usernames(snapshot.users, policy.usernames)
+    for field, source in policy.attributes.fields.items():
+        if source in snapshot.users.columns and source != "attributes":
+            users[field] = snapshot.users[source]
+        else:
+            users[field] = _first_value(snapshot.users["attributes"], source)
+    users["attributes"] = _renamed(snapshot.users["attributes"], policy.attributes)
+
+    reasons = pd.Series("", index=users.index, dtype="str")
+    reasons = _because(reasons, users["username"] == "", "the username rules leave nothing of its username")
+    for column in ("username", *FIELDS):
+        long = users[column].str.len() > MAX_TEXT
+        reasons = _because(reasons, long, f"{column} is longer than Crowd's {MAX_TEXT} characters")
+    if policy.attributes.extra:
+        reasons = _because(reasons, _too_long(users["attributes"]), f"an attribute exceeds {MAX_TEXT} characters")
+    reasons = _collisions(reasons, users["username"], snapshot.users["username"])
+    group_reasons = pd.Series("", index=snapshot.groups.index, dtype="str")
+    long = snapshot.groups["name"].str.len() > MAX_TEXT
+    group_reasons = _because(group_reasons, long, f"name is longer than Crowd's {MAX_TEXT} characters")
+    group_reasons = _collisions(group_reasons, snapshot.groups["name"].str.strip(), snapshot.groups["name"])
+
+    groups = snapshot.groups.copy()
+    groups["name"] = groups["name"].str.strip()
+    if (groups["description"].str.len() > MAX_TEXT).any():
+        groups["description"] = groups["description"].str.slice(0, MAX_TEXT)
+    held = pd.concat(
+        [
+            snapshot.held,
+            _held("user", snapshot.users.assign(name=snapshot.users["username"]), reasons),
+            _held("group", snapshot.groups, group_reasons),
+        ],
+        ignore_index=True,
+    )
+    return Desired(
+        users[reasons == ""].reset_index(drop=True),
+        groups[group_reasons == ""].reset_index(drop=True),
+        snapshot.memberships,
+        held,
+    )
+
+
+def usernames(users: pd.DataFrame, rules: Usernames) -> pd.Series:
+    """Users frame → Crowd usernames, on its index."""
+    names = arrow_text(users[rules.source])
+    if rules.normalise != "none":
+        names = pc.utf8_normalize(names, rules.normalise)
+    for rule in rules.rules:
+        names = pc.replace_substring_regex(names, rule.pattern, rule.replacement)
+    if rules.case == "lower":
+        names = pc.utf8_lower(names)
+    return pd.Series(pc.utf8_trim_whitespace(names), dtype="str", index=users.index)
+
+
+def _collisions(reasons: pd.Series, names: pd.Series, originals: pd.Series) -> pd.Series:
+    """Adds a reason to every record whose name folds to the same form as another's, naming them all."""
+    label = clashes(names)
+    for _, index in label[(label != "") & (names != "")].groupby(label).groups.items():
+        together = ", ".join(repr(name) for name in originals[index].head(5))
+        more = f" and {len(index) - 5} more" if len(index) > 5 else ""
+        which = pd.Series(reasons.index.isin(index), index=reasons.index)
+        reasons = _because(reasons, which, f"{together}{more} become one name in Crowd; rename all but one in the IdP")
+    return reasons
+
+
+def _because(reasons: pd.Series, which: pd.Series, reason: str) -> pd.Series:
+    return reasons.where(~which.fillna(False).astype(bool) | (reasons != ""), reason)
+
+
+def _held(kind: str, records: pd.DataFrame, reasons: pd.Series) -> pd.DataFrame:
+    found = records[reasons != ""]
+    if found.empty:
+        return held_frame()
+    return pd.DataFrame(
+        {
+            "kind": pd.array([kind] * len(found), dtype="str"),
+            "id": found["id"],
+            "name": found["name"],
+            "stage": pd.array(["map"] * len(found), dtype="str"),
+            "reason": reasons[found.index],
+        }
+    )[list(HELD)]
+
+
+def _renamed(texts: pd.Series, mapping: Attributes) -> pd.Series:
+    """Source attributes → Crowd attributes. Parsed once per distinct text."""
+    if not mapping.extra:
+        return pd.Series("{}", index=texts.index, dtype="str")
+    pairs = sorted(mapping.extra.items())
+    cache: dict[str, str] = {}
+    for text in texts.unique():
+        source = orjson.loads(text)
+        cache[text] = attributes_text({crowd: source[name] for crowd, name in pairs if source.get(name)})
+    return texts.map(cache).astype("str")
+
+
+def _first_value(texts: pd.Series, name: str) -> pd.Series:
+    cache = {text: (orjson.loads(text).get(name) or [""])[0] for text in texts.unique()}
+    return texts.map(cache).astype("str")
+
+
+def _too_long(texts: pd.Series) -> pd.Series:
+    suspects = texts.str.len() > MAX_TEXT
+    result = pd.Series(np.zeros(len(texts), dtype=bool), index=texts.index)
+    for index in texts.index[suspects]:
+        values = orjson.loads(texts[index]).values()
+        result[index] = any(len(value) > MAX_TEXT for many in values for value in many)
+    return result
+
+
+@task(name="map", cache_policy=NO_CACHE, persist_result=False)
+async def map_names(snapshot: Snapshot, policy: Policy) -> Desired:
+    """What the source wants in Crowd."""
+    return desired(snapshot, policy)

@@ -1,0 +1,179 @@
+"""Which Crowd account belongs to whom: by link first, then by the policy's keys.
+
+Desired state + directory + links → matched: each desired record with the account it already has, or
+none. A record whose account is uncertain is held; an account that somebody else owns is never taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from connectors.model import HELD, ID_ATTRIBUTE, Snapshot, held_frame
+from tasks.map import Desired
+from tasks.names import among, arrow_text, clashes
+from tasks.policy import Policy
+
+LINKS = ("source", "kind", "id", "name", "how", "made_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Desired records with `account` (the id of their Crowd record, "" to be created) and `how`.
+
+    `accounts` and `directory_groups` are the directory's users and groups with `mark` (the value of
+    the id attribute), `owner` (the id in this source that owns it, ""), and `foreign` (another source
+    owns it). `held` has the columns of `connectors.model`.
+    """
+
+    users: pd.DataFrame
+    groups: pd.DataFrame
+    memberships: pd.DataFrame
+    accounts: pd.DataFrame
+    directory_groups: pd.DataFrame
+    held: pd.DataFrame
+
+
+def match(desired: Desired, directory: Snapshot, links: pd.DataFrame, policy: Policy, source: str) -> Matched:
+    """`links` has the columns of `LINKS`, of every source of this directory."""
+    accounts = _owned(directory.users, links[links["kind"] == "user"], source)
+    groups = _owned(directory.groups, links[links["kind"] == "group"], source)
+    users, held_users = _match(desired.users, accounts, "username", policy.matching.users, "user")
+    wanted, held_groups = _match(desired.groups, groups, "name", policy.matching.groups, "group")
+    held = pd.concat([desired.held, held_users, held_groups], ignore_index=True)
+    return Matched(users, wanted, desired.memberships, accounts, groups, held)
+
+
+def _owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Directory records + mark, owner and foreign. A link outranks a mark."""
+    marks, texts = split_mark(records["attributes"])
+    frame = records.assign(attributes=texts, mark=marks)
+    at = pd.Index(frame["id"]).get_indexer(pd.Index(links["name"].str.lower()))
+    there = at >= 0
+    at, links = at[there], links[there]
+    owner = np.full(len(frame), "", dtype=object)
+    foreign = np.zeros(len(frame), dtype=bool)
+    how = np.full(len(frame), "", dtype=object)
+    ours = (links["source"] == source).to_numpy()
+    owner[at[ours]] = links["id"].to_numpy(dtype=object)[ours]
+    how[at[ours]] = "link"
+    foreign[at[~ours]] = True
+    linked_ids = pd.Index(links["id"][ours])
+    by_mark = (owner == "") & ~foreign & (marks != "").to_numpy()
+    prefix = f"{source}:"
+    mine = by_mark & marks.str.startswith(prefix).to_numpy()
+    ids = marks.str.slice(len(prefix))
+    # A copied mark proves nothing: an id that has its link elsewhere, or two marks of one id.
+    copied = (among(ids, linked_ids) | ids[mine].duplicated(keep=False).reindex(ids.index, fill_value=False)).to_numpy()
+    owner[mine & ~copied] = ids.to_numpy(dtype=object)[mine & ~copied]
+    how[mine & ~copied] = "id"
+    foreign |= by_mark & ~mine
+    return frame.assign(
+        owner=pd.array(owner, dtype="str"),
+        foreign=foreign,
+        copied=mine & copied,
+        how=pd.array(how, dtype="str"),
+    )
+
+
+def split_mark(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Attributes text → (value of the id attribute or "", text without it)."""
+    array = arrow_text(texts)
+    member = rf'"{ID_ATTRIBUTE.replace(".", "[.]")}":\["(?P<mark>(?:[^"\\]|\\.)*)"(?:,"(?:[^"\\]|\\.)*")*\]'
+    marks = pc.fill_null(pc.struct_field(pc.extract_regex(array, f"[{{,]{member}"), "mark"), "")
+    marks = pc.replace_substring_regex(marks, r'\\(["\\/])', r"\1")
+    rest = pc.replace_substring_regex(array, rf"([{{,]){member},?", r"\1")
+    rest = pc.replace_substring_regex(rest, r",}\z", "}")
+    return pd.Series(marks, dtype="str", index=texts.index), pd.Series(rest, dtype="str", index=texts.index)
+
+
+def _match(
+    wanted: pd.DataFrame, existing: pd.DataFrame, name: str, keys: tuple[str, ...], kind: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    account = np.full(len(wanted), "", dtype=object)
+    how = np.full(len(wanted), "", dtype=object)
+    reason = np.full(len(wanted), "", dtype=object)
+    ids = existing["id"].to_numpy(dtype=object)
+    names = existing[name].to_numpy(dtype=object)
+
+    # 1. Ownership: a link, or where links are lost the mark in Crowd.
+    owned = np.flatnonzero((existing["owner"] != "").to_numpy())
+    at = pd.Index(existing["owner"].iloc[owned]).get_indexer(pd.Index(wanted["id"]))
+    hit = at >= 0
+    account[hit] = ids[owned][at[hit]]
+    how[hit] = existing["how"].to_numpy(dtype=object)[owned][at[hit]]
+    lost = ~hit & among(wanted["id"], _ids_of(existing[existing["copied"]]))
+    reason[lost] = f"several Crowd {kind}s carry its id mark; remove the mark from all but one"
+
+    # 2. Adoption, by the policy's keys: only what nobody owns.
+    free = ((existing["owner"] == "") & ~existing["foreign"] & ~existing["copied"]).to_numpy()
+    for key in keys:
+        if key == "id":
+            continue
+        ours = wanted[name].str.lower() if key != "email" else wanted["email"].str.lower()
+        theirs = existing["id"] if key != "email" else existing["email"].str.lower()
+        open_ = (account == "") & (reason == "") & (ours != "").to_numpy()
+        pool = np.flatnonzero(free & (theirs != "").to_numpy())
+        pool_keys = theirs.iloc[pool]
+        several = pool_keys[pool_keys.duplicated(keep=False)]
+        doubled = ours.duplicated(keep=False).to_numpy()
+        unsure = open_ & (among(ours, several) | (doubled & among(ours, pool_keys)))
+        reason[unsure] = f"its {key} fits more than one account, or more than one person; link it by hand"
+        unique = np.flatnonzero(~pool_keys.duplicated(keep=False).to_numpy())
+        at = pd.Index(pool_keys.iloc[unique]).get_indexer(pd.Index(ours))
+        hit = open_ & ~unsure & (at >= 0)
+        account[hit] = ids[pool][unique][at[hit]]
+        how[hit] = key
+        free[pool[unique[at[hit]]]] = False
+
+    # 3. The wanted name must be free, or be one's own.
+    at = pd.Index(existing["id"]).get_indexer(pd.Index(wanted[name].str.lower()))
+    there = at >= 0
+    clash = there & (account == "") & (reason == "")
+    foreign = np.zeros(len(wanted), dtype=bool)
+    ownerless = np.zeros(len(wanted), dtype=bool)
+    foreign[there] = existing["foreign"].to_numpy()[at[there]]
+    ownerless[there] = (existing["owner"] == "").to_numpy()[at[there]] & ~foreign[there]
+    reason[clash & foreign] = "another source owns the Crowd record of this name; the first owner keeps it"
+    adopt = "username" if kind == "user" else "name"
+    reason[clash & ownerless] = (
+        f"a Crowd {kind} of this name exists, owned by nobody; to adopt it add '{adopt}' to matching.{kind}s"
+    )
+    # (A name owned by another id of this source may become free by a rename: the plan decides.)
+    new = (account == "") & (reason == "")
+    if new.any():
+        alike = clashes(wanted.loc[new, name], pd.Series(names[~among(existing["id"], account)], dtype="str"))
+        for index, other in alike[alike != ""].items():
+            reason[wanted.index.get_loc(index)] = f"looks like the existing Crowd {kind} {other!r}; rename one of them"
+
+    frame = wanted.assign(account=pd.array(account, dtype="str"), how=pd.array(how, dtype="str"))
+    bad = reason != ""
+    held = held_frame()
+    if bad.any():
+        held = pd.DataFrame(
+            {
+                "kind": pd.array([kind] * int(bad.sum()), dtype="str"),
+                "id": wanted["id"][bad],
+                "name": wanted[name][bad],
+                "stage": pd.array(["match"] * int(bad.sum()), dtype="str"),
+                "reason": pd.array(reason[bad], dtype="str"),
+            }
+        )[list(HELD)]
+    return frame[~bad].reset_index(drop=True), held
+
+
+def _ids_of(copied: pd.DataFrame) -> pd.Series:
+    return copied["mark"].str.split(":", n=1).str[1] if len(copied) else copied["mark"]
+
+
+@task(name="match", cache_policy=NO_CACHE, persist_result=False)
+async def match_accounts(
+    desired: Desired, directory: Snapshot, links: pd.DataFrame, policy: Policy, source: str
+) -> Matched:
+    """Which Crowd account belongs to whom."""
+    return match(desired, directory, links, policy, source)

@@ -1,0 +1,132 @@
+"""When two names are one: folding and lookalikes.
+
+`fold` is the equality that no two people may share: case, Unicode compatibility forms, blanks and
+invisible characters are ignored. `skeleton` goes further and maps lookalike letters of other scripts
+to one form (Unicode TR 39); it counts only where one of the names is not plain ASCII, so that
+`jon1` and `jonl` stay two people.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from confusable_homoglyphs import confusables
+
+_INVISIBLE = r"[\p{Cc}\p{Cf}\p{Z}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{034F}\x{FE00}-\x{FE0F}]+"
+
+
+def fold(names: Iterable[str]) -> pd.Series:
+    """Text → text in the form under which two names are one (vectorised)."""
+    array = arrow_text(names)
+    # Twice: lower-casing can open new compositions, and compatibility forms can hide capitals (℡).
+    for _ in range(2):
+        array = pc.utf8_lower(pc.utf8_normalize(array, "NFKC"))
+    folded = pd.Series(pc.replace_substring_regex(array, _INVISIBLE, ""), dtype="str")
+    wide = ~_ascii(folded)
+    if wide.any():  # Arrow lower-cases; only full case folding knows that ß is SS
+        cased = [unicodedata.normalize("NFKC", name.casefold()) for name in folded[wide]]
+        folded = _replaced(folded, wide, cased)
+    return folded
+
+
+def fold_one(name: str) -> str:
+    """`fold` of one name."""
+    return str(fold([name]).iloc[0])
+
+
+def skeleton(folded: Iterable[str]) -> pd.Series:
+    """Folded names → lookalike form; equal skeletons look alike to a person. Accents still count."""
+    table = _lookalikes()
+    series = pd.Series(list(folded), dtype="str")
+    wide = ~_ascii(series)
+    return _replaced(series, wide, [unicodedata.normalize("NFD", name).translate(table) for name in series[wide]])
+
+
+def _replaced(series: pd.Series, where: pd.Series, values: list[str]) -> pd.Series:
+    result = series.to_numpy(dtype=object).copy()
+    result[where.to_numpy()] = values
+    return pd.Series(result, dtype="str", index=series.index)
+
+
+def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
+    """For each name the label of its clash group, or "" where no other name folds to the same form.
+
+    Without `against`, clashes are sought among `names`. With it, the result says which of `against`
+    (the first) a name clashes with, its exact equal left out of account.
+    """
+    folded = fold(names)
+    if against is None:
+        label = folded.where(folded.duplicated(keep=False), "")
+        if (~_ascii(folded)).any():
+            shape = skeleton(folded)
+            # A lookalike needs a name that is not ASCII in its group, and two different folded forms.
+            by_shape = pd.DataFrame({"shape": shape, "ascii": _ascii(folded), "folded": folded})
+            group = by_shape.groupby("shape", sort=False)
+            alike = (group["folded"].transform("nunique") > 1) & ~group["ascii"].transform("all")
+            label = label.where(~alike, shape)
+        return label.set_axis(names.index)
+    other = pd.Series(list(against), dtype="str")
+    label = _first_equal(folded, fold(other), other, names)
+    if (~_ascii(folded)).any() or (~_ascii(fold(other))).any():
+        other_folded = fold(other)
+        wide, other_wide = ~_ascii(folded), ~_ascii(other_folded)
+        shapes, other_shapes = skeleton(folded), skeleton(other_folded)
+        any_wide = _first_equal(shapes.where(wide, "\0"), other_shapes, other, names)
+        wide_other = _first_equal(shapes, other_shapes[other_wide], other[other_wide], names)
+        label = label.where(label != "", any_wide).where(lambda s: s != "", wide_other)
+    return label.set_axis(names.index)
+
+
+def among(values: pd.Series, pool: Iterable[str]) -> np.ndarray:
+    """Which values are in the pool: bool. On large texts several times faster than `isin`."""
+    index = (
+        pool
+        if isinstance(pool, pd.Index)
+        else pd.Index(pool if isinstance(pool, pd.Series) else list(pool), dtype="str")
+    )
+    if not len(index) or not len(values):
+        return np.zeros(len(values), dtype=bool)
+    return np.asarray(index.unique().get_indexer(pd.Index(values)) >= 0)
+
+
+def _first_equal(key: pd.Series, other_key: pd.Series, other: pd.Series, names: pd.Series) -> pd.Series:
+    first = ~other_key.duplicated()
+    found = pd.Index(other_key[first]).get_indexer(pd.Index(key))
+    hit = pd.Series(np.where(found >= 0, other[first].to_numpy()[found], ""), dtype="str") if first.any() else None
+    if hit is None:
+        return pd.Series([""] * len(key), dtype="str")
+    same = pd.Series(hit.str.lower().to_numpy() == names.str.lower().to_numpy())
+    return hit.where(~same, "")
+
+
+def _ascii(series: pd.Series) -> pd.Series:
+    return pd.Series(np.asarray(pc.string_is_ascii(arrow_text(series)).to_numpy(zero_copy_only=False), dtype=bool))
+
+
+def arrow_text(values: Iterable[str]) -> pa.Array:
+    """Text of any container → one Arrow array of large strings."""
+    array = pa.array(values if isinstance(values, pd.Series) else list(values), type=pa.large_string())
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+@cache
+def _lookalikes() -> dict[int, str]:
+    # TR 39 names a prototype for each lookalike; the package lists pairs, so the prototype is the
+    # ASCII partner where there is one, else the smallest partner.
+    table: dict[int, str] = {}
+    for char, partners in confusables.confusables_data.items():
+        if len(char) != 1:
+            continue
+        ascii_partners = sorted(p["c"] for p in partners if p["c"].isascii())
+        if char.isascii():
+            continue
+        best = ascii_partners or sorted(p["c"] for p in partners if len(p["c"]) == 1)
+        if best:
+            table[ord(char)] = min(best, key=lambda c: (not c.isascii(), not c.islower(), len(c), c)).lower()
+    return table

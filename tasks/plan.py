@@ -1,0 +1,689 @@
+"""The operations that turn the directory into the desired state.
+
+Matched records → a table of operations in the order of their phases: take away before giving. Every
+difference is found on integer codes; only what changes is ever looked at row by row.
+
+A record that is held, and every Crowd record that is or may become its own, is left exactly as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from connectors.contract import Kind
+from connectors.model import ID_ATTRIBUTE, Snapshot, frame_digest, held_frame, sorted_unique
+from tasks.map import FIELDS
+from tasks.match import Matched
+from tasks.names import among
+from tasks.policy import Policy, matches
+
+PHASES: Mapping[Kind, int] = {
+    Kind.USER_DEACTIVATE: 1,  # leavers lose access first, and free their licence seats
+    Kind.USER_DELETE: 2,
+    Kind.MEMBERSHIP_REMOVE: 3,
+    Kind.NESTING_REMOVE: 3,
+    Kind.GROUP_DELETE: 4,
+    Kind.USER_RENAME: 5,  # before creations, which may want the old name
+    Kind.GROUP_CREATE: 6,
+    Kind.USER_CREATE: 6,
+    Kind.GROUP_UPDATE: 7,
+    Kind.GROUP_ATTRIBUTES: 7,
+    Kind.USER_UPDATE: 7,
+    Kind.USER_ACTIVATE: 7,
+    Kind.USER_ATTRIBUTES: 7,
+    Kind.NESTING_ADD: 8,
+    Kind.MEMBERSHIP_ADD: 9,
+}
+COLUMNS = ("kind", "name", "target", "source_id", "record", "before", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What the source owns in the directory before the plan: the base of per cent limits."""
+
+    users: int
+    active: int
+    groups: int
+    memberships: int
+    nestings: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`operations`: seq, phase and `COLUMNS`; `record` and `before` are JSON text or "".
+    `withheld`: operations that the policy's features keep out, counted by kind.
+    `links`: ownership that needs no write (the mark in Crowd was enough), in the columns kind, id, name, how.
+    `digest` covers the operations, both snapshots and the policy."""
+
+    operations: pd.DataFrame
+    held: pd.DataFrame
+    withheld: Mapping[str, int]
+    links: pd.DataFrame
+    owned: Owned
+    digest: str
+
+    def counts(self) -> dict[str, int]:
+        """Operations by kind, in the order of the phases, without zeros."""
+        counts = self.operations["kind"].value_counts()
+        return {kind.value: int(counts[kind.value]) for kind in PHASES if kind.value in counts.index}
+
+
+def plan(
+    matched: Matched,
+    source: Snapshot,
+    directory: Snapshot,
+    policy: Policy,
+    source_name: str,
+    digests: tuple[str, str] | None = None,
+) -> Plan:
+    """Matched records → plan. `digests` are those of both snapshots, where they are known already."""
+    planning = _Planning(matched, source, directory, policy, source_name)
+    operations, held, withheld = planning.operations()
+    source_digest, directory_digest = digests or (source.digest(), directory.digest())
+    digest = hashlib.sha256()
+    for part in (source_digest, directory_digest, policy.digest()):
+        digest.update(part.encode())
+    digest.update(frame_digest(operations))
+    return Plan(operations, held, withheld, planning.links(), planning.owned(), digest.hexdigest())
+
+
+class _Planning:
+    def __init__(
+        self, matched: Matched, source: Snapshot, directory: Snapshot, policy: Policy, source_name: str
+    ) -> None:
+        self.matched, self.source, self.policy, self.source_name = matched, source, policy, source_name
+        self.directory = directory
+        self.users, self.groups = matched.users, matched.groups
+        self.accounts, self.directory_groups = matched.accounts, matched.directory_groups
+        self.held = [matched.held]
+        self.withheld: dict[str, int] = {}
+        self.accounts_frozen = self._frozen("user", self.accounts, policy.protection.users, "username")
+        self.groups_frozen = self._frozen("group", self.directory_groups, policy.protection.groups, "name")
+        # Positions: an existing record is its row in the directory, a new one follows after them.
+        self.user_at = pd.Index(self.accounts["id"]).get_indexer(pd.Index(self.users["account"]))
+        self.group_at = pd.Index(self.directory_groups["id"]).get_indexer(pd.Index(self.groups["account"]))
+
+    def _frozen(self, kind: str, records: pd.DataFrame, protected: Iterable[str], name: str) -> np.ndarray:
+        held = self.matched.held[self.matched.held["kind"] == kind]
+        frozen = (matches(records[name], protected) | records["copied"]).to_numpy(dtype=bool, copy=True)
+        frozen |= (records["owner"] != "").to_numpy() & among(records["owner"], held["id"])
+        frozen |= among(records["id"], held["name"].str.lower())
+        return frozen
+
+    def _held_ids(self, kind: str) -> pd.Series:
+        return self.matched.held.loc[self.matched.held["kind"] == kind, "id"]
+
+    def operations(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
+        parts = [self._leavers(), self._renames(), self._user_changes(), self._group_changes()]
+        creates = [self._user_creates(), self._group_creates()]
+        parts += [*creates, *self._membership_changes()]
+        parts = [part for part in parts if len(part)]
+        frame = pd.concat(parts, ignore_index=True) if parts else _operations([])
+        allowed = np.ones(len(frame), dtype=bool)
+        for kind, count in frame["kind"].value_counts().items():
+            if not self.policy.operations.allows(Kind(str(kind))):
+                allowed &= (frame["kind"] != kind).to_numpy()
+                self.withheld[str(kind)] = int(count)
+        frame = frame[allowed]
+        phase = frame["kind"].map({k.value: p for k, p in PHASES.items()}).astype("int64")
+        frame = frame.assign(phase=phase).sort_values("phase", kind="stable")
+        frame.insert(0, "seq", np.arange(1, len(frame) + 1))
+        frame = frame[["seq", "phase", *COLUMNS]].reset_index(drop=True)
+        return frame, pd.concat(self.held, ignore_index=True), self.withheld
+
+    # ── people ──────────────────────────────────────────────────────────────────────────────────
+
+    def _leavers(self) -> pd.DataFrame:
+        """Accounts that we own and whose person is gone, or out of scope."""
+        self.leaving = (
+            (self.accounts["owner"] != "")
+            & ~among(self.accounts["owner"], self.users["id"])
+            & ~among(self.accounts["owner"], self._held_ids("user"))
+        ).to_numpy() & ~self.accounts_frozen
+        action = self.policy.leavers.users
+        gone = self.accounts[self.leaving]
+        reason = np.where(among(gone["owner"], self.source.users["id"]), "is out of scope", "is gone from the source")
+        if action == "nothing" or gone.empty:
+            return _operations([])
+        if action == "delete":
+            return _frame(Kind.USER_DELETE, gone["username"], source_id=gone["owner"], reason=reason)
+        active = gone["active"].to_numpy(dtype=bool)
+        gone, reason = gone[active], reason[active]
+        return _frame(
+            Kind.USER_DEACTIVATE,
+            gone["username"],
+            source_id=gone["owner"],
+            record=_records(gone.assign(active=False)),
+            before=['{"active":true}'] * len(gone),
+            reason=reason,
+        )
+
+    def _renames(self) -> pd.DataFrame:
+        """Accounts whose person has another username now. Chains end first; a circle steps aside once."""
+        users, at = self.users, self.user_at
+        known = at >= 0
+        self.final = users["username"].to_numpy(dtype=object).copy()
+        current = np.full(len(users), "", dtype=object)
+        current[known] = self.accounts["username"].to_numpy(dtype=object)[at[known]]
+        current_id = users["account"].to_numpy(dtype=object)
+        wanted_id = users["username"].str.lower().to_numpy(dtype=object)
+        frozen = np.zeros(len(users), dtype=bool)
+        frozen[known] = self.accounts_frozen[at[known]]
+        moves = known & (wanted_id != current_id) & ~frozen
+        deleted: set[str] = set()
+        if self.policy.leavers.users == "delete" and self.policy.operations.user_delete:
+            deleted = set(self.accounts["id"][self.leaving])
+        taken = set(self.accounts["id"]) - deleted if (moves.any() or (~known).any()) else set()
+        if not self.policy.operations.user_rename:
+            self.withheld[Kind.USER_RENAME.value] = int(moves.sum())
+            moves[:] = False
+        pending = {wanted_id[i]: i for i in np.flatnonzero(moves)}
+        source = {current_id[i] for i in pending.values()}
+        # A wanted name must be free: not taken at all, or given up by another rename that itself works.
+        while True:
+            stuck = [i for name, i in pending.items() if name in taken and name not in source]
+            if not stuck:
+                break
+            for i in stuck:
+                self._hold(users.iloc[i], current[i], "the Crowd account that has this name belongs to somebody else")
+                moves[i] = False
+                del pending[wanted_id[i]]
+                source.discard(current_id[i])
+                self.accounts_frozen[at[i]] = True
+        rows: list[tuple[Any, ...]] = []
+        by_current = {current_id[i]: i for i in pending.values()}
+        while pending:
+            free = [i for name, i in pending.items() if name not in by_current]
+            if not free:  # only circles are left: one of them steps aside
+                i = next(iter(pending.values()))
+                aside = _aside(current[i], taken)
+                rows.append(
+                    self._rename(users["id"].iloc[i], current[i], aside, "makes room: names go round in a circle")
+                )
+                taken.add(aside.lower())
+                del by_current[current_id[i]]
+                current[i], current_id[i] = aside, aside.lower()
+                by_current[current_id[i]] = i
+                continue
+            for i in free:
+                rows.append(
+                    self._rename(
+                        users["id"].iloc[i],
+                        current[i],
+                        users["username"].iloc[i],
+                        "username changed in the source",
+                    )
+                )
+                del pending[wanted_id[i]]
+                del by_current[current_id[i]]
+        unmoved = known & ~moves
+        self.final[unmoved] = current[unmoved]
+        left = {self.accounts["id"].iloc[at[i]] for i in np.flatnonzero(moves)}
+        arrived = set(wanted_id[moves])
+        self.taken = (taken - left) | arrived
+        return _operations(rows)
+
+    def _rename(self, identity: str, old: str, new: str, reason: str) -> tuple[Any, ...]:
+        record = _json({"attributes": {ID_ATTRIBUTE: [f"{self.source_name}:{identity}"]}})
+        return (Kind.USER_RENAME.value, old, new, identity, record, _json({"username": old}), reason)
+
+    def _user_changes(self) -> pd.DataFrame:
+        """One full replace per account that differs, named after the most serious change in it; and
+        the attributes, which Crowd keeps apart."""
+        known = np.flatnonzero(self.user_at >= 0)
+        at = self.user_at[known]
+        open_ = ~self.accounts_frozen[at]
+        known, at = known[open_], at[open_]
+        wanted = self.users.iloc[known].reset_index(drop=True)
+        now = self.accounts.iloc[at].reset_index(drop=True)
+        allows = self.policy.operations
+        fields_differ = np.zeros(len(wanted), dtype=bool)
+        after = now.copy()
+        for field in FIELDS:
+            # Crowd ignores an empty value in a replace: what the source does not know stays.
+            differs = ((wanted[field] != now[field]) & (wanted[field] != "")).to_numpy()
+            fields_differ |= differs
+            if differs.any() and allows.user_update:
+                after[field] = wanted[field].where(differs, now[field])
+        stops = (now["active"] & ~wanted["active"]).to_numpy(dtype=bool, copy=True)
+        starts = (~now["active"] & wanted["active"]).to_numpy(dtype=bool, copy=True)
+        for kind, which in ((Kind.USER_DEACTIVATE, stops), (Kind.USER_ACTIVATE, starts)):
+            if which.any() and not allows.allows(kind):
+                self.withheld[kind.value] = self.withheld.get(kind.value, 0) + int(which.sum())
+                which[:] = False
+        after["active"] = np.where(stops, False, np.where(starts, True, now["active"].to_numpy()))
+        if fields_differ.any() and not allows.user_update:
+            self.withheld[Kind.USER_UPDATE.value] = int((fields_differ & ~stops & ~starts).sum())
+            fields_differ[:] = False
+        after["username"] = self.final[known]
+        # A deactivation comes before the renames, everything else after them.
+        after["at"] = np.where(stops, now["username"], after["username"])
+        parts = []
+        for kind, which, reason in (
+            (Kind.USER_DEACTIVATE, stops, "is disabled in the source"),
+            (Kind.USER_ACTIVATE, starts, "is active in the source"),
+            (Kind.USER_UPDATE, fields_differ & ~stops & ~starts, "differs from the source"),
+        ):
+            if not which.any():
+                continue
+            changed = after[which]
+            parts.append(
+                _frame(
+                    kind,
+                    changed["at"],
+                    source_id=wanted["id"][which],
+                    record=_records(changed),
+                    before=_before(now[which], changed),
+                    reason=[reason] * len(changed),
+                )
+            )
+        parts.append(self._attribute_changes(Kind.USER_ATTRIBUTES, wanted, now, self.final[known], allows.user_update))
+        return pd.concat(parts, ignore_index=True)
+
+    def _attribute_changes(
+        self, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, names: np.ndarray, update: bool
+    ) -> pd.DataFrame:
+        mark = (self.source_name + ":" + wanted["id"]).to_numpy(dtype=object)
+        unmarked = now["mark"].to_numpy(dtype=object) != mark
+        texts = (now["attributes"] != wanted["attributes"]).to_numpy(dtype=bool) & update
+        rows: list[tuple[Any, ...]] = []
+        for i in np.flatnonzero(unmarked | texts):
+            old = orjson.loads(now["attributes"].iloc[i]) if update else {}
+            new = orjson.loads(wanted["attributes"].iloc[i]) if update else {}
+            change = {k: new.get(k, []) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+            before = {k: old.get(k, []) for k in change}
+            reason = "differs from the source"
+            if unmarked[i]:
+                change[ID_ATTRIBUTE] = [mark[i]]
+                before[ID_ATTRIBUTE] = [now["mark"].iloc[i]] if now["mark"].iloc[i] else []
+                reason = f"adopted by {wanted['how'].iloc[i]}" if wanted["how"].iloc[i] != "link" else "marks ownership"
+            if change:
+                record = _json({"attributes": change})
+                rows.append(
+                    (
+                        kind.value,
+                        names[i],
+                        "",
+                        wanted["id"].iloc[i],
+                        record,
+                        _json({"attributes": before}),
+                        reason,
+                    )
+                )
+        return _operations(rows)
+
+    def _user_creates(self) -> pd.DataFrame:
+        new = (self.user_at < 0) & self.users["active"].to_numpy(dtype=bool)
+        names = self.users["username"].str.lower()
+        blocked = new & among(names, self.taken) if new.any() else new
+        for i in np.flatnonzero(blocked):
+            self._hold(self.users.iloc[i], "", "the Crowd account of this name belongs to somebody else")
+        self.created = new & ~blocked
+        if not self.policy.operations.user_create:
+            self.withheld[Kind.USER_CREATE.value] = int(self.created.sum())
+            self.created = np.zeros(len(new), dtype=bool)
+        people = self.users[self.created]
+        marks = self.source_name + ":" + people["id"]
+        return _frame(
+            Kind.USER_CREATE,
+            people["username"],
+            source_id=people["id"],
+            record=_records(people, marks),
+            reason=["is new in scope"] * len(people),
+        )
+
+    # ── groups ──────────────────────────────────────────────────────────────────────────────────
+
+    def _group_changes(self) -> pd.DataFrame:
+        known = np.flatnonzero(self.group_at >= 0)
+        at = self.group_at[known]
+        open_ = ~self.groups_frozen[at]
+        known, at = known[open_], at[open_]
+        wanted = self.groups.iloc[known].reset_index(drop=True)
+        now = self.directory_groups.iloc[at].reset_index(drop=True)
+        names = now["name"].to_numpy(dtype=object)
+        wanted = wanted.assign(attributes=now["attributes"])  # groups carry no mapped attributes
+        parts = [self._attribute_changes(Kind.GROUP_ATTRIBUTES, wanted, now, names, update=True)]
+        differs = ((wanted["description"] != now["description"]) & (wanted["description"] != "")).to_numpy()
+        if differs.any():
+            changed = wanted[differs]
+            parts.append(
+                _frame(
+                    Kind.GROUP_UPDATE,
+                    names[differs],
+                    source_id=changed["id"],
+                    record=[_json({"description": d}) for d in changed["description"]],
+                    before=[_json({"description": d}) for d in now["description"][differs]],
+                    reason=["differs from the source"] * len(changed),
+                )
+            )
+        self.groups_leaving = (
+            (self.directory_groups["owner"] != "")
+            & ~among(self.directory_groups["owner"], self.groups["id"])
+            & ~among(self.directory_groups["owner"], self._held_ids("group"))
+        ).to_numpy() & ~self.groups_frozen
+        if self.policy.leavers.groups == "delete":
+            gone = self.directory_groups[self.groups_leaving]
+            reason = np.where(
+                among(gone["owner"], self.source.groups["id"]), "is out of scope", "is gone from the source"
+            )
+            parts.append(_frame(Kind.GROUP_DELETE, gone["name"], source_id=gone["owner"], reason=reason))
+        return pd.concat(parts, ignore_index=True)
+
+    def _group_creates(self) -> pd.DataFrame:
+        protected = matches(self.groups["name"], self.policy.protection.groups)
+        closed = (protected | self.policy.privileged(self.groups["name"])).to_numpy()
+        new = self.group_at < 0
+        taken = among(self.groups["name"].str.lower(), self.directory_groups["id"])
+        for i in np.flatnonzero(new & taken):
+            self._hold(self.groups.iloc[i], "", "the Crowd group of this name belongs to another group", "group")
+        for i in np.flatnonzero(new & closed & ~taken):
+            self._hold(
+                self.groups.iloc[i],
+                "",
+                "is a protected or privileged group that the policy does not name",
+                "group",
+            )
+        self.groups_created = new & ~closed & ~taken
+        if not self.policy.operations.group_create:
+            self.withheld[Kind.GROUP_CREATE.value] = int(self.groups_created.sum())
+            self.groups_created = np.zeros(len(new), dtype=bool)
+        groups = self.groups[self.groups_created]
+        reason = ["is new in scope"] * len(groups)
+        created = _frame(
+            Kind.GROUP_CREATE,
+            groups["name"],
+            source_id=groups["id"],
+            record=[_json({"description": d}) for d in groups["description"]],
+            reason=reason,
+        )
+        marked = _frame(
+            Kind.GROUP_ATTRIBUTES,
+            groups["name"],
+            source_id=groups["id"],
+            record=[_json({"attributes": {ID_ATTRIBUTE: [f"{self.source_name}:{i}"]}}) for i in groups["id"]],
+            reason=["marks ownership"] * len(groups),
+        )
+        return pd.concat([created, marked], ignore_index=True)
+
+    # ── memberships ─────────────────────────────────────────────────────────────────────────────
+
+    def _membership_changes(self) -> list[pd.DataFrame]:
+        accounts, groups = len(self.accounts), len(self.directory_groups)
+        # Codes of everything that will exist: directory rows first, then desired rows.
+        users_final = _placed(
+            self.accounts["username"], self.users.assign(username=self.final)["username"], self.user_at
+        )
+        groups_final = _placed(self.directory_groups["name"], self.groups["name"], self.group_at)
+        user_code = np.where(self.user_at >= 0, self.user_at, accounts + np.arange(len(self.users)))
+        group_code = np.where(self.group_at >= 0, self.group_at, groups + np.arange(len(self.groups)))
+        users_total, groups_total = accounts + len(self.users), groups + len(self.groups)
+
+        # Who may be given something, and from whom something may be taken.
+        fixed_groups = np.zeros(groups_total, dtype=bool)
+        fixed_groups[:groups] = self.groups_frozen
+        fixed_groups |= self._privileged(groups_final, group_code)
+        give_groups, take_groups = ~fixed_groups, ~fixed_groups
+        exists = np.zeros(groups_total, dtype=bool)
+        exists[self.group_at[self.group_at >= 0]] = True
+        exists[groups + np.flatnonzero(self.groups_created)] = True
+        give_groups = give_groups & exists
+        ours = np.zeros(groups_total, dtype=bool)
+        ours[:groups] = (self.directory_groups["owner"] != "").to_numpy()
+        ours[self.group_at[self.group_at >= 0]] = True
+        if self.policy.leavers.groups != "empty":
+            ours[:groups] &= ~self.groups_leaving
+        take_groups = take_groups & ours
+
+        give_users = np.zeros(users_total, dtype=bool)
+        give_users[self.user_at[self.user_at >= 0]] = True
+        give_users[accounts + np.flatnonzero(self.created)] = True
+        give_users[:accounts] &= ~self.accounts_frozen
+        take_users = np.zeros(users_total, dtype=bool)
+        take_users[:accounts] = (self.accounts["owner"] != "").to_numpy() & ~self.leaving
+        take_users[self.user_at[self.user_at >= 0]] = True
+        take_users[:accounts] &= ~self.accounts_frozen
+
+        user_of = _positions(self.matched.memberships["member_id"], self.users["id"], user_code)
+        group_of = _positions(self.matched.memberships["group_id"], self.groups["id"], group_code)
+        child_of = _positions(self.matched.memberships["member_id"], self.groups["id"], group_code)
+        nested = (self.matched.memberships["member_kind"] == "group").to_numpy()
+        now = self.directory.memberships
+        now_nested = (now["member_kind"] == "group").to_numpy()
+        now_group = _positions(now["group_id"], self.directory_groups["id"])
+        now_user = _positions(now["member_id"], self.accounts["id"])
+        now_child = _positions(now["member_id"], self.directory_groups["id"])
+
+        people = _difference(
+            group_of,
+            user_of,
+            ~nested,
+            now_group,
+            now_user,
+            ~now_nested,
+            users_total,
+            (give_groups, give_users),
+            (take_groups, take_users),
+        )
+        children = _difference(
+            group_of,
+            child_of,
+            nested,
+            now_group,
+            now_child,
+            now_nested,
+            groups_total,
+            (give_groups, give_groups),
+            (take_groups, ours & ~fixed_groups),
+        )
+        removed_users = np.concatenate([self.accounts["username"].to_numpy(dtype=object), users_final[accounts:]])
+        group_names = groups_final
+        result = []
+        for kind, (groups_, members), names, reason in (
+            (Kind.MEMBERSHIP_REMOVE, people[1], removed_users, "is no member in the source"),
+            (Kind.NESTING_REMOVE, children[1], groups_final, "is not nested in the source"),
+            (Kind.NESTING_ADD, children[0], groups_final, "is nested in the source"),
+            (Kind.MEMBERSHIP_ADD, people[0], users_final, "is a member in the source"),
+        ):
+            if len(groups_):
+                result.append(
+                    pd.DataFrame(
+                        {
+                            "kind": pd.array([kind.value] * len(groups_), dtype="str"),
+                            "name": pd.array(names[members], dtype="str"),
+                            "target": pd.array(group_names[groups_], dtype="str"),
+                            **{
+                                c: pd.array([""] * len(groups_), dtype="str") for c in ("source_id", "record", "before")
+                            },
+                            "reason": pd.array([reason] * len(groups_), dtype="str"),
+                        }
+                    )
+                )
+        return result
+
+    def _privileged(self, names: np.ndarray, group_code: np.ndarray) -> np.ndarray:
+        """Groups that give power: by name, or because they are nested in one, now or in the desired state."""
+        closed = self.policy.privileged(pd.Series(names, dtype="str")).to_numpy(copy=True)
+        if not closed.any():
+            return closed
+        pairs = []
+        for memberships, groups, code in (
+            (self.directory.memberships, self.directory_groups["id"], None),
+            (self.matched.memberships, self.groups["id"], group_code),
+        ):
+            nested = memberships[(memberships["member_kind"] == "group").to_numpy()]
+            pairs.append(
+                np.stack(
+                    [
+                        _positions(nested["group_id"], groups, code),
+                        _positions(nested["member_id"], groups, code),
+                    ]
+                )
+            )
+        parent, child = np.concatenate(pairs, axis=1)
+        known = (parent >= 0) & (child >= 0)
+        parent, child = parent[known], child[known]
+        named = (
+            pd.Series(names, dtype="str")
+            .str.lower()
+            .isin([n.lower() for n in self.policy.protection.privileged_allowed])
+        )
+        while True:
+            grown = closed.copy()
+            grown[child[closed[parent]]] = True
+            grown &= ~named.to_numpy()
+            if (grown == closed).all():
+                return closed
+            closed = grown
+
+    # ── what the report and the guard need ──────────────────────────────────────────────────────
+
+    def owned(self) -> Owned:
+        mine = (self.accounts["owner"] != "").to_numpy(copy=True)
+        mine[self.user_at[self.user_at >= 0]] = True
+        groups = (self.directory_groups["owner"] != "").to_numpy(copy=True)
+        groups[self.group_at[self.group_at >= 0]] = True
+        at = _positions(self.directory.memberships["group_id"], self.directory_groups["id"])
+        nested = (self.directory.memberships["member_kind"] == "group").to_numpy()
+        inside = groups[at] & (at >= 0)
+        return Owned(
+            int(mine.sum()),
+            int((mine & self.accounts["active"].to_numpy(dtype=bool)).sum()),
+            int(groups.sum()),
+            int((inside & ~nested).sum()),
+            int((inside & nested).sum()),
+        )
+
+    def links(self) -> pd.DataFrame:
+        parts = []
+        for kind, frame in (("user", self.users), ("group", self.groups)):
+            rebuilt = frame[frame["how"] == "id"]
+            parts.append(
+                pd.DataFrame({"kind": kind, "id": rebuilt["id"], "name": rebuilt["account"], "how": "id"}, dtype="str")
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def _hold(self, record: pd.Series, account: str, reason: str, kind: str = "user") -> None:
+        name = record["username" if kind == "user" else "name"]
+        self.held.append(
+            held_frame([(kind, record["id"], name, "plan", reason + (f" (now {account!r})" if account else ""))])
+        )
+
+
+def _difference(
+    group: np.ndarray,
+    member: np.ndarray,
+    which: np.ndarray,
+    now_group: np.ndarray,
+    now_member: np.ndarray,
+    now_which: np.ndarray,
+    width: int,
+    give: tuple[np.ndarray, np.ndarray],
+    take: tuple[np.ndarray, np.ndarray],
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Positions of (group, member) wanted and present → those to add and those to remove."""
+    wanted = which & (group >= 0) & (member >= 0)
+    present = now_which & (now_group >= 0) & (now_member >= 0)
+    width = max(width, 1)
+    wanted_keys = sorted_unique(group[wanted].astype(np.int64) * width + member[wanted])
+    present_keys = sorted_unique(now_group[present].astype(np.int64) * width + now_member[present])
+    if len(wanted_keys) == len(present_keys) and (wanted_keys == present_keys).all():
+        nothing = np.empty(0, dtype=np.int64)
+        return (nothing, nothing), (nothing, nothing)
+    add = np.divmod(np.setdiff1d(wanted_keys, present_keys, assume_unique=True), width)
+    remove = np.divmod(np.setdiff1d(present_keys, wanted_keys, assume_unique=True), width)
+    may_add = give[0][add[0]] & give[1][add[1]]
+    may_remove = take[0][remove[0]] & take[1][remove[1]]
+    return (add[0][may_add], add[1][may_add]), (remove[0][may_remove], remove[1][may_remove])
+
+
+def _positions(column: pd.Series, ids: pd.Series, codes: np.ndarray | None = None) -> np.ndarray:
+    """Categorical ids → positions in `ids` (or `codes` of them), -1 where unknown."""
+    at = pd.Index(ids).get_indexer(column.cat.categories)
+    if codes is not None and len(codes):
+        at = np.where(at >= 0, codes[at], -1)
+    return at[column.cat.codes.to_numpy()] if len(at) else np.full(len(column), -1)
+
+
+def _placed(existing: pd.Series, wanted: pd.Series, at: np.ndarray) -> np.ndarray:
+    """Names by code: what the directory has (by its final name), then the wanted rows."""
+    names = existing.to_numpy(dtype=object).copy()
+    known = at >= 0
+    if existing.name == "username":
+        names[at[known]] = wanted.to_numpy(dtype=object)[known]
+    return np.concatenate([names, wanted.to_numpy(dtype=object)])
+
+
+def _aside(name: str, taken: set[str]) -> str:
+    return next(f"{name[:200]}~{n}" for n in range(1, 10_000) if f"{name[:200]}~{n}".lower() not in taken)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _records(users: pd.DataFrame, marks: pd.Series | None = None) -> list[str]:
+    """Whole Crowd records of the rows that are about to be written, as JSON text."""
+    columns = [users[field] for field in FIELDS]
+    rows = zip(*columns, users["active"].astype(bool), strict=True)
+    plain = [{"email": e, "first_name": f, "last_name": la, "display_name": d, "active": a} for e, f, la, d, a in rows]
+    if marks is not None:
+        for record, text, mark in zip(plain, users["attributes"], marks, strict=True):
+            record["attributes"] = {**orjson.loads(text), ID_ATTRIBUTE: [mark]}
+    return [_json(record) for record in plain]
+
+
+def _before(now: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    names = (*FIELDS, "active")
+    old = zip(*(now[name] for name in names), strict=True)
+    new = zip(*(after[name] for name in names), strict=True)
+    return [
+        _json({name: (bool(a) if name == "active" else a) for name, a, b in zip(names, o, n, strict=True) if a != b})
+        for o, n in zip(old, new, strict=True)
+    ]
+
+
+def _frame(
+    kind: Kind,
+    names: Any,
+    *,
+    source_id: Any,
+    reason: Any,
+    record: Any = None,
+    before: Any = None,
+    target: Any = None,
+) -> pd.DataFrame:
+    count = len(names)
+    empty = [""] * count
+    columns = {
+        "kind": [kind.value] * count,
+        "name": names,
+        "target": empty if target is None else target,
+        "source_id": source_id,
+        "record": empty if record is None else record,
+        "before": empty if before is None else before,
+        "reason": reason,
+    }
+    return pd.DataFrame({name: pd.array(list(values), dtype="str") for name, values in columns.items()})
+
+
+def _operations(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+    return pd.DataFrame({n: pd.array(list(v), dtype="str") for n, v in zip(COLUMNS, columns, strict=True)})
+
+
+@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+async def make_plan(
+    matched: Matched, source: Snapshot, directory: Snapshot, policy: Policy, name: str, digests: tuple[str, str]
+) -> Plan:
+    """The operations that turn the directory into the desired state."""
+    return plan(matched, source, directory, policy, name, digests)

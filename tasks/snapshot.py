@@ -1,0 +1,157 @@
+"""Keeping what was read: history, the verdict of validation, and the truth about interrupted plans."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import orjson
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from connectors.contract import Kind
+from connectors.model import ID_ATTRIBUTE, Snapshot
+from connectors.store import SavedSnapshot, Store
+from tasks import validate
+
+
+def settle(operations: pd.DataFrame, directory: Snapshot) -> pd.Series:
+    """Operations (as the store gives them) + a fresh directory snapshot → whether each one's condition holds now."""
+    users = pd.Index(directory.users["id"])
+    groups = pd.Index(directory.groups["id"])
+    pairs = pd.MultiIndex.from_arrays(
+        [directory.memberships[c].astype("str") for c in ("group_id", "member_id", "member_kind")]
+    )
+    name, target = operations["name"].str.lower(), operations["target"].str.lower()
+    is_nesting = operations["kind"].str.startswith("nesting")
+    wanted = pd.MultiIndex.from_arrays([target, name, pd.Series(np.where(is_nesting, "group", "user"))])
+    member = pairs.isin(wanted) if wanted.empty else wanted.isin(pairs)
+    holds = np.zeros(len(operations), dtype=bool)
+    for i, kind in enumerate(operations["kind"]):
+        record = orjson.loads(operations["record"].iloc[i] or "{}")
+        match Kind(kind):
+            case Kind.MEMBERSHIP_ADD | Kind.NESTING_ADD:
+                holds[i] = member[i]
+            case Kind.MEMBERSHIP_REMOVE | Kind.NESTING_REMOVE:
+                holds[i] = not member[i]
+            case Kind.USER_DELETE:
+                holds[i] = name.iloc[i] not in users
+            case Kind.GROUP_DELETE:
+                holds[i] = name.iloc[i] not in groups
+            case Kind.GROUP_CREATE:
+                holds[i] = name.iloc[i] in groups
+            case Kind.GROUP_UPDATE:
+                row = _row(directory.groups, groups, name.iloc[i])
+                holds[i] = row is not None and row["description"] == record["description"]
+            case Kind.USER_RENAME:
+                row = _row(directory.users, users, target.iloc[i])
+                holds[i] = row is not None and _has(row, record["attributes"])
+            case Kind.USER_ATTRIBUTES:
+                row = _row(directory.users, users, name.iloc[i])
+                holds[i] = row is not None and _has(row, record["attributes"])
+            case Kind.GROUP_ATTRIBUTES:
+                row = _row(directory.groups, groups, name.iloc[i])
+                holds[i] = row is not None and _has(row, record["attributes"])
+            case Kind.USER_CREATE:
+                row = _row(directory.users, users, name.iloc[i])
+                mark = {ID_ATTRIBUTE: record["attributes"][ID_ATTRIBUTE]}
+                holds[i] = row is not None and _has(row, mark)
+            case _:
+                row = _row(directory.users, users, name.iloc[i])
+                fields = {k: v for k, v in record.items() if k != "attributes" and v != ""}
+                holds[i] = row is not None and all(row[k] == v for k, v in fields.items())
+    return pd.Series(holds, index=operations.index)
+
+
+def _row(frame: pd.DataFrame, index: pd.Index, name: str) -> pd.Series | None:
+    at = index.get_indexer(pd.Index([name]))[0]
+    return None if at < 0 else frame.iloc[at]
+
+
+def _has(row: pd.Series, attributes: dict[str, list[str]]) -> bool:
+    present = orjson.loads(row["attributes"])
+    return all(present.get(name, []) == values for name, values in attributes.items())
+
+
+def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Operations that hold → the links they made or moved: source, kind, id, name, how.
+
+    `reason` of an adoption says by which key it was made."""
+    made = operations["kind"].isin([Kind.USER_CREATE, Kind.USER_RENAME, Kind.GROUP_CREATE])
+    marked = operations["kind"].isin([Kind.USER_ATTRIBUTES, Kind.GROUP_ATTRIBUTES]) & operations[
+        "reason"
+    ].str.startswith("adopted by ")
+    links = operations[(made | marked) & (operations["source_id"] != "")]
+    how = (
+        links["reason"].where(links["reason"].str.startswith("adopted by "), "created").str.removeprefix("adopted by ")
+    )
+    renamed = links["kind"] == Kind.USER_RENAME
+    return pd.DataFrame(
+        {
+            "source": pd.array([source] * len(links), dtype="str"),
+            "kind": links["kind"].str.split("_").str[0].astype("str"),
+            "id": links["source_id"].astype("str"),
+            "name": links["name"].where(~renamed, links["target"]).astype("str"),
+            "how": how.where(~renamed, "renamed").astype("str"),
+        }
+    ).reset_index(drop=True)
+
+
+def lost_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Deletions that hold → the links that end: source, kind, id."""
+    gone = operations[operations["kind"].isin([Kind.USER_DELETE, Kind.GROUP_DELETE]) & (operations["source_id"] != "")]
+    return pd.DataFrame(
+        {
+            "source": pd.array([source] * len(gone), dtype="str"),
+            "kind": gone["kind"].str.split("_").str[0].astype("str"),
+            "id": gone["source_id"].astype("str"),
+        }
+    ).reset_index(drop=True)
+
+
+def settle_unfinished(store: Store, directory_name: str, directory: Snapshot) -> Sequence[int]:
+    """Finds out what became of the operations of interrupted plans, and records it. Returns those plans."""
+    plans = store.unfinished_plans(directory_name)
+    now = datetime.now(UTC)
+    for number in plans:
+        known = store.load_plan(number)
+        open_ = store.operations(number, states=["intended"]).reset_index(drop=True)
+        if len(open_):
+            holds = settle(open_, directory)
+            done = open_[holds]
+            outcomes = [
+                (int(seq), "done" if ok else "undone", "settled by the next read of Crowd")
+                for seq, ok in zip(open_["seq"], holds, strict=True)
+            ]
+            store.record(
+                number,
+                outcomes,
+                at=now,
+                links=new_links(done, known.source),
+                dropped=lost_links(done, known.source),
+                directory=directory_name,
+                run=known.run,
+            )
+        store.set_plan_status(number, "superseded", at=now)
+    return plans
+
+
+@task(name="snapshot", task_run_name="snapshot-{stream}", cache_policy=NO_CACHE, persist_result=False)
+async def keep(store: Store, stream: str, snapshot: Snapshot, run: str) -> SavedSnapshot:
+    """Puts a snapshot into history."""
+    return await asyncio.to_thread(store.save_snapshot, stream, snapshot, taken_at=datetime.now(UTC), run=run)
+
+
+@task(name="validate", task_run_name="validate-{stream}", cache_policy=NO_CACHE, persist_result=False)
+async def check(store: Store, stream: str, snapshot: Snapshot, digest: str) -> Snapshot:
+    """Snapshot → the part of it that may be worked with. The same content is judged once."""
+    if stream.startswith("source:"):
+        validate.refuse_if_empty(snapshot)
+    held = store.verdict(digest, validate.RULES)
+    if held is None:
+        held = validate.broken_rows(snapshot)
+        store.save_verdict(digest, validate.RULES, held, at=datetime.now(UTC))
+    return validate.without(snapshot, held)

@@ -1,0 +1,149 @@
+"""What a snapshot must be before anything is concluded from it (Great Expectations).
+
+Table rules stop the run. Row rules hold the rows that break them, and name them. The same content
+under the same rules is judged once: its verdict is kept in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import orjson
+import pandas as pd
+
+from connectors.errors import RefusedError
+from connectors.model import GROUPS, HELD, MAX_TEXT, USERS, Snapshot, held_frame
+
+_TEXT = r"^[^\x00-\x1f\x7f]*$"
+_EMAIL = r"^$|^[^@\s]+@[^@\s]+$"
+
+TABLE_RULES: Final[dict[str, list[tuple[str, dict[str, Any]]]]] = {
+    "users": [
+        ("ExpectTableColumnsToMatchOrderedList", {"column_list": list(USERS)}),
+        ("ExpectColumnValuesToBeUnique", {"column": "id"}),
+        ("ExpectColumnValuesToNotBeNull", {"column": "id"}),
+    ],
+    "groups": [
+        ("ExpectTableColumnsToMatchOrderedList", {"column_list": list(GROUPS)}),
+        ("ExpectColumnValuesToBeUnique", {"column": "id"}),
+        ("ExpectColumnValuesToNotBeNull", {"column": "id"}),
+    ],
+}
+ROW_RULES: Final[dict[str, list[tuple[str, str, dict[str, Any], str]]]] = {
+    "users": [
+        (
+            "ExpectColumnValueLengthsToBeBetween",
+            "id",
+            {"min_value": 1, "max_value": 200},
+            "id has not 1 to 200 characters",
+        ),
+        ("ExpectColumnValuesToMatchRegex", "username", {"regex": r"\S"}, "username is blank"),
+        ("ExpectColumnValuesToMatchRegex", "username", {"regex": _TEXT}, "username has control characters"),
+        (
+            "ExpectColumnValueLengthsToBeBetween",
+            "username",
+            {"max_value": MAX_TEXT},
+            f"username exceeds {MAX_TEXT} characters",
+        ),
+        ("ExpectColumnValuesToMatchRegex", "email", {"regex": _EMAIL}, "email is not an address"),
+    ],
+    "groups": [
+        (
+            "ExpectColumnValueLengthsToBeBetween",
+            "id",
+            {"min_value": 1, "max_value": 200},
+            "id has not 1 to 200 characters",
+        ),
+        ("ExpectColumnValuesToMatchRegex", "name", {"regex": r"\S"}, "name is blank"),
+        ("ExpectColumnValuesToMatchRegex", "name", {"regex": _TEXT}, "name has control characters"),
+    ],
+}
+RULES: Final = hashlib.sha256(orjson.dumps([TABLE_RULES, ROW_RULES], option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+"""Identifies the rules, so that a kept verdict never outlives them."""
+
+
+def refuse_if_empty(source: Snapshot) -> None:
+    """A source without people is a mistake of the source or of the credentials, never a fact."""
+    if source.users.empty:
+        raise RefusedError("the source gave no users at all: check what its credentials may see; nothing was written")
+
+
+def broken_rows(snapshot: Snapshot) -> pd.DataFrame:
+    """Snapshot → held frame of the rows that break a row rule. Raises `RefusedError` on a table rule."""
+    held = [held_frame()]
+    for kind, frame in (("users", snapshot.users), ("groups", snapshot.groups)):
+        if len(frame):
+            held.append(_broken(kind, frame))
+    return pd.concat(held, ignore_index=True)
+
+
+def without(snapshot: Snapshot, held: pd.DataFrame) -> Snapshot:
+    """The snapshot less the held rows, which it then names in `held`. Memberships stay: whoever is
+    held is not taken out of any group either."""
+    if held.empty:
+        return snapshot
+    users = snapshot.users[~snapshot.users["id"].isin(held.loc[held["kind"] == "user", "id"])]
+    groups = snapshot.groups[~snapshot.groups["id"].isin(held.loc[held["kind"] == "group", "id"])]
+    return Snapshot.of(users, groups, snapshot.memberships, pd.concat([snapshot.held, held], ignore_index=True))
+
+
+def _broken(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
+    import great_expectations as gx  # several seconds: only where it is needed
+    from great_expectations import expectations as gxe
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas(kind).add_dataframe_asset(kind)
+    batch = asset.add_batch_definition_whole_dataframe("whole")
+    suite = context.suites.add(gx.ExpectationSuite(name=kind))
+    for name, arguments in TABLE_RULES[kind]:
+        suite.add_expectation(getattr(gxe, name)(**arguments))
+    for name, column, arguments, reason in ROW_RULES[kind]:
+        suite.add_expectation(getattr(gxe, name)(column=column, meta={"reason": reason}, **arguments))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=kind, data=batch, suite=suite))
+    result = definition.run(
+        batch_parameters={"dataframe": frame},
+        result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]},
+    )
+    held: list[pd.DataFrame] = []
+    names = frame["username" if kind == "users" else "name"]
+    for outcome in result.results:
+        rule = outcome.expectation_config
+        assert rule is not None
+        error = _exception(outcome.exception_info)
+        if error:
+            raise RefusedError(f"{kind}: the rule {rule.type} could not be checked ({error}); nothing is concluded")
+        if outcome.success:
+            continue
+        because = (rule.meta or {}).get("reason")
+        if because is None:
+            column = rule.kwargs.get("column", "the columns")
+            raise RefusedError(f"{kind}: {rule.type} does not hold for {column}; the snapshot is unusable, run again")
+        ids = [entry["id"] for entry in outcome.result["unexpected_index_list"]]
+        rows = frame["id"].isin(ids)
+        held.append(
+            pd.DataFrame(
+                {
+                    "kind": kind[:-1],
+                    "id": frame["id"][rows],
+                    "name": names[rows],
+                    "stage": "validate",
+                    "reason": reason,
+                },
+                dtype="str",
+            )[list(HELD)]
+        )
+    if not held:
+        return held_frame()
+    return pd.concat(held, ignore_index=True).drop_duplicates(["kind", "id"], ignore_index=True)
+
+
+def _exception(info: dict[str, Any]) -> str:
+    """Metric errors look like mere failure; the only trace of them stands here."""
+    parts = [info] if "raised_exception" in info else list(info.values())
+    return next(
+        (str(p.get("exception_message")) for p in parts if isinstance(p, dict) and p.get("raised_exception")),
+        "",
+    )
