@@ -32,7 +32,7 @@ ID_ATTRIBUTE: Final = "crowdsync.id"
 """The Crowd user or group attribute that holds `<source>:<immutable id>`, the proof of ownership."""
 
 MAX_TEXT: Final = 255
-"""Crowd's limit for names, fields and attribute values, in characters."""
+"""Crowd's limit for names, fields and attribute values, in UTF-16 units (an emoji counts two)."""
 
 UserRow = tuple[str, str, str, str, str, str, bool, str]
 GroupRow = tuple[str, str, str, str]

@@ -7,6 +7,7 @@ become one are both held.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -47,20 +48,19 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
     reasons = pd.Series("", index=users.index, dtype="str")
     reasons = _because(reasons, users["username"] == "", "the username rules leave nothing of its username")
     for column in ("username", *FIELDS):
-        long = users[column].str.len() > MAX_TEXT
+        long = _length(users[column]) > MAX_TEXT
         reasons = _because(reasons, long, f"{column} is longer than Crowd's {MAX_TEXT} characters")
     if policy.attributes.extra:
         reasons = _because(reasons, _too_long(users["attributes"]), f"an attribute exceeds {MAX_TEXT} characters")
     reasons = _collisions(reasons, users["username"], snapshot.users["username"])
     group_reasons = pd.Series("", index=snapshot.groups.index, dtype="str")
-    long = snapshot.groups["name"].str.len() > MAX_TEXT
+    long = _length(snapshot.groups["name"]) > MAX_TEXT
     group_reasons = _because(group_reasons, long, f"name is longer than Crowd's {MAX_TEXT} characters")
     group_reasons = _collisions(group_reasons, snapshot.groups["name"].str.strip(), snapshot.groups["name"])
 
     groups = snapshot.groups.copy()
     groups["name"] = groups["name"].str.strip()
-    if (groups["description"].str.len() > MAX_TEXT).any():
-        groups["description"] = groups["description"].str.slice(0, MAX_TEXT)
+    groups["description"] = _fitting(groups["description"])
     held = pd.concat(
         [
             snapshot.held,
@@ -100,8 +100,8 @@ def _collisions(reasons: pd.Series, names: pd.Series, originals: pd.Series) -> p
     return reasons
 
 
-def _because(reasons: pd.Series, which: pd.Series, reason: str) -> pd.Series:
-    return reasons.where(~which.fillna(False).astype(bool) | (reasons != ""), reason)
+def _because(reasons: pd.Series, which: Any, reason: str) -> pd.Series:
+    return reasons.where(~np.asarray(which, dtype=bool) | (reasons != ""), reason)
 
 
 def _held(kind: str, records: pd.DataFrame, reasons: pd.Series) -> pd.DataFrame:
@@ -136,12 +136,30 @@ def _first_value(texts: pd.Series, name: str) -> pd.Series:
     return texts.map(cache).astype("str")
 
 
+def _fitting(texts: pd.Series) -> pd.Series:
+    """Texts cut to what Crowd takes; a description is nobody's identity."""
+    long = _length(texts) > MAX_TEXT
+    if not long.any():
+        return texts
+    cut = [text.encode("utf-16-le")[: 2 * MAX_TEXT].decode("utf-16-le", "ignore") for text in texts[long]]
+    values = texts.to_numpy(dtype=object).copy()
+    values[long] = cut
+    return pd.Series(values, dtype="str", index=texts.index)
+
+
+def _length(texts: pd.Series) -> np.ndarray:
+    """Lengths as Crowd's Java counts them: in UTF-16 units."""
+    array = arrow_text(texts)
+    astral = pc.count_substring_regex(array, r"[\x{10000}-\x{10FFFF}]")
+    return np.asarray(pc.add(pc.cast(pc.utf8_length(array), "int64"), pc.cast(astral, "int64")))
+
+
 def _too_long(texts: pd.Series) -> pd.Series:
     suspects = texts.str.len() > MAX_TEXT
     result = pd.Series(np.zeros(len(texts), dtype=bool), index=texts.index)
     for index in texts.index[suspects]:
         values = orjson.loads(texts[index]).values()
-        result[index] = any(len(value) > MAX_TEXT for many in values for value in many)
+        result[index] = any(len(value.encode("utf-16-le")) > 2 * MAX_TEXT for many in values for value in many)
     return result
 
 

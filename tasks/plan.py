@@ -299,7 +299,7 @@ class _Planning:
         for i in np.flatnonzero(unmarked | texts):
             old = orjson.loads(now["attributes"].iloc[i]) if update else {}
             new = orjson.loads(wanted["attributes"].iloc[i]) if update else {}
-            change = {k: new.get(k, []) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+            change = {k: new.get(k, []) for k in sorted(old.keys() | new.keys()) if sorted(old.get(k, [])) != sorted(new.get(k, []))}
             before = {k: old.get(k, []) for k in change}
             reason = "differs from the source"
             if unmarked[i]:

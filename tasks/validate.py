@@ -7,6 +7,7 @@ under the same rules is judged once: its verdict is kept in the store.
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Any, Final
 
 import orjson
@@ -89,6 +90,7 @@ def without(snapshot: Snapshot, held: pd.DataFrame) -> Snapshot:
 
 
 def _broken(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     import great_expectations as gx  # several seconds: only where it is needed
     from great_expectations import expectations as gxe
     from great_expectations.data_context.types.base import ProgressBarsConfig

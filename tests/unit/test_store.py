@@ -382,6 +382,7 @@ def test_runs(store: Store) -> None:
     [
         ("UPDATE audit SET actor = 'eve' WHERE id = 3", 3),
         ("UPDATE audit SET details = '{}' WHERE id = 2", 2),
+        ("UPDATE audit SET prev = 'x' WHERE id = 3", 3),
         ("DELETE FROM audit WHERE id = 2", 3),
         ("DELETE FROM audit WHERE id = 1", 2),
         ("UPDATE audit SET hash = 'x' WHERE id = 4", 4),

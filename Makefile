@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SIZE   ?= small
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench up lock clean
+
+help:  ## What there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+
+demo: $(VENV)/ready  ## The whole road on a made-up company, and then the end
+	@$(BIN)/crowdsync demo
+
+test: $(VENV)/ready  ## All tests (PostgreSQL's where its binaries are)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+bench: $(VENV)/ready  ## Each stage beside its floor: make bench SIZE=small|large
+	@$(BIN)/python -m tests.bench --size $(SIZE)
+
+up: $(VENV)/ready  ## Sandbox, Prefect server and UI, until Ctrl-C
+	@$(BIN)/crowdsync up
+
+lock: $(VENV)/ready  ## Write requirements.lock anew from pyproject.toml
+	@$(BIN)/pip install -q --upgrade --upgrade-strategy eager -e '.[dev]'
+	@$(BIN)/pip freeze --exclude-editable --exclude setuptools | grep -iv '^-e\|^crowdsync' > requirements.lock
+
+clean:  ## Remove what the others made
+	rm -rf $(VENV) .cache .crowdsync bench.json
+
+$(VENV)/ready: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crowdsync needs Python 3.11 or newer; name one with make PYTHON=…")'
+	@echo "Setting up $(VENV) (a minute or two, once) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@

@@ -1,0 +1,345 @@
+"""The `crowdsync` command.
+
+Exit codes: 0 done, or nothing to do · 1 failed, try again · 2 a setting or the call is wrong ·
+3 refused, nothing (further) was written · 4 applied, but some operations failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from connectors.errors import ConfigurationError, CrowdsyncError, RecordError, RefusedError
+from connectors.settings import DEFAULT_PATH, Settings, load
+from deployments import show
+
+FAILED: Final = 1
+WRONG: Final = 2
+REFUSED: Final = 3
+PARTLY: Final = 4
+
+app = typer.Typer(
+    help="Keeps Atlassian Crowd in step with a company's identity providers.",
+    epilog="Exit codes: 0 done · 1 failed, try again · 2 a setting is wrong · 3 refused · 4 some operations failed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+sandbox = typer.Typer(help="A company to try crowdsync on.", no_args_is_help=True)
+database = typer.Typer(help="crowdsync's own database.", no_args_is_help=True)
+app.add_typer(sandbox, name="sandbox")
+app.add_typer(database, name="database")
+
+console = Console()
+errors = Console(stderr=True)
+
+SourceName = Annotated[str, typer.Argument(help="A source of crowdsync.toml; may be left out where there is one.")]
+Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.")]
+
+
+@app.callback()
+def configured(
+    config: Annotated[
+        str, typer.Option("--config", "-c", envvar="CROWDSYNC_CONFIG", help=f"The configuration [{DEFAULT_PATH}].")
+    ] = "",
+) -> None:
+    """Keeps Atlassian Crowd in step with a company's identity providers."""
+    if config:
+        os.environ["CROWDSYNC_CONFIG"] = config  # the flow reads it too, in whatever process it runs
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Every failure ends in one line that says what, where and what to do, and in its exit code."""
+    try:
+        yield
+    except CrowdsyncError as error:
+        report = getattr(error, "report", None)
+        if report is not None:
+            show.report(console, report)
+            code = REFUSED if report.status == "refused" else PARTLY
+        elif isinstance(error, ConfigurationError):
+            code = WRONG
+        else:
+            code = REFUSED if isinstance(error, (RefusedError, RecordError)) else FAILED
+        errors.print(f"[bold red]error[/]  {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(code) from None
+
+
+def _source(settings: Settings, name: str) -> str:
+    if name:
+        settings.source(name)
+        return name
+    if len(settings.sources) > 1:
+        raise ConfigurationError(f"there are several sources: name one of {', '.join(sorted(settings.sources))}")
+    return next(iter(settings.sources))
+
+
+def _run(source: str, **request: Any) -> None:
+    with explained():
+        settings = load()
+        chosen = _source(settings, source)
+        # Everything that needs no network is looked at before anything starts.
+        from tasks.policy import policy_of
+
+        policy_of(settings, chosen)
+        with settings_store(settings):
+            pass
+        quiet_prefect()
+        from flows.sync import SyncRequest, sync
+
+        with console.status(f"{chosen}: reading, planning{', writing' if request.get('mode') != 'preview' else ''} …"):
+            report = asyncio.run(_awaited(sync(SyncRequest(source=chosen, **request))))
+        show.report(console, report)
+
+
+async def _awaited(flow: Awaitable[Any]) -> Any:
+    return await flow
+
+
+def quiet_prefect() -> None:
+    """Prefect says what it does on its page; the terminal is for the report."""
+    for name, value in {
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_LOGGERS_PREFECT_LEVEL": "INFO",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def settings_store(settings: Settings) -> Iterator[Any]:
+    """The store of the configuration, open."""
+    from connectors.store import Store
+
+    with Store.open(settings.store_url()) as store:
+        yield store
+
+
+@contextmanager
+def _store() -> Iterator[Any]:
+    with explained(), settings_store(load()) as store:
+        yield store
+
+
+@app.command()
+def sync(
+    source: SourceName = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan; write nothing to Crowd.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go past the policy's limits.")] = False,
+) -> None:
+    """Bring Crowd in step with a source."""
+    _run(source, mode="preview" if dry_run else "sync", force=force)
+
+
+@app.command()
+def plan(
+    source: SourceName = "",
+    number: Annotated[int, typer.Option("--show", help="Show a stored plan whole instead of making one.")] = 0,
+) -> None:
+    """Make a plan and show it, without writing to Crowd; `crowdsync apply` carries it out."""
+    if not number:
+        _run(source, mode="preview")
+        return
+    with _store() as store:
+        from tasks.policy import Policy
+
+        stored = store.load_plan(number)
+        disclose = Policy.model_validate_json(stored.policy).disclose
+        show.plan(console, stored, store.operations(number), disclose)
+
+
+@app.command()
+def apply(
+    number: Annotated[int, typer.Argument(help="The number that `crowdsync plan` shows.", metavar="PLAN")],
+    force: Annotated[bool, typer.Option("--force", help="Go past the policy's limits.")] = False,
+) -> None:
+    """Carry out a stored plan, if it is still true: both sides are read again and must give the same plan."""
+    with _store() as store:
+        stored = store.load_plan(number)
+    _run(stored.source, mode="sync", plan=number, force=force)
+
+
+@app.command()
+def plans(limit: Many = 20) -> None:
+    """The stored plans and what became of them."""
+    with _store() as store:
+        show.plans(console, store.plans(limit))
+
+
+@app.command()
+def runs(limit: Many = 20) -> None:
+    """The latest runs and how they ended."""
+    with _store() as store:
+        show.runs(console, store.runs(limit))
+
+
+@app.command()
+def snapshots(
+    stream: Annotated[str, typer.Option("--of", help="Only source:NAME or directory:NAME.")] = "", limit: Many = 20
+) -> None:
+    """The snapshots in history."""
+    with _store() as store:
+        show.snapshots(console, store.snapshots(stream or None, limit))
+
+
+@app.command()
+def diff(
+    a: Annotated[int, typer.Argument(help="The earlier snapshot.")],
+    b: Annotated[int, typer.Argument(help="The later one, of the same stream.")],
+) -> None:
+    """What changed between two snapshots."""
+    with _store() as store:
+        show.difference(console, store.compare_snapshots(a, b))
+
+
+@app.command()
+def check(source: SourceName = "") -> None:
+    """Test the configuration and both connections, and say what is missing. Nothing is written."""
+    failed = 0
+
+    def step(title: str, work: Callable[[], list[str]]) -> None:
+        nonlocal failed
+        try:
+            lines = work()
+        except CrowdsyncError as error:
+            failed = failed or (WRONG if isinstance(error, ConfigurationError) else REFUSED)
+            console.print(f"[red]✗[/] [bold]{title}[/]  {escape(str(error))}", soft_wrap=True, highlight=False)
+        else:
+            console.print(f"[green]✓[/] [bold]{title}[/]", highlight=False)
+            for line in lines:
+                console.print(f"    {escape(line)}", soft_wrap=True, highlight=False)
+
+    with explained():
+        settings = load()
+        names = [source] if source else sorted(settings.sources)
+        for name in names:
+            settings.source(name)
+    step("database", lambda: _check_store(settings))
+    for name in names:
+        step(f"policy of {name}", lambda name=name: _check_policy(settings, name))  # type: ignore[misc]
+        step(f"source {name}", lambda name=name: asyncio.run(_check_source(settings, name)))  # type: ignore[misc]
+    step(f"directory {settings.directory.name}", lambda: asyncio.run(_check_directory(settings)))
+    if failed:
+        raise typer.Exit(failed)
+
+
+def _check_store(settings: Settings) -> list[str]:
+    with settings_store(settings) as store:
+        broken = store.verify_audit()
+        if broken is not None:
+            raise RefusedError(
+                f"the audit chain is broken at row {broken}: someone changed it; keep a copy and ask who"
+            )
+        return ["schema is current, the audit chain holds"]
+
+
+def _check_policy(settings: Settings, name: str) -> list[str]:
+    from tasks.policy import policy_of
+
+    policy = policy_of(settings, name)
+    off = [kind for kind, on in policy.operations.model_dump().items() if not on]
+    return [f"withheld: {', '.join(off) or 'nothing'}", f"leavers: {policy.leavers.users}"]
+
+
+async def _check_source(settings: Settings, name: str) -> list[str]:
+    from connectors.idp import SOURCES
+    from tasks.run import source_http
+
+    chosen = settings.source(name)
+    async with source_http(name, chosen) as http:
+        return list(await SOURCES[chosen.kind](http, page_size=chosen.page_size).check())
+
+
+async def _check_directory(settings: Settings) -> list[str]:
+    from connectors.crowd import Crowd
+    from tasks.run import directory_http
+
+    async with directory_http(settings.directory) as http:
+        return list(await Crowd(http).check())
+
+
+@database.command()
+def upgrade() -> None:
+    """Bring the database to this program's schema."""
+    with explained():
+        from connectors.store import Store
+
+        before, after = Store.upgrade(load().store_url())
+        console.print(f"schema {after}: was current" if before == after else f"schema {before or 'none'} → {after}")
+
+
+@sandbox.command()
+def crowd(
+    application: Annotated[list[str], typer.Option(help="NAME:PASSWORD of an application; may be repeated.")],
+    port: Annotated[int, typer.Option(help="0 chooses a free one.")] = 0,
+) -> None:
+    """An emulated Crowd, alone and empty, on the loopback address; base path /crowd, nested groups on."""
+    from deployments.sandbox.crowd import serve
+
+    known: dict[str, str] = {}
+    with explained():
+        for pair in application:
+            name, colon, password = pair.partition(":")
+            if not (name and colon and password):
+                raise ConfigurationError("--application: write NAME:PASSWORD, neither of them empty")
+            known[name] = password
+        _free(port)
+    serve(port, known, announce=lambda url: print(f"listening on {url}", flush=True))  # noqa: T201
+
+
+def _free(port: int) -> None:
+    if not 0 <= port <= 65_535:
+        raise ConfigurationError(f"--port: {port} is no port; use 0 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigurationError(f"--port: {port} cannot be used ({error.strerror}); choose another") from None
+
+
+@app.command()
+def demo(
+    people: Annotated[int, typer.Option(help="How many people the company has.", min=10, max=2000)] = 150,
+    home: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path(".crowdsync/demo"),
+) -> None:
+    """The whole road on a made-up company: a real SCIM server, an emulated Crowd, a Prefect server."""
+    from deployments.demo import demo as run
+
+    with explained():
+        run(console, people, home)
+
+
+@app.command()
+def up(
+    people: Annotated[int, typer.Option(help="How many people the company has.", min=10, max=2000)] = 150,
+    home: Annotated[Path, typer.Option(help="Where the sandbox keeps its files.")] = Path(".crowdsync/demo"),
+    port: Annotated[int, typer.Option(help="Of the Prefect UI.")] = 4200,
+) -> None:
+    """The sandbox, the Prefect server and its UI, kept running until Ctrl-C."""
+    from deployments.demo import up as run
+
+    with explained():
+        _free(port)
+        run(console, people, home, port)
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        errors.print("stopped")
+        sys.exit(130)

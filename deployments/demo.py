@@ -1,0 +1,210 @@
+"""The demo: a company on a real SCIM server, an emulated Crowd, a Prefect server, and the road between them."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from connectors.errors import RetryableError
+from deployments import show
+from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import scim as sandbox_scim
+from deployments.sandbox.organisation import Organisation, changed, difficult, organisation
+
+SECRETS = {"CROWDSYNC_CROWD_PASSWORD": "sandbox", "CROWDSYNC_SOURCE_TOKEN": "sandbox"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What is running."""
+
+    crowd: sandbox_crowd.RunningCrowd
+    scim: sandbox_scim.RunningServer
+    company: Organisation
+    ids: dict[str, str]
+    ui: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrefectServer:
+    """A server process that may not answer yet."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self, seconds: float = 120) -> None:
+        """Until it answers. Raises `RetryableError` naming its log."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{self.url}/api/health", timeout=2):  # noqa: S310 (our own address)
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise RetryableError(f"the Prefect server did not start; {self.log} says why")
+
+
+def company_of(people: int) -> Organisation:
+    """A made-up company with a few people whose names collide."""
+    company = organisation(users=people, groups=max(people // 6, 4), memberships=people * 5, seed=7)
+    awkward = [case for case in difficult() if "full-width" in case.why or "Cyrillic" in case.why][:2]
+    return company.including(people=[person for case in awkward for person in case.people])
+
+
+def demo(console: Console, people: int, home: Path) -> None:
+    """Three runs: everything is new, nothing is new, and the company some days later."""
+    with sandbox(people, home) as running:
+        from flows.sync import SyncRequest, sync
+
+        console.print(
+            f"A company of {len(running.company.people)} people and {len(running.company.teams)} groups "
+            f"on [bold]scim2-server[/], and an empty Crowd.\n",
+            highlight=False,
+        )
+
+        def run(title: str) -> None:
+            console.rule(f"[bold]{title}", align="left")
+            start = time.perf_counter()
+            report = asyncio.run(done(sync(SyncRequest(source="acme"))))
+            show.report(console, report)
+            counts = running.crowd.counts()
+            running.crowd.reset_counts()
+            took = time.perf_counter() - start
+            console.print(f"  Crowd saw {counts['reads']} reads and {counts['writes']} writes · {took:.1f} s\n")
+
+        run("First run: everybody is new")
+        run("Second run: nothing changed")
+        later = changed(
+            running.company, seed=11, joiners=3, leavers=3, disabled=2, renamed=2, updated=4, moved=6, new_groups=1
+        )
+        sandbox_scim.apply_change(running.scim.url, running.scim.token, running.company, later, running.ids)
+        run("Some days later: joiners, leavers, renames, moves")
+        console.print(f"History, plans and journal: {home}/crowdsync.db · the runs in Prefect: [bold]make up[/]")
+        console.print(
+            f"Look closer: [bold]crowdsync -c {home}/crowdsync.toml runs[/] (or plans, snapshots, plan --show 1)"
+        )
+
+
+async def done(flow: Awaitable[Any]) -> Any:
+    """A flow run as a coroutine, which is what asyncio runs."""
+    return await flow
+
+
+def up(console: Console, people: int, home: Path, port: int) -> None:
+    """The sandbox and the UI until Ctrl-C, with a deployment that can be started from its form."""
+    with sandbox(people, home, port=port) as running:
+        from flows.sync import sync
+
+        console.print(f"Prefect UI   [bold]{running.ui}[/]  (Deployments → sync → Run)")
+        console.print(f"Crowd        {running.crowd.url}  (application crowdsync, password sandbox)")
+        console.print(f"SCIM         {running.scim.url}  (token sandbox)")
+        console.print("Ctrl-C ends it all.")
+        sync.serve(
+            name="acme",
+            description="Bring the sandbox Crowd in step with the made-up company.",
+            parameters={"request": {"source": "acme", "mode": "preview"}},
+            tags=["crowdsync"],
+            print_starting_message=False,
+        )
+
+
+@contextmanager
+def sandbox(people: int, home: Path, port: int = 0) -> Iterator[Sandbox]:
+    """Starts everything at once; the environment then points at it."""
+    home = home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    for old in home.glob("crowdsync.db*"):
+        old.unlink()  # the sandbox's Crowd starts empty, so its history does too
+    company = company_of(people)
+    with ExitStack() as stack:
+        ui = stack.enter_context(prefect_server(home.parent / "prefect", port))
+        running = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": "sandbox"}))
+        idp = stack.enter_context(sandbox_scim.scim2_server(token=SECRETS["CROWDSYNC_SOURCE_TOKEN"]))
+        ids = sandbox_scim.fill(idp.url, idp.token, company)
+        config = home / "crowdsync.toml"
+        config.write_text(
+            _CONFIG.format(store=home / "crowdsync.db", crowd=running.url, scim=idp.url), encoding="utf-8"
+        )
+        os.environ |= SECRETS | {"CROWDSYNC_CONFIG": str(config), "PREFECT_API_URL": f"{ui.url}/api"}
+        importlib.import_module("flows.sync")  # seconds, while the server starts
+        ui.wait()
+        yield Sandbox(running, idp, company, ids, ui.url)
+        _say_goodbye()
+
+
+def _say_goodbye() -> None:
+    """Hands over Prefect's last logs and events while its server still listens; it would wait for it at exit."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all()
+    EventsWorker.drain_all()
+
+
+_CONFIG = """\
+# Written by `crowdsync demo`. The secrets stand in CROWDSYNC_CROWD_PASSWORD and CROWDSYNC_SOURCE_TOKEN.
+[store]
+url = "sqlite:///{store}"
+
+[directory]
+url = "{crowd}"
+application = "crowdsync"
+
+[sources.acme]
+kind = "scim"
+url = "{scim}"
+
+[sources.acme.policy.scope]
+exclude_groups = ["Project *"]
+"""
+
+
+@contextmanager
+def prefect_server(home: Path, port: int = 0) -> Iterator[PrefectServer]:
+    """A Prefect server of its own, starting, with its runs kept in `home`."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    os.environ |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "DO_NOT_TRACK": "1",
+    }
+    for name in ("TASK_RUN_RECORDER", "EVENT_PERSISTER"):
+        os.environ[f"PREFECT_SERVER_SERVICES_{name}_BATCH_SIZE"] = "100"
+        os.environ[f"PREFECT_SERVER_SERVICES_{name}_READ_BATCH_SIZE"] = "100"
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield PrefectServer(f"http://127.0.0.1:{port}", server, home / "server.log")
+    finally:
+        server.terminate()
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()

@@ -1,0 +1,175 @@
+"""What commands print: the same facts as the Prefect artifacts, for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from connectors.store import Plan as StoredPlan
+    from tasks.report import Report
+
+_COLOURS = {"+": "green", "-": "red", "~": "yellow"}
+_STATUS = {"applied": "green", "nothing to do": "green", "planned": "cyan", "refused": "red", "failed": "red"}
+
+
+def report(console: Console, report: Report) -> None:
+    """A run's end: sizes, counts, what was held and why, what failed."""
+    from connectors.contract import Kind
+    from tasks.report import SIGNS
+
+    colour = _STATUS.get(report.status, "yellow")
+    sides = " · ".join(
+        f"{name} {users:,} users, {groups:,} groups, {memberships:,} memberships"
+        for name, (users, groups, memberships) in report.sizes.items()
+    )
+    plan = f" · plan {report.plan}" if report.plan else ""
+    console.print(
+        f"[bold]{escape(report.source)} → {escape(report.directory)}[/]  [{colour}]{report.status}[/]{plan}",
+        highlight=False,
+    )
+    console.print(f"  {sides}", highlight=False)
+    if report.planned:
+        table = Table(box=None, padding=(0, 2), show_header=False)
+        table.add_column()
+        table.add_column()
+        table.add_column(justify="right")
+        for kind, (sign, words) in SIGNS.items():
+            if kind in report.planned:
+                table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", words, f"{report.planned[Kind(kind)]:,}")
+        console.print(table)
+    if report.outcomes:
+        console.print(
+            "  written: " + ", ".join(f"{n:,} {state}" for state, n in report.outcomes.items()), highlight=False
+        )
+    if report.withheld:
+        console.print("  withheld by the policy: " + ", ".join(f"{n:,} {k}" for k, n in report.withheld.items()))
+    for line in report.refusals:
+        console.print(f"  [red]refused[/]  {escape(line)}", soft_wrap=True, highlight=False)
+    for line in report.forced:
+        console.print(f"  [yellow]forced past[/]  {escape(line)}", soft_wrap=True, highlight=False)
+    _held(console, report.held)
+    _failures(console, report.failed)
+
+
+def _held(console: Console, held: pd.DataFrame) -> None:
+    if held.empty:
+        return
+    table = Table(title=f"Held: neither created, changed nor deactivated ({len(held):,})", title_justify="left")
+    for column in ("kind", "name", "stage", "why, and what to do"):
+        table.add_column(column, overflow="fold")
+    for row in held.head(20).itertuples():
+        table.add_row(*(_printable(value) for value in (row.kind, row.name, row.stage, row.reason)))
+    console.print(table)
+    if len(held) > 20:
+        console.print(f"  … and {len(held) - 20:,} more, in the report on the run's page")
+
+
+def _failures(console: Console, failed: pd.DataFrame) -> None:
+    if failed.empty:
+        return
+    table = Table(title=f"Failed ({len(failed):,})", title_justify="left")
+    for column in ("operation", "who", "to", "why"):
+        table.add_column(column, overflow="fold")
+    for row in failed.head(20).itertuples():
+        table.add_row(*(_printable(value) for value in (row.kind, row.name, row.target, row.note)))
+    console.print(table)
+
+
+def plan(console: Console, stored: StoredPlan, operations: pd.DataFrame, disclose: str) -> None:
+    """A stored plan, whole."""
+    from tasks.report import plan_rows
+
+    console.print(
+        f"[bold]plan {stored.id}[/]  {escape(stored.source)} → {escape(stored.directory)}  {stored.status}  "
+        f"made {_when(stored.created_at)}  digest {stored.digest[:12]}",
+        highlight=False,
+    )
+    rows = plan_rows(operations, disclose, limit=len(operations))
+    table = Table("", "what", "who", "to", "changes", "because it", "state", "note")
+    for row in rows:
+        sign = row[""]
+        table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", *(_printable(v) for k, v in row.items() if k))
+    console.print(table)
+
+
+def plans(console: Console, frame: pd.DataFrame) -> None:
+    """Stored plans, a line each."""
+    states = [s for s in ("planned", "intended", "done", "already", "failed", "skipped", "undone") if frame[s].any()]
+    table = Table("plan", "made", "source", "directory", "status", *states)
+    for row in frame.to_dict("records"):
+        table.add_row(
+            str(row["id"]),
+            _when(row["created_at"]),
+            _printable(row["source"]),
+            _printable(row["directory"]),
+            str(row["status"]),
+            *(f"{row[s]:,}" for s in states),
+        )
+    console.print(table)
+
+
+def runs(console: Console, frame: pd.DataFrame) -> None:
+    """Runs, a line each."""
+    table = Table("started", "took", "source", "mode", "status", "planned", "held", "plan", "error")
+    for row in frame.to_dict("records"):
+        summary: dict[str, Any] = orjson.loads(row["summary"] or "{}")
+        took = (row["finished_at"] - row["started_at"]).total_seconds() if pd.notna(row["finished_at"]) else None
+        table.add_row(
+            _when(row["started_at"]),
+            "" if took is None else f"{took:.1f} s",
+            _printable(row["source"]),
+            str(row["mode"]),
+            f"[{_STATUS.get(row['status'], 'yellow')}]{row['status']}[/]",
+            f"{sum(summary.get('planned', {}).values()):,}" if "planned" in summary else "",
+            str(summary.get("held", "")),
+            str(summary.get("plan") or ""),
+            _printable("; ".join(summary.get("refusals", [])) or summary.get("error", "")),
+        )
+    console.print(table)
+
+
+def snapshots(console: Console, frame: pd.DataFrame) -> None:
+    """Snapshots, a line each."""
+    table = Table("snapshot", "of", "taken", "users", "groups", "memberships", "content")
+    for row in frame.to_dict("records"):
+        table.add_row(
+            str(row["id"]),
+            _printable(row["stream"]),
+            _when(row["taken_at"]),
+            f"{row['users']:,}",
+            f"{row['groups']:,}",
+            f"{row['memberships']:,}",
+            str(row["digest"])[:12],
+        )
+    console.print(table)
+
+
+def difference(console: Console, frames: dict[str, pd.DataFrame]) -> None:
+    """What differs between two snapshots, table by table."""
+    for name, frame in frames.items():
+        counts = frame["change"].value_counts().to_dict() if len(frame) else {}
+        line = ", ".join(f"[{_COLOURS[s]}]{s}[/] {counts[s]:,}" for s in ("+", "-", "~") if s in counts)
+        console.print(f"[bold]{name}[/]  {line or 'the same'}", highlight=False)
+        if frame.empty:
+            continue
+        table = Table(*frame.columns)
+        for row in frame.head(100).itertuples(index=False):
+            table.add_row(f"[{_COLOURS[row[0]]}]{row[0]}[/]", *(_printable(value) for value in row[1:]))
+        console.print(table)
+        if len(frame) > 100:
+            console.print(f"  … and {len(frame) - 100:,} more")
+
+
+def _printable(value: Any) -> str:
+    # Names come from outside: control and direction characters must not reach the terminal.
+    return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value)))
+
+
+def _when(value: Any) -> str:
+    return str(pd.Timestamp(value).strftime("%Y-%m-%d %H:%M:%S")) if pd.notna(value) else ""

@@ -1,0 +1,184 @@
+"""The road without Prefect: the stages of `flows/sync.py`, one after the other, for tests.
+
+`walk` calls what the flow calls (a task's own function is its `.fn`); what is left out are Prefect's
+runs and artifacts. `FixedSource` is a source that gives one snapshot; `content` is what Crowd holds,
+less what Crowd itself keeps; `reload` puts such a content back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from connectors.contract import Capabilities, Directory, Page, Person, Scope, Source
+from connectors.errors import RetryableError
+from connectors.http import Http
+from connectors.model import GroupRow, MembershipRow, Snapshot, UserRow
+from connectors.store import SavedSnapshot, Store
+from tasks.apply import CHUNK, OPEN, Progress, apply_operations, chunks, save_links
+from tasks.extract import read_directory, read_source
+from tasks.filter import in_scope
+from tasks.guard import judge
+from tasks.map import desired
+from tasks.match import match
+from tasks.plan import Plan, plan
+from tasks.policy import Policy
+from tasks.run import Run
+from tasks.snapshot import check, keep, settle_unfinished
+
+SOURCE, DIRECTORY = "acme", "crowd"
+RETRIES = 3
+OWN = ("requiresPasswordChange", "invalidPasswordAttempts", "passwordLastChanged", "lastAuthenticated")
+"""User attributes that Crowd keeps by itself."""
+
+
+class FixedSource:
+    """`connectors.contract.Source` over one snapshot."""
+
+    name: ClassVar[str] = "fixed"
+    capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True)
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        yield Page(list(self.snapshot.users.itertuples(index=False, name=None)), last=True)
+
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
+        yield Page(list(self.snapshot.groups.itertuples(index=False, name=None)), last=True)
+
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        yield Page(list(self.snapshot.memberships.astype("str").itertuples(index=False, name=None)), last=True)
+
+    async def user(self, key: str) -> Person | None:
+        raise NotImplementedError
+
+    async def check(self) -> Sequence[str]:
+        return ()
+
+
+def run_of(
+    source: Source,
+    directory: Directory,
+    store: Store,
+    policy: Policy,
+    *,
+    doors: tuple[Http, ...] = (),
+    id: str = "run",  # noqa: A002
+    concurrency: int = 3,
+) -> Run:
+    """A run over connections that the test has opened."""
+    return Run(
+        id=id,
+        source_name=SOURCE,
+        directory_name=DIRECTORY,
+        policy=policy,
+        source=source,
+        directory=directory,
+        store=store,
+        doors=doors,  # type: ignore[arg-type]
+        concurrency=concurrency,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """How far the road went: the plan, its number (None: nothing to do) and what the journal says of it."""
+
+    plan: Plan
+    number: int | None
+    kept: tuple[SavedSnapshot, SavedSnapshot]
+    refusals: tuple[str, ...]
+    journal: pd.DataFrame
+    settled: Sequence[int]
+
+
+async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int = CHUNK) -> Walked:
+    """The whole road, or with mode "preview" up to the stored plan. Raises what the stages raise."""
+    (stream, crowd_stream), (scope, crowd_scope) = run.streams, run.scopes
+    source = await read_source(run.source, scope)
+    crowd = await read_directory(run.directory, crowd_scope)
+    kept = await keep.fn(run.store, stream, source, run.id)
+    crowd_kept = await keep.fn(run.store, crowd_stream, crowd, run.id)
+    settled = settle_unfinished(run.store, run.directory_name, crowd)
+    source = await check.fn(run.store, stream, source, kept.digest)
+    crowd = await check.fn(run.store, crowd_stream, crowd, crowd_kept.digest)
+    wanted = desired(in_scope(source, run.policy.scope).snapshot, run.policy)
+    matched = match(wanted, crowd, run.store.links(run.directory_name), run.policy, run.source_name)
+    made = plan(matched, source, crowd, run.policy, run.source_name, (kept.digest, crowd_kept.digest))
+    verdict = judge(made, run.policy, force=force)
+    number = None
+    if len(made.operations):
+        number = run.store.save_plan(
+            run=run.id,
+            source=run.source_name,
+            directory=run.directory_name,
+            digest=made.digest,
+            source_snapshot=kept.id,
+            directory_snapshot=crowd_kept.id,
+            policy=run.policy.model_dump_json(),
+            operations=made.operations,
+            held=made.held,
+            at=datetime.now(UTC),
+            status="refused" if verdict.refusals else "planned",
+        )
+        if mode == "sync" and not verdict.refusals:
+            await apply(run, made, number, size=size)
+    journal = made.operations if number is None else run.store.operations(number)
+    return Walked(made, number, (kept, crowd_kept), verdict.refusals, journal, settled)
+
+
+async def apply(run: Run, made: Plan, number: int, *, size: int = CHUNK) -> None:
+    """`tasks.apply.apply_plan`, its chunks tried again at once instead of as Prefect tasks."""
+    run.store.set_plan_status(number, "applying", at=datetime.now(UTC), expected=("planned", "refused"))
+    save_links(run, made)
+    progress = Progress()
+    for first, last in chunks(made.operations, size):
+        for left in range(RETRIES, -1, -1):
+            try:
+                await apply_operations(
+                    run.store.operations(number, states=OPEN, first=first, last=last),
+                    run.directory,
+                    run.store,
+                    number,
+                    source=run.source_name,
+                    directory_name=run.directory_name,
+                    run=run.id,
+                    progress=progress,
+                    concurrency=run.concurrency,
+                )
+                break
+            except RetryableError:
+                if not left:
+                    raise
+    failed = run.store.operations(number, states=["failed", "skipped"])
+    run.store.set_plan_status(number, "failed" if len(failed) else "applied", at=datetime.now(UTC))
+
+
+def content(emulator: Any) -> dict[str, Any]:
+    """What the emulated Crowd holds, without what Crowd keeps by itself (passwords, dates, keys)."""
+    state: dict[str, Any] = emulator.state()
+    for user in state["users"]:
+        user["attributes"] = {name: values for name, values in user["attributes"].items() if name not in OWN}
+    return state
+
+
+def reload(emulator: Any, state: dict[str, Any]) -> None:
+    """Empties the emulated Crowd and puts `content` into it."""
+    emulator.clear()
+    emulator.load(
+        users=[
+            [
+                *(user[name] for name in ("name", "first_name", "last_name", "display_name", "email", "active")),
+                user["attributes"],
+            ]
+            for user in state["users"]
+        ],
+        groups=[[group["name"], group["description"], group["attributes"]] for group in state["groups"]],
+        memberships=state["memberships"],
+        nestings=state["nestings"],
+    )
