@@ -28,8 +28,9 @@ up: $(VENV)/ready  ## Sandbox, Prefect server and UI, until Ctrl-C
 	@$(BIN)/crowdsync up
 
 lock: $(VENV)/ready  ## Write requirements.lock anew from pyproject.toml
-	@$(BIN)/pip install -q --upgrade --upgrade-strategy eager -e '.[dev]'
-	@$(BIN)/pip freeze --exclude-editable --exclude setuptools | grep -iv '^-e\|^crowdsync' > requirements.lock
+	@$(BIN)/python -m pip install -q uv
+	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header --extra dev pyproject.toml -o requirements.lock
 
 clean:  ## Remove what the others made
 	rm -rf $(VENV) .cache .crowdsync bench.json
