@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from connectors.model import HELD, ID_ATTRIBUTE, Snapshot, held_frame
 from tasks.map import Desired
-from tasks.names import among, arrow_text, clashes
+from tasks.names import among, arrow_text, clashes, crowd_ids
 from tasks.policy import Policy
 
 LINKS = ("source", "kind", "id", "name", "how", "made_at")
@@ -53,7 +53,7 @@ def _owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFr
     """Directory records + mark, owner and foreign. A link outranks a mark."""
     marks, texts = split_mark(records["attributes"])
     frame = records.assign(attributes=texts, mark=marks)
-    at = pd.Index(frame["id"]).get_indexer(pd.Index(links["name"].str.lower()))
+    at = pd.Index(frame["id"]).get_indexer(pd.Index(crowd_ids(links["name"])))
     there = at >= 0
     at, links = at[there], links[there]
     owner = np.full(len(frame), "", dtype=object)
@@ -100,6 +100,7 @@ def _match(
     reason = np.full(len(wanted), "", dtype=object)
     ids = existing["id"].to_numpy(dtype=object)
     names = existing[name].to_numpy(dtype=object)
+    wanted_ids = crowd_ids(wanted[name])
 
     # 1. Ownership: a link, or where links are lost the mark in Crowd.
     owned = np.flatnonzero((existing["owner"] != "").to_numpy())
@@ -111,11 +112,11 @@ def _match(
     reason[lost] = f"several Crowd {kind}s carry its id mark; remove the mark from all but one"
 
     # 2. Adoption, by the policy's keys: only what nobody owns.
-    free = ((existing["owner"] == "") & ~existing["foreign"] & ~existing["copied"]).to_numpy()
+    free = ((existing["owner"] == "") & ~existing["foreign"] & ~existing["copied"]).to_numpy(copy=True)
     for key in keys:
         if key == "id":
             continue
-        ours = wanted[name].str.lower() if key != "email" else wanted["email"].str.lower()
+        ours = wanted_ids if key != "email" else wanted["email"].str.lower()
         theirs = existing["id"] if key != "email" else existing["email"].str.lower()
         open_ = (account == "") & (reason == "") & (ours != "").to_numpy()
         pool = np.flatnonzero(free & (theirs != "").to_numpy())
@@ -132,13 +133,15 @@ def _match(
         free[pool[unique[at[hit]]]] = False
 
     # 3. The wanted name must be free, or be one's own.
-    at = pd.Index(existing["id"]).get_indexer(pd.Index(wanted[name].str.lower()))
+    at = pd.Index(existing["id"]).get_indexer(pd.Index(wanted_ids))
     there = at >= 0
     clash = there & (account == "") & (reason == "")
     foreign = np.zeros(len(wanted), dtype=bool)
     ownerless = np.zeros(len(wanted), dtype=bool)
     foreign[there] = existing["foreign"].to_numpy()[at[there]]
-    ownerless[there] = (existing["owner"] == "").to_numpy()[at[there]] & ~foreign[there]
+    # (One that has just been adopted goes to its new owner's name: the plan decides.)
+    nobodys = (existing["owner"] == "").to_numpy() & ~among(existing["id"], account)
+    ownerless[there] = nobodys[at[there]] & ~foreign[there]
     reason[clash & foreign] = "another source owns the Crowd record of this name; the first owner keeps it"
     adopt = "username" if kind == "user" else "name"
     reason[clash & ownerless] = (

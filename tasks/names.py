@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confusable_homoglyphs import confusables
 
+from connectors.model import crowd_id
+
 _INVISIBLE = r"[\p{Cc}\p{Cf}\p{Z}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{034F}\x{FE00}-\x{FE0F}]+"
 
 
@@ -27,12 +29,25 @@ def fold(names: Iterable[str]) -> pd.Series:
     # Twice: lower-casing can open new compositions, and compatibility forms can hide capitals (℡).
     for _ in range(2):
         array = pc.utf8_lower(pc.utf8_normalize(array, "NFKC"))
+    # İ is i to Arrow, and i with a dot above to Crowd: one name for us.
+    array = pc.replace_substring(array, "i\u0307", "i")
     folded = pd.Series(pc.replace_substring_regex(array, _INVISIBLE, ""), dtype="str")
     wide = ~_ascii(folded)
     if wide.any():  # Arrow lower-cases; only full case folding knows that ß is SS
         cased = [unicodedata.normalize("NFKC", name.casefold()) for name in folded[wide]]
         folded = _replaced(folded, wide, cased)
     return folded
+
+
+def crowd_ids(names: pd.Series) -> pd.Series:
+    """`connectors.model.crowd_id` of every name. (Arrow's own lower-casing differs: İ, a final Σ.)"""
+    lower = names.str.lower()
+    wide = ~_ascii(names).to_numpy()
+    if wide.any():
+        values = lower.to_numpy(dtype=object).copy()
+        values[wide] = [crowd_id(name) for name in names[wide]]
+        lower = pd.Series(values, dtype="str", index=names.index)
+    return lower
 
 
 def fold_one(name: str) -> str:
