@@ -1,0 +1,341 @@
+"""The pure road on small generated worlds: a plan applied leaves nothing to do, however it was interrupted.
+
+A world is a source, a Crowd directory and a link table over a handful of names, so that swaps, chains,
+reused usernames, lookalikes, adoption, other owners and circles are common. Many worlds share one
+directory (their names carry a number), which makes 1,500 of them a matter of seconds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from connectors.contract import Kind
+from connectors.model import (
+    ID_ATTRIBUTE,
+    Snapshot,
+    attributes_text,
+    crowd_id,
+    groups_frame,
+    memberships_frame,
+    users_frame,
+)
+from tasks.filter import in_scope
+from tasks.map import desired
+from tasks.match import match
+from tasks.plan import Plan, plan
+from tasks.policy import Policy
+from tasks.snapshot import lost_links, new_links, settle
+from tests.property.model_crowd import FIELDS, ModelCrowd, ModelLinks, operation_of
+
+SOURCE = "acme"
+EXTRA = "team"
+NAMES = ("ann", "Ann", "bob", "BOB", "cy", "dan", "admin", "eve", "ann", "bob", "cy", "dan", "ann", "bob", "аnn", "İx")
+TEAMS = ("red", "Red", "blue", "green", "gold", "priv-x", "prot-x", "outside", "red", "blue", "green", "İteam")
+MAILS = ("", "a@x", "A@x", "b@x", "c@x")
+
+
+@dataclass
+class World:
+    """A source and the Crowd it meets. `marked`: whatever a link ties is marked, and no mark is copied."""
+
+    users: list[tuple[Any, ...]] = field(default_factory=list)
+    groups: list[tuple[Any, ...]] = field(default_factory=list)
+    memberships: list[tuple[str, str, str]] = field(default_factory=list)
+    crowd: ModelCrowd = field(default_factory=ModelCrowd)
+    links: ModelLinks = field(default_factory=ModelLinks)
+    marked: bool = True
+
+    def source(self) -> Snapshot:
+        return Snapshot.of(users_frame(self.users), groups_frame(self.groups), memberships_frame(self.memberships))
+
+
+def add_world(world: World, rng: random.Random, tag: str = "") -> None:
+    """Adds people, groups, accounts and links whose names and ids end in `tag`."""
+    crowd, links = world.crowd, world.links
+    ids = [f"p{n}{tag}" for n in range(rng.randint(1, 5))]
+    owners = ids + [f"gone{n}{tag}" for n in range(2)]
+    accounts = _existing(world, rng, "user", owners, NAMES, tag)
+    group_ids = [f"g{n}{tag}" for n in range(rng.randint(0, 4))]
+    teams = _existing(world, rng, "group", [*group_ids, f"gg{tag}"], TEAMS, tag)
+    for group in teams:
+        for user in accounts:
+            if rng.random() < 0.4:
+                crowd.memberships.add((group["key"], user["key"]))
+        for child in teams:
+            if rng.random() < 0.3 and not crowd._below(child["key"], group["key"]):
+                crowd.nestings.add((group["key"], child["key"]))
+    if rng.random() < 0.3:  # a link whose account was deleted by hand
+        for identity in owners:
+            key = (SOURCE, "user", identity)
+            if key not in links.rows and rng.random() < 0.3:
+                name = rng.choice(NAMES) + tag
+                if crowd_id(name) not in crowd.users and all(crowd_id(n) != crowd_id(name) for n, _ in links.rows.values()):
+                    links.rows[key] = (name, "created")
+
+    # People mostly have the usernames of existing accounts, shuffled.
+    pool = list({name.lower(): name + tag for name in rng.sample(NAMES, len(NAMES))}.values())
+    keep = rng.random() < 0.5
+    held_names = {i: a["name"] for a in accounts for i in ids if a["attributes"].get(ID_ATTRIBUTE) == [f"{SOURCE}:{i}"]}
+    for identity in ids:
+        name = held_names.get(identity) if keep and rng.random() < 0.6 else None
+        name = name or (rng.choice(pool) if rng.random() < 0.1 else pool.pop())
+        active, mail = rng.random() < 0.75, rng.choice(MAILS)
+        mail = mail and mail + tag
+        extra = attributes_text({EXTRA: [rng.choice("xy")]}) if rng.random() < 0.5 else "{}"
+        last = "L" * 300 if rng.random() < 0.04 else rng.choice(("", "L", "M"))
+        world.users.append((identity, name, mail, rng.choice(("", "F")), last, "D", active, extra))
+    if rng.random() < 0.2 and world.users:  # somebody the source itself cannot make sense of is simply not there
+        world.users.pop()
+    names = rng.sample(TEAMS, len(group_ids))
+    for identity, name in zip(group_ids, names, strict=True):
+        world.groups.append((identity, name + tag, rng.choice(("", "text")), "{}"))
+        for person in ids:
+            if rng.random() < 0.4:
+                world.memberships.append((identity, person, "user"))
+        for child in group_ids:
+            if rng.random() < 0.25:  # circles and groups in themselves too
+                world.memberships.append((identity, child, "group"))
+
+
+def _existing(
+    world: World, rng: random.Random, kind: str, owners: list[str], names: tuple[str, ...], tag: str
+) -> list[dict[str, Any]]:
+    crowd, links, free = world.crowd, world.links, list(owners)
+    rng.shuffle(free)
+    made = []
+    for name in rng.sample(names, rng.randint(0, 6)):
+        if crowd_id(name + tag) in (crowd.users if kind == "user" else crowd.groups):
+            continue
+        roll, mark, link = rng.random(), "", None
+        if roll < 0.55 and free:
+            owner = free.pop()
+            mark, link = f"{SOURCE}:{owner}", (SOURCE, kind, owner)
+            if rng.random() < 0.4:
+                link = None
+            elif rng.random() < 0.08:
+                mark, world.marked = "", False
+        elif roll < 0.75:
+            mark, link = f"other:{name}{tag}", ("other", kind, name + tag)
+            if rng.random() < 0.5:
+                link = None
+        elif roll < 0.78:
+            mark, world.marked = f"{SOURCE}:{rng.choice(owners)}", False
+        if link:
+            links.rows[link] = (name + tag, "created")
+        if kind == "user":
+            mail = rng.choice(MAILS)
+            values = {"email": mail and mail + tag, "first_name": rng.choice(("", "F")), "display_name": "D"}
+            attributes = {EXTRA: [rng.choice("xy")] * (rng.random() < 0.5), "theirs": ["keep"]}
+            if mark:
+                attributes[ID_ATTRIBUTE] = [mark]
+            made.append(crowd.add_user(name + tag, active=rng.random() < 0.8, attributes=attributes, **values))
+        else:
+            made.append(crowd.add_group(name + tag, rng.choice(("", "text", "old")), mark))
+    return made
+
+
+def any_policy(rng: random.Random) -> Policy:
+    leavers = rng.choice(("deactivate", "deactivate", "delete", "nothing"))
+    groups = rng.choice(("empty", "empty", "delete", "nothing"))
+    off = rng.random() < 0.4
+    operations = {name: not (off and rng.random() < 0.2) for name in Policy().operations.model_dump()}
+    operations |= {"user_delete": leavers == "delete", "group_delete": groups == "delete"}
+    users = rng.choice((("id",), ("id", "username"), ("id", "email"), ("username", "email"), ("email", "username")))
+    scope: dict[str, Any] = {"exclude_groups": ["outside*"] if rng.random() < 0.5 else []}
+    if rng.random() < 0.15:
+        scope["required_groups"] = ["red*", "blue*"]
+    if rng.random() < 0.15:
+        scope["members_only"] = True
+    return Policy.model_validate(
+        {
+            "operations": operations,
+            "scope": scope,
+            "matching": {"users": users, "groups": rng.choice((("id",), ("id", "name")))},
+            "leavers": {"users": leavers, "groups": groups},
+            "usernames": {"case": rng.choice(("lower", "lower", "keep"))},
+            "attributes": {"extra": {EXTRA: EXTRA} if rng.random() < 0.5 else {}},
+            "protection": {"users": ["admin*"], "groups": ["prot-*"], "privileged_groups": ["priv-*"]},
+        }
+    )
+
+
+def planned(source: Snapshot, crowd: ModelCrowd, links: ModelLinks, policy: Policy) -> Plan:
+    directory = crowd.snapshot(policy.attributes.extra)
+    matched = match(desired(in_scope(source, policy.scope).snapshot, policy), directory, links.frame(), policy, SOURCE)
+    return plan(matched, source, directory, policy, SOURCE, ("", ""))
+
+
+def begin(made: Plan, links: ModelLinks) -> None:
+    """What a run does before its first operation."""
+    links.save(made.links.assign(source=SOURCE))
+
+
+def record(links: ModelLinks, operations: pd.DataFrame) -> None:
+    """What a run does after operations that hold."""
+    links.drop(lost_links(operations, SOURCE))
+    links.save(new_links(operations, SOURCE))
+
+
+def applied(made: Plan, crowd: ModelCrowd, links: ModelLinks, rng: random.Random) -> None:
+    """The whole plan, the operations of a phase in any order, as the apply loop runs them at the same time."""
+    begin(made, links)
+    for _, phase in made.operations.groupby("phase", sort=True):
+        for row in phase.sample(frac=1, random_state=rng.getrandbits(32)).itertuples():
+            crowd.write(operation_of(row))
+        record(links, phase)
+
+
+def interrupted(made: Plan, crowd: ModelCrowd, links: ModelLinks, rng: random.Random) -> pd.DataFrame:
+    """Part of the plan: whole phases, then some of one. → the operations of that one, their fate not recorded."""
+    begin(made, links)
+    phases = [phase for _, phase in made.operations.groupby("phase", sort=True)]
+    if not phases:
+        return made.operations
+    stop = rng.randrange(len(phases))
+    for phase in phases[:stop]:
+        for row in phase.itertuples():
+            crowd.write(operation_of(row))
+        record(links, phase)
+    share = rng.choice((0.0, 0.3, 0.7, 1.0))
+    for row in phases[stop].itertuples():
+        if rng.random() < share:
+            crowd.write(operation_of(row))
+    return phases[stop]
+
+
+def owners(crowd: ModelCrowd, links: ModelLinks, kind: str) -> dict[int, str]:
+    """Who owns what, told once more and simply: key of the record → id in our source, or "?" for another owner."""
+    table = crowd.users if kind == "user" else crowd.groups
+    by_name = {crowd_id(name): key for key, (name, _) in links.rows.items() if key[1] == kind}
+    marks = {i: (r["attributes"].get(ID_ATTRIBUTE) or [""])[0] for i, r in table.items()}
+    linked = {key[2] for name, key in by_name.items() if key[0] == SOURCE and name in table}
+    times = Counter(mark for i, mark in marks.items() if i not in by_name)
+    result = {}
+    for i, r in table.items():
+        source, mark = by_name.get(i, ("", "", ""))[0], marks[i]
+        if source or mark:
+            result[r["key"]] = "?"
+        if source == SOURCE:
+            result[r["key"]] = by_name[i][2]
+        elif not source and mark.startswith(f"{SOURCE}:"):
+            identity = mark.removeprefix(f"{SOURCE}:")
+            if times[mark] == 1 and identity not in linked:
+                result[r["key"]] = identity
+    return result
+
+
+def check_untouched(before: ModelCrowd, links: ModelLinks, after: ModelCrowd, made: Plan, source: Snapshot) -> None:
+    held = {kind: set(made.held.loc[made.held["kind"] == kind, "id"]) for kind in ("user", "group")}
+    for kind, old, new in (("user", before.users, after.users), ("group", before.groups, after.groups)):
+        owner = owners(before, links, kind)
+        now = {r["key"]: (i, r) for i, r in new.items()}
+        mine = f"{SOURCE}:"
+        for i, r in old.items():
+            key, whose = r["key"], owner.get(r["key"], "")
+            mark = (now[key][1]["attributes"].get(ID_ATTRIBUTE) or [""])[0] if key in now else ""
+            adopted = not whose and mark.startswith(mine)
+            protected = i.startswith("admin" if kind == "user" else "prot-")
+            closed = kind == "group" and i.startswith("priv-")
+            if (not whose and not adopted) or whose == "?" or protected or closed or whose in held[kind]:
+                assert now.get(key) == (i, r), f"{kind} {i} owned by {whose!r} was touched"
+                pairs = [
+                    ({p for p in c.memberships | c.nestings if key in p and p[0 if kind == "user" else 1] in now_all}, c)
+                    for c in (before, after)
+                    for now_all in [
+                        {g["key"] for g in after.groups.values()} | {u["key"] for u in after.users.values()}
+                    ]
+                ]
+                inside = [{p for p in ps if p[0] == key or kind == "user"} for ps, _ in pairs]
+                assert inside[0] == inside[1], f"members of {kind} {i} owned by {whose!r} changed"
+            elif whose and key in now:
+                assert mark in (f"{mine}{whose}", (r["attributes"].get(ID_ATTRIBUTE) or [""])[0]), f"{i} was inherited"
+            if kind == "user" and whose in set(source.users["id"]) and whose not in held[kind]:
+                leaver = made.operations[made.operations["kind"] == Kind.USER_DELETE]["source_id"]
+                assert key in now or whose in set(leaver), f"the account of {whose} was lost"
+
+
+def check_plan(made: Plan, policy: Policy) -> None:
+    for kind in made.operations["kind"].unique():
+        assert policy.operations.allows(Kind(kind)), kind
+    for kind in ("user", "group"):
+        made_for = made.operations[made.operations["kind"] == f"{kind}_create"]
+        assert not made_for["source_id"].duplicated().any()
+
+
+def check_owned_once(crowd: ModelCrowd, links: ModelLinks) -> None:
+    names = [(key[1], crowd_id(name)) for key, (name, _) in links.rows.items()]
+    assert len(names) == len(set(names))
+    whose = [i for i in owners(crowd, links, "user").values() if i != "?"]
+    assert len(whose) == len(set(whose))
+
+
+def describe(made: Plan) -> str:
+    return made.operations[["kind", "name", "target", "source_id", "record", "reason"]].to_string()
+
+
+def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4) -> Counter[str]:
+    """All that must hold of one world under one policy."""
+    source = world.source()
+    made = planned(source, world.crowd, world.links, policy)
+    check_plan(made, policy)
+    crowd, links = world.crowd.copy(), world.links.copy()
+    applied(made, crowd, links, rng)
+    check_untouched(world.crowd, world.links, crowd, made, source)
+    check_owned_once(crowd, links)
+    again = planned(source, crowd, links, policy)
+    assert again.operations.empty, f"the second plan is not empty:\n{describe(again)}\nafter\n{describe(made)}"
+    if world.marked:
+        lost = planned(source, crowd, ModelLinks(), policy)
+        assert lost.operations.empty, f"without links there is something to do:\n{describe(lost)}"
+    final = crowd.state(world.crowd.keys)
+    for _ in range(interruptions):
+        crowd, links = world.crowd.copy(), world.links.copy()
+        part = interrupted(made, crowd, links, rng)
+        way = rng.choice(("settled", "recorded late", "links lost"))
+        if way == "links lost" and (not world.marked or (part["kind"] == Kind.GROUP_CREATE).any()):
+            way = "settled"  # a new group is nobody's until it is marked
+        if way == "links lost":
+            links = ModelLinks({k: v for k, v in links.rows.items() if k[0] != SOURCE})
+        elif way == "settled" and len(part):
+            record(links, part[settle(part, crowd.snapshot(policy.attributes.extra))])
+        elif len(part):
+            holds = settle(part, crowd.snapshot(policy.attributes.extra))
+            last = part[holds & (part["kind"] != Kind.GROUP_CREATE)].tail(1).index
+            record(links, part[holds & ~part.index.isin(last)])
+        rest = planned(source, crowd, links, policy)
+        note = f"({way})\n{describe(made)}\nrest\n{describe(rest)}"
+        applied(rest, crowd, links, rng)
+        assert planned(source, crowd, links, policy).operations.empty, note
+        state = crowd.state(world.crowd.keys)
+        wrong = {k: (final.get(k), state.get(k)) for k in final.keys() | state.keys() if final.get(k) != state.get(k)}
+        if "pairs" in wrong:
+            wrong["pairs"] = final["pairs"] ^ state["pairs"]
+        assert not wrong, f"another end {wrong} {note}"
+    return Counter(made.operations["kind"])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_fifty_worlds_at_once(seed: int, request: pytest.FixtureRequest) -> None:
+    rng = random.Random(seed)
+    world, policy = World(), any_policy(rng)
+    for number in range(50):
+        add_world(world, rng, f"-{number}")
+    world.marked = world.marked or seed % 2 == 0
+    kinds = run(world, policy, rng)
+    print(f"seed {seed}: 50 worlds, {sum(kinds.values())} operations: {dict(kinds)}")
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_one_world(rng: random.Random) -> None:
+    world = World()
+    add_world(world, rng)
+    run(world, any_policy(rng), rng, interruptions=2)
