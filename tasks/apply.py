@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +24,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from connectors.contract import Directory, Kind, Operation
 from connectors.errors import RecordError, RefusedError, RetryableError
+from connectors.model import ID_ATTRIBUTE, crowd_id
 from connectors.store import Store
 from tasks.plan import Plan
 from tasks.run import Run
@@ -36,7 +37,9 @@ OPEN = ("planned", "intended")
 
 @dataclass(slots=True)
 class Progress:
-    """What became of the operations so far, by state; `broken`: names whose creation or rename failed."""
+    """What became of the operations so far, by state; `broken`: what others need and an operation
+    failed to bring about: ("user" or "group", a name that should exist) or ("name", a name that should be free),
+    with its seq."""
 
     states: Counter[str] = field(default_factory=Counter)
     broken: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -69,15 +72,16 @@ async def apply_operations(
     operations are still open; everything that did happen is recorded in either case.
     """
     attempted = set(operations.loc[operations["state"] == "intended", "seq"])
-    skipped, todo = _sorted_out(operations, progress)
-    if skipped:
-        store.record(plan, skipped, at=now())
-        progress.states.update(state for _, state, _ in skipped)
+    columns = (operations[c] for c in ("seq", "kind", "name", "target", "record"))
+    todo = [
+        Operation(int(seq), Kind(kind), name, target, orjson.loads(record) if record else {})
+        for seq, kind, name, target, record in zip(*columns, strict=True)
+    ]
     if not todo:
         return
     store.intend(plan, [operation.seq for operation in todo], at=now())
     by_seq = operations.set_index("seq", drop=False)
-    queue = deque(todo)
+    queue = deque(lanes(todo))
     outcomes: list[tuple[int, str, str]] = []
     stop: list[RefusedError] = []
     later: list[RetryableError] = []
@@ -98,23 +102,35 @@ async def apply_operations(
         progress.states.update(state for _, state, _ in outcomes)
         outcomes.clear()
 
+    async def write(operation: Operation) -> bool:
+        """One operation → whether what waits for it may go on."""
+        waits_for = _waits_for(operation, progress)
+        if waits_for is not None:
+            outcomes.append((operation.seq, "skipped", waits_for))
+            _break(progress, operation)
+            return True
+        try:
+            outcome = await directory.write(operation, attempted=operation.seq in attempted)
+        except RecordError as error:
+            outcomes.append((operation.seq, "failed", str(error)))
+            _break(progress, operation)
+        except RefusedError as error:
+            stop.append(error)
+            outcomes.append((operation.seq, "failed", str(error)))
+        except RetryableError as error:
+            later.append(error)
+            return False
+        else:
+            outcomes.append((operation.seq, outcome.state, outcome.note))
+        return True
+
     async def work() -> None:
         while queue and not stop:
-            operation = queue.popleft()
-            try:
-                outcome = await directory.write(operation, attempted=operation.seq in attempted)
-            except RecordError as error:
-                outcomes.append((operation.seq, "failed", str(error)))
-                _break(progress, operation)
-            except RefusedError as error:
-                stop.append(error)
-                outcomes.append((operation.seq, "failed", str(error)))
-            except RetryableError as error:
-                later.append(error)
-            else:
-                outcomes.append((operation.seq, outcome.state, outcome.note))
-            if len(outcomes) >= FLUSH:
-                flush()
+            for operation in queue.popleft():
+                if stop or not await write(operation):
+                    break
+                if len(outcomes) >= FLUSH:
+                    flush()
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -130,31 +146,52 @@ async def apply_operations(
         )
 
 
-def _sorted_out(operations: pd.DataFrame, progress: Progress) -> tuple[list[tuple[int, str, str]], list[Operation]]:
-    """Operations → those that wait for one that failed (skipped), and those to do."""
-    skipped: list[tuple[int, str, str]] = []
-    todo: list[Operation] = []
-    columns = (operations[c] for c in ("seq", "kind", "name", "target", "record"))
-    for seq, kind_text, name, target, record in zip(*columns, strict=True):
-        kind = Kind(kind_text)
-        if progress.broken:
-            needs = [("group" if kind.startswith(("group", "nesting")) else "user", name.lower())]
-            if kind.startswith(("membership", "nesting")):
-                needs.append(("group", target.lower()))
-            missing = next((progress.broken[need] for need in needs if need in progress.broken), None)
-            if missing is not None:
-                skipped.append((int(seq), "skipped", f"waits for operation {missing}, which failed"))
-                continue
-        todo.append(Operation(int(seq), kind, name, target, orjson.loads(record) if record else {}))
-    return skipped, todo
+def lanes(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
+    """Operations of one phase → those that must follow each other; the lanes may run side by side.
+
+    Only renames wait for each other: one that takes the name that an earlier one gives up.
+    """
+    by_name: dict[str, list[Operation]] = {}
+    for operation in operations:
+        if operation.kind is not Kind.USER_RENAME:
+            yield [operation]
+            continue
+        old, new = crowd_id(operation.name), crowd_id(operation.target)
+        lane = by_name.get(old) or by_name.get(new) or []
+        lane.append(operation)
+        by_name[old] = by_name[new] = lane
+    yield from {id(lane): lane for lane in by_name.values()}.values()
+
+
+def _waits_for(operation: Operation, progress: Progress) -> str | None:
+    """Why an operation cannot be done any more: another one that it needs was not."""
+    if not progress.broken:
+        return None
+    kind = operation.kind
+    name, target = crowd_id(operation.name), crowd_id(operation.target)
+    needs = [("group" if kind.startswith(("group", "nesting")) else "user", name)]
+    if kind.startswith(("membership", "nesting")):
+        needs.append(("group", target))
+    elif kind is Kind.USER_RENAME:
+        needs.append(("name", target))
+    elif kind is Kind.USER_CREATE:
+        needs.append(("name", name))
+    missing = next((progress.broken[need] for need in needs if need in progress.broken), None)
+    return None if missing is None else f"waits for operation {missing}, which failed"
 
 
 def _break(progress: Progress, operation: Operation) -> None:
-    kind = operation.kind
+    """Remembers what does not exist, or is not free, because this operation was not done."""
+    kind, name = operation.kind, crowd_id(operation.name)
     if kind in (Kind.USER_CREATE, Kind.GROUP_CREATE):
-        progress.broken[kind.split("_")[0], operation.name.lower()] = operation.seq
+        progress.broken[kind.split("_")[0], name] = operation.seq
     elif kind is Kind.USER_RENAME:
-        progress.broken["user", operation.target.lower()] = operation.seq
+        progress.broken["user", crowd_id(operation.target)] = operation.seq
+        progress.broken["name", name] = operation.seq
+    elif ID_ATTRIBUTE in operation.record.get("attributes", {}):
+        progress.broken[kind.split("_")[0], name] = operation.seq  # not ours, so nothing else may be done to it
+    elif kind is Kind.USER_DELETE:
+        progress.broken["name", name] = operation.seq
 
 
 def _again(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
@@ -218,7 +255,9 @@ async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
 
 
 def save_links(run: Run, plan: Plan) -> None:
-    """Keeps the ownership that was found in Crowd's marks alone."""
+    """Keeps the ownership that was found in Crowd's marks alone, and ends what holds a name that somebody gets."""
+    now = datetime.now(UTC)
+    if len(plan.stale):
+        run.store.drop_links(run.directory_name, plan.stale.assign(source=run.source_name), at=now, run=run.id)
     if len(plan.links):
-        links = plan.links.assign(source=run.source_name)
-        run.store.save_links(run.directory_name, links, at=datetime.now(UTC), run=run.id)
+        run.store.save_links(run.directory_name, plan.links.assign(source=run.source_name), at=now, run=run.id)

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from connectors.model import HELD, ID_ATTRIBUTE, Snapshot, held_frame
 from tasks.map import Desired
-from tasks.names import among, arrow_text, clashes, crowd_ids
+from tasks.names import among, arrow_text, crowd_ids
 from tasks.policy import Policy
 
 LINKS = ("source", "kind", "id", "name", "how", "made_at")
@@ -28,7 +28,8 @@ class Matched:
 
     `accounts` and `directory_groups` are the directory's users and groups with `mark` (the value of
     the id attribute), `owner` (the id in this source that owns it, ""), and `foreign` (another source
-    owns it). `held` has the columns of `connectors.model`.
+    owns it). `stale` are our links (kind, id, name) whose Crowd record is gone. `held` has the columns of
+    `connectors.model`.
     """
 
     users: pd.DataFrame
@@ -36,6 +37,7 @@ class Matched:
     memberships: pd.DataFrame
     accounts: pd.DataFrame
     directory_groups: pd.DataFrame
+    stale: pd.DataFrame
     held: pd.DataFrame
 
 
@@ -43,10 +45,24 @@ def match(desired: Desired, directory: Snapshot, links: pd.DataFrame, policy: Po
     """`links` has the columns of `LINKS`, of every source of this directory."""
     accounts = _owned(directory.users, links[links["kind"] == "user"], source)
     groups = _owned(directory.groups, links[links["kind"] == "group"], source)
-    users, held_users = _match(desired.users, accounts, "username", policy.matching.users, "user")
-    wanted, held_groups = _match(desired.groups, groups, "name", policy.matching.groups, "group")
+    absent = _absent(links, directory)
+    users, held_users = _match(
+        desired.users, accounts, absent, directory.held, source, "username", policy.matching.users, "user"
+    )
+    wanted, held_groups = _match(
+        desired.groups, groups, absent, directory.held, source, "name", policy.matching.groups, "group"
+    )
     held = pd.concat([desired.held, held_users, held_groups], ignore_index=True)
-    return Matched(users, wanted, desired.memberships, accounts, groups, held)
+    stale = absent.loc[absent["source"] == source, ["kind", "id", "name"]]
+    return Matched(users, wanted, desired.memberships, accounts, groups, stale, held)
+
+
+def _absent(links: pd.DataFrame, directory: Snapshot) -> pd.DataFrame:
+    """Links whose Crowd record is not there."""
+    names = crowd_ids(links["name"])
+    users = (links["kind"] == "user").to_numpy()
+    there = np.where(users, among(names, directory.users["id"]), among(names, directory.groups["id"]))
+    return links[~there]
 
 
 def _owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -93,13 +109,19 @@ def split_mark(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
 
 
 def _match(
-    wanted: pd.DataFrame, existing: pd.DataFrame, name: str, keys: tuple[str, ...], kind: str
+    wanted: pd.DataFrame,
+    existing: pd.DataFrame,
+    absent: pd.DataFrame,
+    unread: pd.DataFrame,
+    source: str,
+    name: str,
+    keys: tuple[str, ...],
+    kind: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     account = np.full(len(wanted), "", dtype=object)
     how = np.full(len(wanted), "", dtype=object)
     reason = np.full(len(wanted), "", dtype=object)
     ids = existing["id"].to_numpy(dtype=object)
-    names = existing[name].to_numpy(dtype=object)
     wanted_ids = crowd_ids(wanted[name])
 
     # 1. Ownership: a link, or where links are lost the mark in Crowd.
@@ -111,26 +133,38 @@ def _match(
     lost = ~hit & among(wanted["id"], _ids_of(existing[existing["copied"]]))
     reason[lost] = f"several Crowd {kind}s carry its id mark; remove the mark from all but one"
 
-    # 2. Adoption, by the policy's keys: only what nobody owns.
+    # (A Crowd record that cannot be read may be anybody's: whoever has or wants its name waits.)
+    broken = crowd_ids(unread["name"][(unread["kind"] == kind) & (unread["name"] != "")])
+    if len(broken):
+        known = absent["id"][
+            (absent["source"] == source) & (absent["kind"] == kind) & among(crowd_ids(absent["name"]), broken)
+        ]
+        hidden = (account == "") & (reason == "") & (among(wanted_ids, broken) | among(wanted["id"], known))
+        reason[hidden] = f"its Crowd {kind} cannot be read; see the held records of the directory"
+
+    # 2. Adoption, by the policy's keys: only what nobody owns. What one takes, the others no longer meet.
     free = ((existing["owner"] == "") & ~existing["foreign"] & ~existing["copied"]).to_numpy(copy=True)
-    for key in keys:
-        if key == "id":
-            continue
-        ours = wanted_ids if key != "email" else wanted["email"].str.lower()
-        theirs = existing["id"] if key != "email" else existing["email"].str.lower()
-        open_ = (account == "") & (reason == "") & (ours != "").to_numpy()
-        pool = np.flatnonzero(free & (theirs != "").to_numpy())
-        pool_keys = theirs.iloc[pool]
-        several = pool_keys[pool_keys.duplicated(keep=False)]
-        doubled = ours.duplicated(keep=False).to_numpy()
-        unsure = open_ & (among(ours, several) | (doubled & among(ours, pool_keys)))
-        reason[unsure] = f"its {key} fits more than one account, or more than one person; link it by hand"
-        unique = np.flatnonzero(~pool_keys.duplicated(keep=False).to_numpy())
-        at = pd.Index(pool_keys.iloc[unique]).get_indexer(pd.Index(ours))
-        hit = open_ & ~unsure & (at >= 0)
-        account[hit] = ids[pool][unique][at[hit]]
-        how[hit] = key
-        free[pool[unique[at[hit]]]] = False
+    settled, adopted = reason.copy(), -1
+    while adopted != (adopted := int(free.sum())) and any(key != "id" for key in keys):
+        reason = settled.copy()
+        for key in keys:
+            if key == "id":
+                continue
+            ours = wanted_ids if key != "email" else wanted["email"].str.lower()
+            theirs = existing["id"] if key != "email" else existing["email"].str.lower()
+            open_ = (account == "") & (reason == "") & (ours != "").to_numpy()
+            pool = np.flatnonzero(free & (theirs != "").to_numpy())
+            pool_keys = theirs.iloc[pool]
+            twice = pool_keys.duplicated(keep=False)
+            doubled = ours.duplicated(keep=False).to_numpy()
+            unsure = open_ & (among(ours, pool_keys[twice]) | (doubled & among(ours, pool_keys)))
+            reason[unsure] = f"its {key} fits more than one account, or more than one person; link it by hand"
+            unique = np.flatnonzero(~twice.to_numpy())
+            at = pd.Index(pool_keys.iloc[unique]).get_indexer(pd.Index(ours))
+            hit = open_ & ~unsure & (at >= 0)
+            account[hit] = ids[pool][unique][at[hit]]
+            how[hit] = key
+            free[pool[unique[at[hit]]]] = False
 
     # 3. The wanted name must be free, or be one's own.
     at = pd.Index(existing["id"]).get_indexer(pd.Index(wanted_ids))
@@ -147,12 +181,12 @@ def _match(
     reason[clash & ownerless] = (
         f"a Crowd {kind} of this name exists, owned by nobody; to adopt it add '{adopt}' to matching.{kind}s"
     )
-    # (A name owned by another id of this source may become free by a rename: the plan decides.)
-    new = (account == "") & (reason == "")
-    if new.any():
-        alike = clashes(wanted.loc[new, name], pd.Series(names[~among(existing["id"], account)], dtype="str"))
-        for index, other in alike[alike != ""].items():
-            reason[wanted.index.get_loc(index)] = f"looks like the existing Crowd {kind} {other!r}; rename one of them"
+    others = absent["name"][(absent["source"] != source) & (absent["kind"] == kind)]
+    reason[(account == "") & (reason == "") & among(wanted_ids, crowd_ids(others))] = (
+        "another source has a link to this name; the first owner keeps it"
+    )
+    # (A name that another id of this source owns may become free, and a new one may look like another: the plan
+    # decides, which knows all names as they will be.)
 
     frame = wanted.assign(account=pd.array(account, dtype="str"), how=pd.array(how, dtype="str"))
     bad = reason != ""

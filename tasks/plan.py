@@ -9,6 +9,7 @@ A record that is held, and every Crowd record that is or may become its own, is 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
-from connectors.model import ID_ATTRIBUTE, Snapshot, frame_digest, held_frame, sorted_unique
+from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, frame_digest, held_frame, sorted_unique
 from tasks.map import FIELDS
 from tasks.match import Matched
-from tasks.names import among
+from tasks.names import among, clashes, crowd_ids
 from tasks.policy import Policy, matches
 
 PHASES: Mapping[Kind, int] = {
@@ -43,6 +44,8 @@ PHASES: Mapping[Kind, int] = {
     Kind.NESTING_ADD: 8,
     Kind.MEMBERSHIP_ADD: 9,
 }
+MARKS = 0
+"""Phase of the marks of ownership on existing records, before anything else: what has been touched is known as ours."""
 COLUMNS = ("kind", "name", "target", "source_id", "record", "before", "reason")
 
 
@@ -62,12 +65,14 @@ class Plan:
     """`operations`: seq, phase and `COLUMNS`; `record` and `before` are JSON text or "".
     `withheld`: operations that the policy's features keep out, counted by kind.
     `links`: ownership that needs no write (the mark in Crowd was enough), in the columns kind, id, name, how.
+    `stale`: links (kind, id) to records that are gone and whose names the plan gives to somebody else.
     `digest` covers the operations, both snapshots and the policy."""
 
     operations: pd.DataFrame
     held: pd.DataFrame
     withheld: Mapping[str, int]
     links: pd.DataFrame
+    stale: pd.DataFrame
     owned: Owned
     digest: str
 
@@ -93,7 +98,9 @@ def plan(
     for part in (source_digest, directory_digest, policy.digest()):
         digest.update(part.encode())
     digest.update(frame_digest(operations))
-    return Plan(operations, held, withheld, planning.links(), planning.owned(), digest.hexdigest())
+    return Plan(
+        operations, held, withheld, planning.links(), planning.stale(operations), planning.owned(), digest.hexdigest()
+    )
 
 
 class _Planning:
@@ -108,6 +115,7 @@ class _Planning:
         self.withheld: dict[str, int] = {}
         self.accounts_frozen = self._frozen("user", self.accounts, policy.protection.users, "username")
         self.groups_frozen = self._frozen("group", self.directory_groups, policy.protection.groups, "name")
+        self.groups_frozen |= policy.privileged(self.directory_groups["name"]).to_numpy()
         # Positions: an existing record is its row in the directory, a new one follows after them.
         self.user_at = pd.Index(self.accounts["id"]).get_indexer(pd.Index(self.users["account"]))
         self.group_at = pd.Index(self.directory_groups["id"]).get_indexer(pd.Index(self.groups["account"]))
@@ -116,7 +124,7 @@ class _Planning:
         held = self.matched.held[self.matched.held["kind"] == kind]
         frozen = (matches(records[name], protected) | records["copied"]).to_numpy(dtype=bool, copy=True)
         frozen |= (records["owner"] != "").to_numpy() & among(records["owner"], held["id"])
-        frozen |= among(records["id"], held["name"].str.lower())
+        frozen |= among(records["id"], crowd_ids(held["name"]))
         return frozen
 
     def _held_ids(self, kind: str) -> pd.Series:
@@ -124,18 +132,16 @@ class _Planning:
 
     def operations(self) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
         parts = [self._leavers(), self._renames(), self._user_changes(), self._group_changes()]
-        creates = [self._user_creates(), self._group_creates()]
-        parts += [*creates, *self._membership_changes()]
-        parts = [part for part in parts if len(part)]
-        frame = pd.concat(parts, ignore_index=True) if parts else _operations([])
+        parts += [self._user_creates(), self._group_creates(), *self._membership_changes()]
+        parts = [_phased(part) for part in parts if len(part)]
+        frame = pd.concat(parts, ignore_index=True) if parts else _phased(_operations([]))
         allowed = np.ones(len(frame), dtype=bool)
         for kind, count in frame["kind"].value_counts().items():
             if not self.policy.operations.allows(Kind(str(kind))):
                 allowed &= (frame["kind"] != kind).to_numpy()
                 self.withheld[str(kind)] = int(count)
         frame = frame[allowed]
-        phase = frame["kind"].map({k.value: p for k, p in PHASES.items()}).astype("int64")
-        frame = frame.assign(phase=phase).sort_values("phase", kind="stable")
+        frame = frame.sort_values("phase", kind="stable")
         frame.insert(0, "seq", np.arange(1, len(frame) + 1))
         frame = frame[["seq", "phase", *COLUMNS]].reset_index(drop=True)
         return frame, pd.concat(self.held, ignore_index=True), self.withheld
@@ -175,7 +181,7 @@ class _Planning:
         current = np.full(len(users), "", dtype=object)
         current[known] = self.accounts["username"].to_numpy(dtype=object)[at[known]]
         current_id = users["account"].to_numpy(dtype=object)
-        wanted_id = users["username"].str.lower().to_numpy(dtype=object)
+        wanted_id = crowd_ids(users["username"]).to_numpy(dtype=object)
         frozen = np.zeros(len(users), dtype=bool)
         frozen[known] = self.accounts_frozen[at[known]]
         moves = known & (wanted_id != current_id) & ~frozen
@@ -186,19 +192,36 @@ class _Planning:
         if not self.policy.operations.user_rename:
             self.withheld[Kind.USER_RENAME.value] = int(moves.sum())
             moves[:] = False
+        closed = matches(users["username"], self.policy.protection.users).to_numpy()
+        for i in np.flatnonzero(moves & closed).tolist():
+            self._hold(users.iloc[i], current[i], "its new username is a protected one")
+            self.accounts_frozen[at[i]] = True
+        moves &= ~closed
         pending = {wanted_id[i]: i for i in np.flatnonzero(moves)}
         source = {current_id[i] for i in pending.values()}
-        # A wanted name must be free: not taken at all, or given up by another rename that itself works.
+        self.lookalikes = np.full(len(users), "", dtype=object)
+        stays = pd.Series(self.accounts["username"])[~among(self.accounts["id"], {*deleted, *source})]
         while True:
-            stuck = [i for name, i in pending.items() if name in taken and name not in source]
-            if not stuck:
-                break
-            for i in stuck:
+            # A wanted name must be free: not taken at all, or given up by another rename that itself works.
+            # It must not look like a name that stays, either.
+            open_ = np.flatnonzero((moves | ~known) & (self.lookalikes == ""))
+            if len(open_) and len(stays):
+                self.lookalikes[open_] = clashes(users["username"].iloc[open_], stays)
+            stuck = {i for name, i in pending.items() if name in taken and name not in source}
+            alike = set(np.flatnonzero(moves & (self.lookalikes != "")).tolist()) - stuck
+            for i in sorted(stuck):
                 self._hold(users.iloc[i], current[i], "the Crowd account that has this name belongs to somebody else")
+            for i in sorted(alike):
+                self._hold(users.iloc[i], current[i], _alike("user", self.lookalikes[i]))
+            held = sorted(map(int, stuck | alike))
+            for i in held:
                 moves[i] = False
                 del pending[wanted_id[i]]
                 source.discard(current_id[i])
                 self.accounts_frozen[at[i]] = True
+            stays = pd.Series(current[held], dtype="str")
+            if not held:
+                break
         rows: list[tuple[Any, ...]] = []
         by_current = {current_id[i]: i for i in pending.values()}
         while pending:
@@ -209,9 +232,9 @@ class _Planning:
                 rows.append(
                     self._rename(users["id"].iloc[i], current[i], aside, "makes room: names go round in a circle")
                 )
-                taken.add(aside.lower())
+                taken.add(crowd_id(aside))
                 del by_current[current_id[i]]
-                current[i], current_id[i] = aside, aside.lower()
+                current[i], current_id[i] = aside, crowd_id(aside)
                 by_current[current_id[i]] = i
                 continue
             for i in free:
@@ -286,48 +309,53 @@ class _Planning:
                     reason=[reason] * len(changed),
                 )
             )
-        parts.append(self._attribute_changes(Kind.USER_ATTRIBUTES, wanted, now, self.final[known], allows.user_update))
-        return pd.concat(parts, ignore_index=True)
+        parts.append(self._attribute_changes(Kind.USER_ATTRIBUTES, wanted, now, after["username"], allows.user_update))
+        return pd.concat([_phased(part) for part in parts], ignore_index=True)
 
     def _attribute_changes(
-        self, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, names: np.ndarray, update: bool
+        self, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, final: pd.Series, update: bool
     ) -> pd.DataFrame:
-        mark = (self.source_name + ":" + wanted["id"]).to_numpy(dtype=object)
+        """Attributes that differ. Those that mark ownership come first, under the name that the record has now."""
+        mark = np.asarray(self.source_name + ":" + wanted["id"], dtype=object)
         unmarked = now["mark"].to_numpy(dtype=object) != mark
         texts = (now["attributes"] != wanted["attributes"]).to_numpy(dtype=bool) & update
+        names = now["username" if kind is Kind.USER_ATTRIBUTES else "name"].where(unmarked, final)
         rows: list[tuple[Any, ...]] = []
+        phases: list[int] = []
         for i in np.flatnonzero(unmarked | texts):
             old = orjson.loads(now["attributes"].iloc[i]) if update else {}
             new = orjson.loads(wanted["attributes"].iloc[i]) if update else {}
-            change = {k: new.get(k, []) for k in sorted(old.keys() | new.keys()) if sorted(old.get(k, [])) != sorted(new.get(k, []))}
+            change = {
+                k: new.get(k, [])
+                for k in sorted(old.keys() | new.keys())
+                if sorted(old.get(k, [])) != sorted(new.get(k, []))
+            }
             before = {k: old.get(k, []) for k in change}
             reason = "differs from the source"
             if unmarked[i]:
                 change[ID_ATTRIBUTE] = [mark[i]]
                 before[ID_ATTRIBUTE] = [now["mark"].iloc[i]] if now["mark"].iloc[i] else []
-                reason = f"adopted by {wanted['how'].iloc[i]}" if wanted["how"].iloc[i] != "link" else "marks ownership"
+                how = wanted["how"].iloc[i]
+                reason = "marks ownership" if how == "link" else f"adopted by {how}"
             if change:
-                record = _json({"attributes": change})
-                rows.append(
-                    (
-                        kind.value,
-                        names[i],
-                        "",
-                        wanted["id"].iloc[i],
-                        record,
-                        _json({"attributes": before}),
-                        reason,
-                    )
-                )
-        return _operations(rows)
+                record, was = _json({"attributes": change}), _json({"attributes": before})
+                rows.append((kind.value, names.iloc[i], "", wanted["id"].iloc[i], record, was, reason))
+                phases.append(MARKS if unmarked[i] else PHASES[kind])
+        return _operations(rows).assign(phase=np.array(phases, dtype="int64"))
 
     def _user_creates(self) -> pd.DataFrame:
         new = (self.user_at < 0) & self.users["active"].to_numpy(dtype=bool)
-        names = self.users["username"].str.lower()
+        names = crowd_ids(self.users["username"])
         blocked = new & among(names, self.taken) if new.any() else new
         for i in np.flatnonzero(blocked):
             self._hold(self.users.iloc[i], "", "the Crowd account of this name belongs to somebody else")
-        self.created = new & ~blocked
+        closed = new & ~blocked & matches(self.users["username"], self.policy.protection.users).to_numpy()
+        for i in np.flatnonzero(closed):
+            self._hold(self.users.iloc[i], "", "its username is a protected one")
+        alike = new & ~blocked & ~closed & (self.lookalikes != "")
+        for i in np.flatnonzero(alike):
+            self._hold(self.users.iloc[i], "", _alike("user", self.lookalikes[i]))
+        self.created = new & ~blocked & ~closed & ~alike
         if not self.policy.operations.user_create:
             self.withheld[Kind.USER_CREATE.value] = int(self.created.sum())
             self.created = np.zeros(len(new), dtype=bool)
@@ -350,16 +378,15 @@ class _Planning:
         known, at = known[open_], at[open_]
         wanted = self.groups.iloc[known].reset_index(drop=True)
         now = self.directory_groups.iloc[at].reset_index(drop=True)
-        names = now["name"].to_numpy(dtype=object)
         wanted = wanted.assign(attributes=now["attributes"])  # groups carry no mapped attributes
-        parts = [self._attribute_changes(Kind.GROUP_ATTRIBUTES, wanted, now, names, update=True)]
+        parts = [self._attribute_changes(Kind.GROUP_ATTRIBUTES, wanted, now, now["name"], update=True)]
         differs = ((wanted["description"] != now["description"]) & (wanted["description"] != "")).to_numpy()
         if differs.any():
             changed = wanted[differs]
             parts.append(
                 _frame(
                     Kind.GROUP_UPDATE,
-                    names[differs],
+                    now["name"][differs],
                     source_id=changed["id"],
                     record=[_json({"description": d}) for d in changed["description"]],
                     before=[_json({"description": d}) for d in now["description"][differs]],
@@ -371,19 +398,22 @@ class _Planning:
             & ~among(self.directory_groups["owner"], self.groups["id"])
             & ~among(self.directory_groups["owner"], self._held_ids("group"))
         ).to_numpy() & ~self.groups_frozen
-        if self.policy.leavers.groups == "delete":
+        self.groups_deleted = self.groups_leaving & (self.policy.leavers.groups == "delete")
+        if self.groups_deleted.any():
             gone = self.directory_groups[self.groups_leaving]
             reason = np.where(
                 among(gone["owner"], self.source.groups["id"]), "is out of scope", "is gone from the source"
             )
             parts.append(_frame(Kind.GROUP_DELETE, gone["name"], source_id=gone["owner"], reason=reason))
-        return pd.concat(parts, ignore_index=True)
+        self.groups_deleted &= self.policy.operations.group_delete
+        return pd.concat([_phased(part) for part in parts], ignore_index=True)
 
     def _group_creates(self) -> pd.DataFrame:
         protected = matches(self.groups["name"], self.policy.protection.groups)
         closed = (protected | self.policy.privileged(self.groups["name"])).to_numpy()
         new = self.group_at < 0
-        taken = among(self.groups["name"].str.lower(), self.directory_groups["id"])
+        stay = ~self.groups_deleted
+        taken = among(crowd_ids(self.groups["name"]), self.directory_groups["id"][stay])
         for i in np.flatnonzero(new & taken):
             self._hold(self.groups.iloc[i], "", "the Crowd group of this name belongs to another group", "group")
         for i in np.flatnonzero(new & closed & ~taken):
@@ -393,7 +423,13 @@ class _Planning:
                 "is a protected or privileged group that the policy does not name",
                 "group",
             )
-        self.groups_created = new & ~closed & ~taken
+        alike = new & ~closed & ~taken
+        if alike.any():
+            labels = clashes(self.groups["name"][alike], self.directory_groups["name"][stay])
+            alike[alike] = labels != ""
+            for i, label in zip(np.flatnonzero(alike), labels[labels != ""], strict=True):
+                self._hold(self.groups.iloc[i], "", _alike("group", label), "group")
+        self.groups_created = new & ~closed & ~taken & ~alike
         if not self.policy.operations.group_create:
             self.withheld[Kind.GROUP_CREATE.value] = int(self.groups_created.sum())
             self.groups_created = np.zeros(len(new), dtype=bool)
@@ -485,6 +521,7 @@ class _Planning:
             (give_groups, give_groups),
             (take_groups, ours & ~fixed_groups),
         )
+        children = (self._without_circles(children, now_group, now_child, groups_final), children[1])
         removed_users = np.concatenate([self.accounts["username"].to_numpy(dtype=object), users_final[accounts:]])
         group_names = groups_final
         result = []
@@ -510,6 +547,42 @@ class _Planning:
                 )
         return result
 
+    def _without_circles(
+        self,
+        children: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+        now_group: np.ndarray,
+        now_child: np.ndarray,
+        names: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Nestings to add and to remove → those to add that close no circle: Crowd has none. The others are held."""
+        (parents, members), removed = children
+        if not len(parents):
+            return parents, members
+        below: dict[int, set[int]] = defaultdict(set)
+        nested = (now_group >= 0) & (now_child >= 0)
+        gone = np.flatnonzero(self.groups_deleted)
+        nested &= ~np.isin(now_group, gone) & ~np.isin(now_child, gone)
+        for parent, child in zip(now_group[nested].tolist(), now_child[nested].tolist(), strict=True):
+            below[parent].add(child)
+        if self.policy.operations.allows(Kind.NESTING_REMOVE):
+            for parent, child in zip(*(side.tolist() for side in removed), strict=True):
+                below[parent].discard(child)
+        fits = np.ones(len(parents), dtype=bool)
+        for i in np.lexsort((names[members].astype(str), names[parents].astype(str))):  # every run in the same order
+            parent, child = int(parents[i]), int(members[i])
+            seen, todo = {child}, [child]
+            while todo and parent not in seen:
+                new = below[todo.pop()] - seen
+                seen |= new
+                todo += new
+            if parent in seen:
+                fits[i] = False
+                reason = f"nesting it in {names[parent]!r} would make a circle of groups; Crowd has none"
+                self.held.append(held_frame([("nesting", "", names[child], "plan", reason)]))
+            else:
+                below[parent].add(child)
+        return parents[fits], members[fits]
+
     def _privileged(self, names: np.ndarray, group_code: np.ndarray) -> np.ndarray:
         """Groups that give power: by name, or because they are nested in one, now or in the desired state."""
         closed = self.policy.privileged(pd.Series(names, dtype="str")).to_numpy(copy=True)
@@ -521,16 +594,11 @@ class _Planning:
             (self.matched.memberships, self.groups["id"], group_code),
         ):
             nested = memberships[(memberships["member_kind"] == "group").to_numpy()]
-            pairs.append(
-                np.stack(
-                    [
-                        _positions(nested["group_id"], groups, code),
-                        _positions(nested["member_id"], groups, code),
-                    ]
-                )
-            )
+            sides = [_positions(nested[side], groups, code) for side in ("group_id", "member_id")]
+            pairs.append(np.stack(sides))
         parent, child = np.concatenate(pairs, axis=1)
-        known = (parent >= 0) & (child >= 0)
+        gone = np.flatnonzero(self.groups_deleted)
+        known = (parent >= 0) & (child >= 0) & ~np.isin(parent, gone) & ~np.isin(child, gone)
         parent, child = parent[known], child[known]
         named = (
             pd.Series(names, dtype="str")
@@ -571,6 +639,15 @@ class _Planning:
                 pd.DataFrame({"kind": kind, "id": rebuilt["id"], "name": rebuilt["account"], "how": "id"}, dtype="str")
             )
         return pd.concat(parts, ignore_index=True)
+
+    def stale(self, operations: pd.DataFrame) -> pd.DataFrame:
+        named = operations[operations["kind"].isin([Kind.USER_CREATE, Kind.USER_RENAME, Kind.GROUP_CREATE])]
+        links = self.matched.stale
+        if named.empty or links.empty:
+            return links.loc[[], ["kind", "id"]]
+        names = crowd_ids(named["target"].where(named["kind"] == Kind.USER_RENAME, named["name"]))
+        keys = named["kind"].str.split("_").str[0] + ":" + names
+        return links.loc[among(links["kind"] + ":" + crowd_ids(links["name"]), keys), ["kind", "id"]]
 
     def _hold(self, record: pd.Series, account: str, reason: str, kind: str = "user") -> None:
         name = record["username" if kind == "user" else "name"]
@@ -624,7 +701,7 @@ def _placed(existing: pd.Series, wanted: pd.Series, at: np.ndarray) -> np.ndarra
 
 
 def _aside(name: str, taken: set[str]) -> str:
-    return next(f"{name[:200]}~{n}" for n in range(1, 10_000) if f"{name[:200]}~{n}".lower() not in taken)
+    return next(f"{name[:200]}~{n}" for n in range(1, 10_000) if crowd_id(f"{name[:200]}~{n}") not in taken)
 
 
 def _json(value: Any) -> str:
@@ -674,6 +751,18 @@ def _frame(
         "reason": reason,
     }
     return pd.DataFrame({name: pd.array(list(values), dtype="str") for name, values in columns.items()})
+
+
+def _alike(kind: str, other: str) -> str:
+    return f"looks like the existing Crowd {kind} {other!r}; rename one of them"
+
+
+def _phased(part: pd.DataFrame) -> pd.DataFrame:
+    """Operations with their phase: that of their kind, where they have none yet."""
+    if "phase" in part.columns:
+        return part
+    by_kind = {kind.value: number for kind, number in PHASES.items()}
+    return part.assign(phase=part["kind"].map(by_kind).astype("int64"))
 
 
 def _operations(rows: list[tuple[Any, ...]]) -> pd.DataFrame:

@@ -34,9 +34,10 @@ def _regex(pattern: str) -> str:
     try:
         pc.replace_substring_regex(pa.array([""]), pattern, "")
     except pa.ArrowInvalid as error:
-        why = str(error).removeprefix("Invalid regular expression: ")
+        why = str(error).removeprefix("Invalid regular expression: ").removesuffix(f": ({pattern})")
         raise ValueError(
-            f"not an RE2 regular expression ({why}); look-around and back-references do not exist there"
+            f"{pattern!r} is not an RE2 regular expression ({why}); correct it: look-around and back-references "
+            "do not exist there"
         ) from None
     return pattern
 
@@ -284,4 +285,4 @@ def policy_of(settings: Settings, source: str) -> Policy:
     try:
         return Policy.model_validate(settings.source(source).policy)
     except ValidationError as error:
-        raise ConfigurationError(explain(error, "crowdsync.toml", ("sources", source, "policy"))) from None
+        raise ConfigurationError(explain(error, settings.file, ("sources", source, "policy"))) from None

@@ -49,7 +49,7 @@ SIGNS: Final[Mapping[Kind, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a run ended. `status`: nothing to do, planned, refused, applied, partly applied, failed."""
+    """How a run ended. `status`: nothing to do, planned, refused, applied, partly applied, stopped (`why`)."""
 
     run: str
     source: str
@@ -66,6 +66,7 @@ class Report:
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     failed: pd.DataFrame = field(default_factory=pd.DataFrame)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    why: str = ""
 
     def summary(self) -> dict[str, Any]:
         """The report as JSON values: counts and ids only."""
@@ -80,6 +81,7 @@ class Report:
             "forced": list(self.forced),
             "snapshots": dict(self.snapshots),
             "sizes": {side: list(size) for side, size in self.sizes.items()},
+            **({"error": self.why} if self.why else {}),
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         }
 
@@ -161,6 +163,8 @@ def report_markdown(report: Report) -> str:
     lines += ["| side | users | groups | memberships |", "|---|---:|---:|---:|"]
     for side, (users, groups, memberships) in report.sizes.items():
         lines.append(f"| {side} | {users:,} | {groups:,} | {memberships:,} |")
+    if report.why:
+        lines += ["", f"**Stopped:** {_cell(report.why)}"]
     lines += ["", f"Planned: {count_line(report.planned)}."]
     if report.outcomes:
         lines += ["", "Written: " + ", ".join(f"{count:,} {state}" for state, count in report.outcomes.items()) + "."]
@@ -241,17 +245,18 @@ async def file_plan(
     if number and verdict.refusals and number != replaces:
         run.store.set_plan_status(number, "refused" if replaces is None else "planned", at=now)
     if number:
-        await create_table(plan, number, run.policy.disclose, verdict.refusals)
+        await create_table(run, plan, number, verdict.refusals)
     return Filed(number, plan, verdict, (kept, crowd_kept))
 
 
-async def create_table(plan: Plan, number: int, disclose: str, refusals: tuple[str, ...]) -> None:
+async def create_table(run: Run, plan: Plan, number: int, refusals: tuple[str, ...]) -> None:
     """The plan as a table artifact of the flow run."""
-    rows: list[dict[str, Any]] = [{k or "±": v for k, v in row.items()} for row in plan_rows(plan.operations, disclose)]
-    await acreate_table_artifact(table=rows, key="plan", description=plan_markdown(plan, number, refusals))
+    shown = plan_rows(plan.operations, run.policy.disclose)
+    rows: list[dict[str, Any]] = [{k or "±": v for k, v in row.items()} for row in shown]
+    await acreate_table_artifact(table=rows, key=run.key("plan"), description=plan_markdown(plan, number, refusals))
 
 
-@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 async def conclude(run: Run, filed: Filed, mode: str) -> Report:
     """Says how the run ended: to the store, to the Prefect page, to the caller.
 
@@ -267,8 +272,9 @@ async def conclude(run: Run, filed: Filed, mode: str) -> Report:
         operations = run.store.operations(number)
         outcomes = {str(state): int(count) for state, count in operations["state"].value_counts().items()}
         failed = operations[operations["state"].isin(["failed", "skipped"])]
-        status = "partly applied" if len(failed) else "applied"
-        run.store.set_plan_status(number, "failed" if len(failed) else "applied", at=datetime.now(UTC))
+        status = "stopped" if run.stopped else "partly applied" if len(failed) else "applied"
+        if not run.stopped:  # else the plan stays open, and the next run finds out what became of it
+            run.store.set_plan_status(number, "failed" if len(failed) else "applied", at=datetime.now(UTC))
     report = Report(
         run=run.id,
         source=run.source_name,
@@ -288,11 +294,21 @@ async def conclude(run: Run, filed: Filed, mode: str) -> Report:
         },
         failed=failed,
         seconds=run.seconds,
+        why=str(run.stopped or ""),
     )
-    await acreate_markdown_artifact(markdown=report_markdown(report), key="report", description="What this run did")
+    await acreate_markdown_artifact(
+        markdown=report_markdown(report), key=run.key("report"), description="What this run did"
+    )
     finish(run, status, report.summary())
     if verdict.refusals:
         raise ReportedError("; ".join(verdict.refusals), report)
+    if run.stopped:
+        done = outcomes.get("done", 0) + outcomes.get("already", 0)
+        raise ReportedError(
+            f"stopped after {done:,} of {len(plan.operations):,} operations: {run.stopped} "
+            "Then run again: what is left is planned anew.",
+            report,
+        )
     if len(failed):
         raise ReportedError(f"{len(failed):,} of {len(plan.operations):,} operations failed: see the report", report)
     return report

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ from prefect.runtime import flow_run
 
 from connectors.contract import Directory, Scope, Source
 from connectors.crowd import Crowd
-from connectors.errors import CrowdsyncError
+from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, IncompleteError
 from connectors.http import Http
 from connectors.idp import SOURCES
 from connectors.model import ID_ATTRIBUTE
@@ -38,6 +40,7 @@ class Run:
     concurrency: int
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
+    stopped: CrowdsyncError | None = None
 
     @property
     def streams(self) -> tuple[str, str]:
@@ -49,6 +52,10 @@ class Run:
         """Which attributes to ask both sides for."""
         ours = frozenset({ID_ATTRIBUTE, *self.policy.attributes.extra})
         return Scope(self.policy.attributes.wanted()), Scope(ours)
+
+    def key(self, what: str) -> str:
+        """The key of an artifact: its versions on the Prefect page are those of this source."""
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.source_name} {what}".lower()).strip("-")
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -64,7 +71,7 @@ def source_http(name: str, settings: SourceSettings) -> Http:
     """The door to one source. Raises `ConfigurationError`."""
     return Http(
         settings.url,
-        name=name,
+        name=f"sources.{name}",
         bearer=secret(f"sources.{name}.token", settings.token_env, settings.token_file),
         rate=settings.requests_per_second,
         concurrency=settings.concurrency,
@@ -77,7 +84,7 @@ def directory_http(settings: DirectorySettings) -> Http:
     """The door to Crowd. Raises `ConfigurationError`."""
     return Http(
         settings.url,
-        name=settings.name,
+        name="directory",
         basic=(settings.application, secret("directory.password", settings.password_env, settings.password_file)),
         rate=settings.requests_per_second,
         concurrency=settings.concurrency,
@@ -91,7 +98,7 @@ async def begin(settings: Settings, source: str, policy: Policy, mode: str) -> A
     """Opens a run; whatever ends it before `finish` is recorded as its failure."""
     chosen, crowd = settings.source(source), settings.directory
     async with source_http(source, chosen) as idp, directory_http(crowd) as door:
-        with Store.open(settings.store_url()) as store:
+        with Store.open(settings.store_url(), busy=settings.store.busy) as store:
             run = Run(
                 id=str(flow_run.id or uuid.uuid4()),
                 source_name=source,
@@ -114,9 +121,55 @@ async def begin(settings: Settings, source: str, policy: Policy, mode: str) -> A
             try:
                 yield run
             except BaseException as error:
+                known = await diagnosed(run, settings, error)
                 if not run.finished:
-                    finish(run, "failed", {"error": _line(error)})
-                raise
+                    finish(run, "failed", {"error": _line(known)})
+                if known is error:
+                    raise
+                raise known from None
+
+
+async def diagnosed(run: Run, settings: Settings, error: BaseException) -> BaseException:
+    """What stopped a run, in better words where one side does not pass its own check (wrong address or secret)."""
+    if not isinstance(error, (AuthenticationError, IncompleteError)):
+        return error
+    sides = (
+        check_source(run.source_name, settings.source(run.source_name), run.source),
+        check_directory(settings.directory, run.directory),
+    )
+    found = await asyncio.gather(*sides, return_exceptions=True)
+    return next((why for why in found if isinstance(why, (AuthenticationError, ConfigurationError))), error)
+
+
+async def check_source(name: str, settings: SourceSettings, source: Source) -> Sequence[str]:
+    """`Source.check`, and where the settings stand that it finds wrong."""
+    place = settings.token_file or f"the environment variable {settings.token_env}"
+    return await _checked(source.check(), f"sources.{name}", settings.url, f"token comes from {place}")
+
+
+async def check_directory(settings: DirectorySettings, directory: Directory) -> Sequence[str]:
+    """`Directory.check`, and where the settings stand that it finds wrong."""
+    place = settings.password_file or f"the environment variable {settings.password_env}"
+    told = f"application is {settings.application!r}, its password comes from {place}"
+    return await _checked(directory.check(), "directory", settings.url, told)
+
+
+async def _checked(check: Awaitable[Sequence[str]], field: str, url: str, secrets: str) -> Sequence[str]:
+    try:
+        return await check
+    except AuthenticationError as error:
+        raise AuthenticationError(f"{str(error).rstrip('.')}. ({field} at {url}: the {secrets}.)") from None
+    except IncompleteError as error:
+        raise ConfigurationError(f"{field}.url: {error}") from None
+
+
+@contextmanager
+def stopped_short(run: Run) -> Iterator[None]:
+    """What ends the writing before its end is kept for the report, which says how far it came."""
+    try:
+        yield
+    except CrowdsyncError as error:
+        run.stopped = error
 
 
 def finish(run: Run, status: str, summary: Mapping[str, Any]) -> None:

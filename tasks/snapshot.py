@@ -16,23 +16,27 @@ from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot
 from connectors.store import SavedSnapshot, Store
 from tasks import validate
+from tasks.names import crowd_ids
 
 
 def settle(operations: pd.DataFrame, directory: Snapshot) -> pd.Series:
-    """Operations (as the store gives them) + a fresh directory snapshot → whether each one's condition holds now."""
+    """Operations (as the store gives them) + a fresh directory snapshot → whether each one's condition holds now.
+
+    A rename that another one followed (a → a~1 → b) held too."""
     users = pd.Index(directory.users["id"])
     groups = pd.Index(directory.groups["id"])
     pairs = pd.MultiIndex.from_arrays(
         [directory.memberships[c].astype("str") for c in ("group_id", "member_id", "member_kind")]
     )
-    name, target = operations["name"].str.lower(), operations["target"].str.lower()
+    name, target = crowd_ids(operations["name"]), crowd_ids(operations["target"])
     is_nesting = operations["kind"].str.startswith("nesting")
     wanted = pd.MultiIndex.from_arrays([target, name, pd.Series(np.where(is_nesting, "group", "user"))])
     member = pairs.isin(wanted) if wanted.empty else wanted.isin(pairs)
     holds = np.zeros(len(operations), dtype=bool)
-    for i, kind in enumerate(operations["kind"]):
+    passed: set[tuple[str, str]] = set()  # (person, name) that a later rename started from
+    for i in range(len(operations) - 1, -1, -1):
         record = orjson.loads(operations["record"].iloc[i] or "{}")
-        match Kind(kind):
+        match Kind(operations["kind"].iloc[i]):
             case Kind.MEMBERSHIP_ADD | Kind.NESTING_ADD:
                 holds[i] = member[i]
             case Kind.MEMBERSHIP_REMOVE | Kind.NESTING_REMOVE:
@@ -48,7 +52,10 @@ def settle(operations: pd.DataFrame, directory: Snapshot) -> pd.Series:
                 holds[i] = row is not None and row["description"] == record["description"]
             case Kind.USER_RENAME:
                 row = _row(directory.users, users, target.iloc[i])
-                holds[i] = row is not None and _has(row, record["attributes"])
+                person = str(operations["source_id"].iloc[i])
+                holds[i] = (row is not None and _has(row, record["attributes"])) or (person, target.iloc[i]) in passed
+                if holds[i]:
+                    passed.add((person, name.iloc[i]))
             case Kind.USER_ATTRIBUTES:
                 row = _row(directory.users, users, name.iloc[i])
                 holds[i] = row is not None and _has(row, record["attributes"])
@@ -77,7 +84,7 @@ def _has(row: pd.Series, attributes: dict[str, list[str]]) -> bool:
 
 
 def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Operations that hold → the links they made or moved: source, kind, id, name, how.
+    """Operations that hold, in their order → the links they made or moved: source, kind, id, name, how.
 
     `reason` of an adoption says by which key it was made."""
     made = operations["kind"].isin([Kind.USER_CREATE, Kind.USER_RENAME, Kind.GROUP_CREATE])
@@ -85,6 +92,9 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
         "reason"
     ].str.startswith("adopted by ")
     links = operations[(made | marked) & (operations["source_id"] != "")]
+    entity = links["kind"].str.split("_").str[0].astype("str")
+    last = ~pd.DataFrame({"kind": entity, "id": links["source_id"]}).duplicated(keep="last")  # a → a~1 → b
+    links, entity = links[last], entity[last]
     how = (
         links["reason"].where(links["reason"].str.startswith("adopted by "), "created").str.removeprefix("adopted by ")
     )
@@ -92,7 +102,7 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "source": pd.array([source] * len(links), dtype="str"),
-            "kind": links["kind"].str.split("_").str[0].astype("str"),
+            "kind": entity,
             "id": links["source_id"].astype("str"),
             "name": links["name"].where(~renamed, links["target"]).astype("str"),
             "how": how.where(~renamed, "renamed").astype("str"),

@@ -72,7 +72,7 @@ class ModelCrowd:
 
     def write(self, operation: Operation) -> None:
         """One operation. Raises `CrowdRefusal`."""
-        kind, name, target, record = operation.kind, operation.name, operation.target, operation.record
+        kind, name, record = operation.kind, operation.name, operation.record
         users, groups, at, to = self.users, self.groups, crowd_id(operation.name), crowd_id(operation.target)
         if kind is Kind.USER_CREATE:
             _fit(operation, name)
@@ -165,7 +165,12 @@ class ModelCrowd:
         asked = {ID_ATTRIBUTE, *attributes}
         name_of = {r["key"]: i for i, r in (*self.users.items(), *self.groups.items())}
         users = [
-            (i, r["name"], *(r[k] for k in FIELDS), attributes_text({k: v for k, v in r["attributes"].items() if k in asked}))
+            (
+                i,
+                r["name"],
+                *(r[k] for k in FIELDS),
+                attributes_text({k: v for k, v in r["attributes"].items() if k in asked}),
+            )
             for i, r in self.users.items()
         ]
         groups = [(i, r["name"], r["description"], attributes_text(r["attributes"])) for i, r in self.groups.items()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from connectors.contract import Kind
+from connectors.contract import Kind, Operation
 from connectors.model import (
     ID_ATTRIBUTE,
     Snapshot,
@@ -27,13 +28,14 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
+from tasks.apply import lanes
 from tasks.filter import in_scope
 from tasks.map import desired
 from tasks.match import match
 from tasks.plan import Plan, plan
 from tasks.policy import Policy
 from tasks.snapshot import lost_links, new_links, settle
-from tests.property.model_crowd import FIELDS, ModelCrowd, ModelLinks, operation_of
+from tests.property.model_crowd import ModelCrowd, ModelLinks, operation_of
 
 SOURCE = "acme"
 EXTRA = "team"
@@ -57,14 +59,18 @@ class World:
         return Snapshot.of(users_frame(self.users), groups_frame(self.groups), memberships_frame(self.memberships))
 
 
-def add_world(world: World, rng: random.Random, tag: str = "") -> None:
-    """Adds people, groups, accounts and links whose names and ids end in `tag`."""
+UNMARKED = (Kind.GROUP_CREATE, Kind.GROUP_ATTRIBUTES)
+"""Between these two a new group is nobody's without its link: Crowd creates groups without attributes."""
+
+
+def add_world(world: World, rng: random.Random, tag: str = "", *, pure: bool = False) -> None:
+    """Adds people, groups, accounts and links whose names and ids end in `tag`. `pure`: it stays `marked`."""
     crowd, links = world.crowd, world.links
     ids = [f"p{n}{tag}" for n in range(rng.randint(1, 5))]
     owners = ids + [f"gone{n}{tag}" for n in range(2)]
-    accounts = _existing(world, rng, "user", owners, NAMES, tag)
+    accounts = _existing(world, rng, "user", owners, NAMES, tag, pure)
     group_ids = [f"g{n}{tag}" for n in range(rng.randint(0, 4))]
-    teams = _existing(world, rng, "group", [*group_ids, f"gg{tag}"], TEAMS, tag)
+    teams = _existing(world, rng, "group", [*group_ids, f"gg{tag}"], TEAMS, tag, pure)
     for group in teams:
         for user in accounts:
             if rng.random() < 0.4:
@@ -77,7 +83,9 @@ def add_world(world: World, rng: random.Random, tag: str = "") -> None:
             key = (SOURCE, "user", identity)
             if key not in links.rows and rng.random() < 0.3:
                 name = rng.choice(NAMES) + tag
-                if crowd_id(name) not in crowd.users and all(crowd_id(n) != crowd_id(name) for n, _ in links.rows.values()):
+                if crowd_id(name) not in crowd.users and all(
+                    crowd_id(n) != crowd_id(name) for n, _ in links.rows.values()
+                ):
                     links.rows[key] = (name, "created")
 
     # People mostly have the usernames of existing accounts, shuffled.
@@ -106,7 +114,7 @@ def add_world(world: World, rng: random.Random, tag: str = "") -> None:
 
 
 def _existing(
-    world: World, rng: random.Random, kind: str, owners: list[str], names: tuple[str, ...], tag: str
+    world: World, rng: random.Random, kind: str, owners: list[str], names: tuple[str, ...], tag: str, pure: bool
 ) -> list[dict[str, Any]]:
     crowd, links, free = world.crowd, world.links, list(owners)
     rng.shuffle(free)
@@ -120,13 +128,13 @@ def _existing(
             mark, link = f"{SOURCE}:{owner}", (SOURCE, kind, owner)
             if rng.random() < 0.4:
                 link = None
-            elif rng.random() < 0.08:
+            elif not pure and rng.random() < 0.08:
                 mark, world.marked = "", False
         elif roll < 0.75:
             mark, link = f"other:{name}{tag}", ("other", kind, name + tag)
             if rng.random() < 0.5:
                 link = None
-        elif roll < 0.78:
+        elif not pure and roll < 0.78:
             mark, world.marked = f"{SOURCE}:{rng.choice(owners)}", False
         if link:
             links.rows[link] = (name + tag, "created")
@@ -175,6 +183,7 @@ def planned(source: Snapshot, crowd: ModelCrowd, links: ModelLinks, policy: Poli
 
 def begin(made: Plan, links: ModelLinks) -> None:
     """What a run does before its first operation."""
+    links.drop(made.stale.assign(source=SOURCE))
     links.save(made.links.assign(source=SOURCE))
 
 
@@ -184,12 +193,22 @@ def record(links: ModelLinks, operations: pd.DataFrame) -> None:
     links.save(new_links(operations, SOURCE))
 
 
+def any_order(phase: pd.DataFrame, rng: random.Random) -> Iterator[Operation]:
+    """The operations of a phase in an order in which the apply loop may send them."""
+    waiting = list(lanes(map(operation_of, phase.itertuples())))
+    while waiting:
+        lane = rng.choice(waiting)
+        yield lane.pop(0)
+        if not lane:
+            waiting.remove(lane)
+
+
 def applied(made: Plan, crowd: ModelCrowd, links: ModelLinks, rng: random.Random) -> None:
     """The whole plan, the operations of a phase in any order, as the apply loop runs them at the same time."""
     begin(made, links)
     for _, phase in made.operations.groupby("phase", sort=True):
-        for row in phase.sample(frac=1, random_state=rng.getrandbits(32)).itertuples():
-            crowd.write(operation_of(row))
+        for operation in any_order(phase, rng):
+            crowd.write(operation)
         record(links, phase)
 
 
@@ -205,9 +224,11 @@ def interrupted(made: Plan, crowd: ModelCrowd, links: ModelLinks, rng: random.Ra
             crowd.write(operation_of(row))
         record(links, phase)
     share = rng.choice((0.0, 0.3, 0.7, 1.0))
-    for row in phases[stop].itertuples():
-        if rng.random() < share:
-            crowd.write(operation_of(row))
+    for lane in lanes(map(operation_of, phases[stop].itertuples())):
+        for operation in lane:
+            if rng.random() >= share:
+                break
+            crowd.write(operation)
     return phases[stop]
 
 
@@ -247,7 +268,14 @@ def check_untouched(before: ModelCrowd, links: ModelLinks, after: ModelCrowd, ma
             if (not whose and not adopted) or whose == "?" or protected or closed or whose in held[kind]:
                 assert now.get(key) == (i, r), f"{kind} {i} owned by {whose!r} was touched"
                 pairs = [
-                    ({p for p in c.memberships | c.nestings if key in p and p[0 if kind == "user" else 1] in now_all}, c)
+                    (
+                        {
+                            p
+                            for p in c.memberships | c.nestings
+                            if key in p and p[0 if kind == "user" else 1] in now_all
+                        },
+                        c,
+                    )
                     for c in (before, after)
                     for now_all in [
                         {g["key"] for g in after.groups.values()} | {u["key"] for u in after.users.values()}
@@ -300,8 +328,8 @@ def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4
         crowd, links = world.crowd.copy(), world.links.copy()
         part = interrupted(made, crowd, links, rng)
         way = rng.choice(("settled", "recorded late", "links lost"))
-        if way == "links lost" and (not world.marked or (part["kind"] == Kind.GROUP_CREATE).any()):
-            way = "settled"  # a new group is nobody's until it is marked
+        if way == "links lost" and (not world.marked or part["kind"].isin(UNMARKED).any()):
+            way = "settled"
         if way == "links lost":
             links = ModelLinks({k: v for k, v in links.rows.items() if k[0] != SOURCE})
         elif way == "settled" and len(part):
@@ -322,13 +350,14 @@ def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4
     return Counter(made.operations["kind"])
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(24))
 def test_fifty_worlds_at_once(seed: int, request: pytest.FixtureRequest) -> None:
     rng = random.Random(seed)
     world, policy = World(), any_policy(rng)
+    # (Where the owner of a mark that somebody copied is deleted, the copy is owned from then on.)
+    pure = seed % 2 == 0 or "delete" in (policy.leavers.users, policy.leavers.groups)
     for number in range(50):
-        add_world(world, rng, f"-{number}")
-    world.marked = world.marked or seed % 2 == 0
+        add_world(world, rng, f"-{number}", pure=pure)
     kinds = run(world, policy, rng)
     print(f"seed {seed}: 50 worlds, {sum(kinds.values())} operations: {dict(kinds)}")
 
@@ -336,6 +365,6 @@ def test_fifty_worlds_at_once(seed: int, request: pytest.FixtureRequest) -> None
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_one_world(rng: random.Random) -> None:
-    world = World()
-    add_world(world, rng)
-    run(world, any_policy(rng), rng, interruptions=2)
+    world, policy = World(), any_policy(rng)
+    add_world(world, rng, pure="delete" in (policy.leavers.users, policy.leavers.groups))
+    run(world, policy, rng, interruptions=2)
