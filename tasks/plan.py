@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ PHASES: Mapping[Kind, int] = {
 }
 MARKS = 0
 """Phase of the marks of ownership on existing records, before anything else: what has been touched is known as ours."""
+TAKEN = "the Crowd account that has this name belongs to somebody else"
 COLUMNS = ("kind", "name", "target", "source_id", "record", "before", "reason")
 
 
@@ -174,85 +175,70 @@ class _Planning:
         )
 
     def _renames(self) -> pd.DataFrame:
-        """Accounts whose person has another username now. Chains end first; a circle steps aside once."""
+        """Accounts whose person has another username now, in an order in which each finds its name free.
+
+        Also settles what creations need: `taken`, the names that will be in use, and `lookalikes`, the name of
+        an account that stays and looks like the wanted one.
+        """
         users, at = self.users, self.user_at
         known = at >= 0
-        self.final = users["username"].to_numpy(dtype=object).copy()
         current = np.full(len(users), "", dtype=object)
         current[known] = self.accounts["username"].to_numpy(dtype=object)[at[known]]
-        current_id = users["account"].to_numpy(dtype=object)
-        wanted_id = crowd_ids(users["username"]).to_numpy(dtype=object)
-        frozen = np.zeros(len(users), dtype=bool)
-        frozen[known] = self.accounts_frozen[at[known]]
-        moves = known & (wanted_id != current_id) & ~frozen
+        ids = users["account"].to_numpy(dtype=object)
+        wanted = crowd_ids(users["username"]).to_numpy(dtype=object)
+        moves = known & (wanted != ids)
+        moves[known] &= ~self.accounts_frozen[at[known]]
         deleted: set[str] = set()
         if self.policy.leavers.users == "delete" and self.policy.operations.user_delete:
             deleted = set(self.accounts["id"][self.leaving])
-        taken = set(self.accounts["id"]) - deleted if (moves.any() or (~known).any()) else set()
+        self.taken = set(self.accounts["id"]) - deleted if (moves.any() or (~known).any()) else set()
         if not self.policy.operations.user_rename:
             self.withheld[Kind.USER_RENAME.value] = int(moves.sum())
             moves[:] = False
-        closed = matches(users["username"], self.policy.protection.users).to_numpy()
-        for i in np.flatnonzero(moves & closed).tolist():
-            self._hold(users.iloc[i], current[i], "its new username is a protected one")
-            self.accounts_frozen[at[i]] = True
-        moves &= ~closed
-        pending = {wanted_id[i]: i for i in np.flatnonzero(moves)}
-        source = {current_id[i] for i in pending.values()}
-        self.lookalikes = np.full(len(users), "", dtype=object)
-        stays = pd.Series(self.accounts["username"])[~among(self.accounts["id"], {*deleted, *source})]
-        while True:
-            # A wanted name must be free: not taken at all, or given up by another rename that itself works.
-            # It must not look like a name that stays, either.
-            open_ = np.flatnonzero((moves | ~known) & (self.lookalikes == ""))
-            if len(open_) and len(stays):
-                self.lookalikes[open_] = clashes(users["username"].iloc[open_], stays)
-            stuck = {i for name, i in pending.items() if name in taken and name not in source}
-            alike = set(np.flatnonzero(moves & (self.lookalikes != "")).tolist()) - stuck
-            for i in sorted(stuck):
-                self._hold(users.iloc[i], current[i], "the Crowd account that has this name belongs to somebody else")
-            for i in sorted(alike):
-                self._hold(users.iloc[i], current[i], _alike("user", self.lookalikes[i]))
-            held = sorted(map(int, stuck | alike))
-            for i in held:
-                moves[i] = False
-                del pending[wanted_id[i]]
-                source.discard(current_id[i])
+        mover: dict[str, int] = {wanted[i]: i for i in np.flatnonzero(moves).tolist()}  # by the name it wants
+        left = {ids[i] for i in mover.values()}
+
+        def stay(first: int, reason: str) -> list[int]:
+            """Holds a rename, and those that wait for its name."""
+            held, waiting = [], [(first, reason)]
+            while waiting:
+                i, reason = waiting.pop()
+                self._hold(users.iloc[i], current[i], reason)
                 self.accounts_frozen[at[i]] = True
-            stays = pd.Series(current[held], dtype="str")
-            if not held:
-                break
-        rows: list[tuple[Any, ...]] = []
-        by_current = {current_id[i]: i for i in pending.values()}
-        while pending:
-            free = [i for name, i in pending.items() if name not in by_current]
-            if not free:  # only circles are left: one of them steps aside
-                i = next(iter(pending.values()))
-                aside = _aside(current[i], taken)
-                rows.append(
-                    self._rename(users["id"].iloc[i], current[i], aside, "makes room: names go round in a circle")
-                )
-                taken.add(crowd_id(aside))
-                del by_current[current_id[i]]
-                current[i], current_id[i] = aside, crowd_id(aside)
-                by_current[current_id[i]] = i
-                continue
-            for i in free:
-                rows.append(
-                    self._rename(
-                        users["id"].iloc[i],
-                        current[i],
-                        users["username"].iloc[i],
-                        "username changed in the source",
-                    )
-                )
-                del pending[wanted_id[i]]
-                del by_current[current_id[i]]
-        unmoved = known & ~moves
-        self.final[unmoved] = current[unmoved]
-        left = {self.accounts["id"].iloc[at[i]] for i in np.flatnonzero(moves)}
-        arrived = set(wanted_id[moves])
-        self.taken = (taken - left) | arrived
+                moves[i] = False
+                del mover[wanted[i]]
+                left.discard(ids[i])
+                held.append(i)
+                if ids[i] in mover:
+                    waiting.append((mover[ids[i]], TAKEN))
+            return held
+
+        for i in np.flatnonzero(moves & matches(users["username"], self.policy.protection.users).to_numpy()).tolist():
+            if moves[i]:
+                stay(i, "its new username is a protected one")
+        for name, i in list(mover.items()):
+            if name in self.taken and name not in left and moves[i]:
+                stay(i, TAKEN)
+        self.lookalikes = np.full(len(users), "", dtype=object)
+        names = self.accounts["username"][~among(self.accounts["id"], deleted | left)]
+        while len(names):
+            open_ = np.flatnonzero((moves | ~known) & (self.lookalikes == ""))
+            self.lookalikes[open_] = clashes(users["username"].iloc[open_], names) if len(open_) else ""
+            held = []
+            for i in np.flatnonzero(moves & (self.lookalikes != "")).tolist():
+                held += stay(i, _alike("user", self.lookalikes[i])) if moves[i] else []
+            names = pd.Series(current[held], dtype="str")
+
+        rows = []
+        for i, step_aside in _in_order(mover, {i: ids[i] for i in mover.values()}):
+            target, reason = users["username"].iloc[i], "username changed in the source"
+            if step_aside:
+                target, reason = _aside(current[i], self.taken), "makes room: names go round in a circle"
+                self.taken.add(crowd_id(target))
+            rows.append(self._rename(users["id"].iloc[i], current[i], target, reason))
+            current[i] = target
+        self.final = np.where(known, current, users["username"].to_numpy(dtype=object))
+        self.taken = (self.taken - left) | set(wanted[moves])
         return _operations(rows)
 
     def _rename(self, identity: str, old: str, new: str, reason: str) -> tuple[Any, ...]:
@@ -348,7 +334,7 @@ class _Planning:
         names = crowd_ids(self.users["username"])
         blocked = new & among(names, self.taken) if new.any() else new
         for i in np.flatnonzero(blocked):
-            self._hold(self.users.iloc[i], "", "the Crowd account of this name belongs to somebody else")
+            self._hold(self.users.iloc[i], "", TAKEN)
         closed = new & ~blocked & matches(self.users["username"], self.policy.protection.users).to_numpy()
         for i in np.flatnonzero(closed):
             self._hold(self.users.iloc[i], "", "its username is a protected one")
@@ -698,6 +684,24 @@ def _placed(existing: pd.Series, wanted: pd.Series, at: np.ndarray) -> np.ndarra
     if existing.name == "username":
         names[at[known]] = wanted.to_numpy(dtype=object)[known]
     return np.concatenate([names, wanted.to_numpy(dtype=object)])
+
+
+def _in_order(mover: dict[str, int], gives: dict[int, str]) -> Iterator[tuple[int, bool]]:
+    """Who wants which name and who gives which → (who, whether it only steps aside), such that a name is free when
+    it is taken: chains from their end; of a circle one steps aside first."""
+    wants = {i: name for name, i in mover.items()}
+    givers = set(gives.values())
+    ready = [i for name, i in mover.items() if name not in givers]
+    while wants:
+        if not ready:  # only circles are left
+            i = next(iter(wants))
+            yield i, True
+            ready.append(mover[gives.pop(i)])
+        i = ready.pop()
+        yield i, False
+        del wants[i]
+        if (name := gives.pop(i, None)) in mover:
+            ready.append(mover[name])
 
 
 def _aside(name: str, taken: set[str]) -> str:

@@ -6,6 +6,7 @@ changed fields are shown; values only where the policy discloses them.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 import pandas as pd
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 
@@ -135,8 +136,35 @@ def _text(value: Any) -> str:
 
 def count_line(counts: Mapping[str, int]) -> str:
     """`+ 12 create account, ~ 3 update`: counts by kind for one line."""
-    parts = [(SIGNS[Kind(kind)], count) for kind, count in counts.items()]
-    return ", ".join(f"{sign} {count:,} {words}" for (sign, words), count in parts) or "nothing to do"
+    parts = [(sign, counts[kind], words) for kind, (sign, words) in SIGNS.items() if counts.get(kind)]
+    return ", ".join(f"{sign} {count:,} {words}" for sign, count, words in parts) or "nothing to do"
+
+
+def spelled(name: str) -> str:
+    """A name; letters in it that look like others, or cannot be seen, are told by their numbers."""
+    letters = [c for c in name if c.isalpha()]
+    strange = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN ")]
+    odd = {c for c in name if unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") and c != " "}
+    if len(strange) < len(letters):  # mixed with Latin ones; a name in one other script is no riddle
+        odd |= set(strange)
+    return f"{name} (with {', '.join(f'U+{ord(c):04X}' for c in sorted(odd))})" if odd else name
+
+
+WORDS: Final[Mapping[str, str]] = {
+    "planned": "not begun",
+    "intended": "begun, and the end not known",
+    "done": "done",
+    "already": "already so",
+    "failed": "failed",
+    "skipped": "skipped, because they wait for one that failed",
+    "undone": "found not done",
+}
+"""What the states of the journal mean."""
+
+
+def written(outcomes: Mapping[str, int]) -> str:
+    """`150 done, 2 already so, 1 failed`: what became of a plan's operations, in one line."""
+    return ", ".join(f"{outcomes[state]:,} {words}" for state, words in WORDS.items() if outcomes.get(state))
 
 
 def plan_markdown(plan: Plan, number: int | None, refusals: tuple[str, ...]) -> str:
@@ -160,14 +188,17 @@ def plan_markdown(plan: Plan, number: int | None, refusals: tuple[str, ...]) -> 
 def report_markdown(report: Report) -> str:
     """The run report, for its artifact."""
     lines = [f"# {report.source} → {report.directory}: {report.status}", ""]
-    lines += ["| side | users | groups | memberships |", "|---|---:|---:|---:|"]
+    lines += ["| as read before | users | groups | memberships |", "|---|---:|---:|---:|"]
     for side, (users, groups, memberships) in report.sizes.items():
         lines.append(f"| {side} | {users:,} | {groups:,} | {memberships:,} |")
     if report.why:
         lines += ["", f"**Stopped:** {_cell(report.why)}"]
-    lines += ["", f"Planned: {count_line(report.planned)}."]
+    number = f" (plan {report.plan})" if report.plan else ""
+    lines += ["", f"Planned{number}: {count_line(report.planned)}."]
+    if report.withheld:
+        lines += ["", f"Withheld by the policy: {count_line(report.withheld)}."]
     if report.outcomes:
-        lines += ["", "Written: " + ", ".join(f"{count:,} {state}" for state, count in report.outcomes.items()) + "."]
+        lines += ["", f"Written: {written(report.outcomes)}."]
     for title, refusals in (("Refused", report.refusals), ("Forced past", report.forced)):
         if refusals:
             lines += ["", f"## {title}", "", *(f"- {_cell(refusal)}" for refusal in refusals)]
@@ -181,7 +212,9 @@ def report_markdown(report: Report) -> str:
         lines += ["Held records were neither created, changed nor deactivated.", ""]
         lines += ["| kind | name | stage | why, and what to do |", "|---|---|---|---|"]
         for row in report.held.head(ROWS).itertuples():
-            lines.append(f"| {row.kind} | {_cell(row.name)} | {row.stage} | {_cell(row.reason)} |")
+            lines.append(f"| {row.kind} | {_cell(spelled(str(row.name)))} | {row.stage} | {_cell(row.reason)} |")
+        if len(report.held) > ROWS:
+            lines += ["", f"… and {len(report.held) - ROWS:,} more."]
     if report.seconds:
         lines += ["", "## Time", "", "| stage | seconds |", "|---|---:|"]
         lines += [f"| {stage} | {seconds:.2f} |" for stage, seconds in report.seconds.items()]
@@ -252,7 +285,8 @@ async def file_plan(
 async def create_table(run: Run, plan: Plan, number: int, refusals: tuple[str, ...]) -> None:
     """The plan as a table artifact of the flow run."""
     shown = plan_rows(plan.operations, run.policy.disclose)
-    rows: list[dict[str, Any]] = [{k or "±": v for k, v in row.items()} for row in shown]
+    used = [column for column in (shown[0] if shown else ()) if any(row[column] for row in shown)]
+    rows: list[dict[str, Any]] = [{column or "±": row[column] for column in used} for row in shown]
     await acreate_table_artifact(table=rows, key=run.key("plan"), description=plan_markdown(plan, number, refusals))
 
 
@@ -300,6 +334,8 @@ async def conclude(run: Run, filed: Filed, mode: str) -> Report:
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"
     )
     finish(run, status, report.summary())
+    told = f"Written: {written(outcomes)}." if outcomes else f"Planned: {count_line(report.planned)}."
+    get_run_logger().info("%s. %s Held: %d.", status.capitalize(), told, len(plan.held))
     if verdict.refusals:
         raise ReportedError("; ".join(verdict.refusals), report)
     if run.stopped:

@@ -143,22 +143,22 @@ async def diagnosed(run: Run, settings: Settings, error: BaseException) -> BaseE
 
 async def check_source(name: str, settings: SourceSettings, source: Source) -> Sequence[str]:
     """`Source.check`, and where the settings stand that it finds wrong."""
-    place = settings.token_file or f"the environment variable {settings.token_env}"
-    return await _checked(source.check(), f"sources.{name}", settings.url, f"token comes from {place}")
+    place = settings.token_file or f"${settings.token_env}"
+    return await _checked(source.check(), f"sources.{name}", f"{settings.url}, token from {place}")
 
 
 async def check_directory(settings: DirectorySettings, directory: Directory) -> Sequence[str]:
     """`Directory.check`, and where the settings stand that it finds wrong."""
-    place = settings.password_file or f"the environment variable {settings.password_env}"
-    told = f"application is {settings.application!r}, its password comes from {place}"
-    return await _checked(directory.check(), "directory", settings.url, told)
+    place = settings.password_file or f"${settings.password_env}"
+    told = f"{settings.url}, application {settings.application!r}, password from {place}"
+    return await _checked(directory.check(), "directory", told)
 
 
-async def _checked(check: Awaitable[Sequence[str]], field: str, url: str, secrets: str) -> Sequence[str]:
+async def _checked(check: Awaitable[Sequence[str]], field: str, used: str) -> Sequence[str]:
     try:
         return await check
     except AuthenticationError as error:
-        raise AuthenticationError(f"{str(error).rstrip('.')}. ({field} at {url}: the {secrets}.)") from None
+        raise AuthenticationError(f"{error} (Used: {used}.)") from None
     except IncompleteError as error:
         raise ConfigurationError(f"{field}.url: {error}") from None
 
