@@ -62,7 +62,7 @@ def groups_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
 
 
 def held_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
-    """Rows in the order of `HELD` → held frame: `kind` is user or group, `stage` where it was held."""
+    """Rows in the order of `HELD` → held frame: `kind` is user, group or nesting, `stage` where it was held."""
     return _frame(rows, HELD)
 
 

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from connectors.errors import ConfigurationError
 
@@ -27,6 +27,7 @@ class StoreSettings(_Strict):
 
     url: str = Field("sqlite:///crowdsync.db", description="SQLAlchemy URL: sqlite:///FILE or postgresql://…")
     url_env: str = Field("", description="Environment variable with the URL, where it holds a password.")
+    busy: float = Field(30, gt=0, le=600, description="Seconds to wait for another writer (SQLite).")
 
 
 class DirectorySettings(_Strict):
@@ -60,16 +61,26 @@ class SourceSettings(_Strict):
 
 
 class Settings(_Strict):
-    """The whole of crowdsync.toml."""
+    """The whole of crowdsync.toml; `file` is where it was read."""
+
+    _file: str = PrivateAttr(DEFAULT_PATH)
 
     store: StoreSettings = StoreSettings()
     directory: DirectorySettings
     sources: dict[str, SourceSettings] = Field(min_length=1)
 
+    @property
+    def file(self) -> str:
+        """Where it was read, for messages."""
+        return self._file
+
     def source(self, name: str) -> SourceSettings:
         """The settings of one source. Raises `ConfigurationError`."""
         if name not in self.sources:
-            raise ConfigurationError(f"no source is called {name!r}; [sources] has: {', '.join(sorted(self.sources))}")
+            raise ConfigurationError(
+                f"{self.file}: no source is called {name!r}; [sources] has {', '.join(sorted(self.sources))}: "
+                "name one of these, or add it"
+            )
         return self.sources[name]
 
     def store_url(self) -> str:
@@ -94,6 +105,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Settings:
         settings = Settings.model_validate(data)
     except ValidationError as error:
         raise ConfigurationError(explain(error, str(file))) from None
+    settings._file = str(file)
     for name in settings.sources:
         if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
             raise ConfigurationError(

@@ -7,6 +7,7 @@ Exit codes: 0 done, or nothing to do · 1 failed, try again · 2 a setting or th
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -19,9 +20,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from connectors.errors import ConfigurationError, CrowdsyncError, RecordError, RefusedError
+from connectors.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    CrowdsyncError,
+    ForbiddenError,
+    RecordError,
+    RefusedError,
+    RetryableError,
+)
 from connectors.settings import DEFAULT_PATH, Settings, load
 from deployments import show
+from deployments.show import printable
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -56,6 +66,9 @@ def configured(
     """Keeps Atlassian Crowd in step with a company's identity providers."""
     if config:
         os.environ["CROWDSYNC_CONFIG"] = config  # the flow reads it too, in whatever process it runs
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160  # a mail or a log file has no edge
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # how often a call was tried stands in its error
 
 
 @contextmanager
@@ -67,13 +80,19 @@ def explained() -> Iterator[None]:
         report = getattr(error, "report", None)
         if report is not None:
             show.report(console, report)
-            code = REFUSED if report.status == "refused" else PARTLY
-        elif isinstance(error, ConfigurationError):
-            code = WRONG
-        else:
-            code = REFUSED if isinstance(error, (RefusedError, RecordError)) else FAILED
-        errors.print(f"[bold red]error[/]  {escape(str(error))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(code) from None
+        for line in report.refusals if report and report.refusals else [str(error)]:
+            errors.print(f"[bold red]error[/]  {escape(printable(line))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(code_of(error)) from None
+
+
+def code_of(error: CrowdsyncError) -> int:
+    """The exit code of a failure."""
+    report = getattr(error, "report", None)
+    if report is not None:
+        return REFUSED if report.status == "refused" else PARTLY
+    if isinstance(error, (ConfigurationError, AuthenticationError, ForbiddenError)):
+        return WRONG
+    return REFUSED if isinstance(error, (RefusedError, RecordError)) else FAILED
 
 
 def _source(settings: Settings, name: str) -> str:
@@ -96,15 +115,48 @@ def _run(source: str, **request: Any) -> None:
         with settings_store(settings):
             pass
         quiet_prefect()
+        asyncio.run(_doors(settings, chosen))
         from flows.sync import SyncRequest, sync
 
-        with console.status(f"{chosen}: reading, planning{', writing' if request.get('mode') != 'preview' else ''} …"):
+        with (
+            console.status(f"{chosen}: reading, planning{', writing' if request.get('mode') != 'preview' else ''} …"),
+            _prefect(),
+        ):
             report = asyncio.run(_awaited(sync(SyncRequest(source=chosen, **request))))
         show.report(console, report)
 
 
 async def _awaited(flow: Awaitable[Any]) -> Any:
     return await flow
+
+
+async def _doors(settings: Settings, source: str) -> None:
+    """Addresses, secrets and certificates are there and make sense; nothing is called yet."""
+    from tasks.run import directory_http, source_http
+
+    async with source_http(source, settings.source(source)), directory_http(settings.directory):
+        pass
+
+
+@contextmanager
+def _prefect() -> Iterator[None]:
+    """What goes wrong between us and Prefect's server, in one line."""
+    import httpx
+    from prefect.exceptions import PrefectException
+    from prefect.settings import get_current_settings
+
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "server" not in str(error) and "API" not in str(error):
+            raise
+        url = get_current_settings().api.url
+        if url is None:
+            way = "it was to be started for this run only; try again, or start one: `prefect server start`"
+        else:
+            way = f"PREFECT_API_URL is {url}: start that server, or unset it to run without one"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RetryableError(f"Prefect's server does not answer as it should ({reason}); {way}") from None
 
 
 def quiet_prefect() -> None:
@@ -123,14 +175,24 @@ def settings_store(settings: Settings) -> Iterator[Any]:
     """The store of the configuration, open."""
     from connectors.store import Store
 
-    with Store.open(settings.store_url()) as store:
+    try:
+        opened = Store.open(settings.store_url(), busy=settings.store.busy)
+    except ConfigurationError as error:
+        if isinstance(error.__cause__, RetryableError):  # held by another process: that is no setting
+            raise RetryableError(str(error)) from None
+        raise
+    with opened as store:
         yield store
 
 
 @contextmanager
 def _store() -> Iterator[Any]:
+    """The store, to look up what the command names; what is not there is the call's fault."""
     with explained(), settings_store(load()) as store:
-        yield store
+        try:
+            yield store
+        except (RecordError, RefusedError) as error:
+            raise ConfigurationError(str(error)) from None
 
 
 @app.command()
@@ -214,8 +276,9 @@ def check(source: SourceName = "") -> None:
         try:
             lines = work()
         except CrowdsyncError as error:
-            failed = failed or (WRONG if isinstance(error, ConfigurationError) else REFUSED)
-            console.print(f"[red]✗[/] [bold]{title}[/]  {escape(str(error))}", soft_wrap=True, highlight=False)
+            failed = max(failed, code_of(error))
+            console.print(f"[red]✗[/] [bold]{title}[/]", highlight=False)
+            console.print(f"    {escape(printable(str(error)))}", soft_wrap=True, highlight=False)
         else:
             console.print(f"[green]✓[/] [bold]{title}[/]", highlight=False)
             for line in lines:
@@ -255,19 +318,19 @@ def _check_policy(settings: Settings, name: str) -> list[str]:
 
 async def _check_source(settings: Settings, name: str) -> list[str]:
     from connectors.idp import SOURCES
-    from tasks.run import source_http
+    from tasks.run import check_source, source_http
 
     chosen = settings.source(name)
     async with source_http(name, chosen) as http:
-        return list(await SOURCES[chosen.kind](http, page_size=chosen.page_size).check())
+        return list(await check_source(name, chosen, SOURCES[chosen.kind](http, page_size=chosen.page_size)))
 
 
 async def _check_directory(settings: Settings) -> list[str]:
     from connectors.crowd import Crowd
-    from tasks.run import directory_http
+    from tasks.run import check_directory, directory_http
 
     async with directory_http(settings.directory) as http:
-        return list(await Crowd(http).check())
+        return list(await check_directory(settings.directory, Crowd(http)))
 
 
 @database.command()
@@ -276,7 +339,8 @@ def upgrade() -> None:
     with explained():
         from connectors.store import Store
 
-        before, after = Store.upgrade(load().store_url())
+        settings = load()
+        before, after = Store.upgrade(settings.store_url(), busy=settings.store.busy)
         console.print(f"schema {after}: was current" if before == after else f"schema {before or 'none'} → {after}")
 
 

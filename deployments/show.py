@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,27 +16,35 @@ if TYPE_CHECKING:
     from tasks.report import Report
 
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
+_NUMBERS = frozenset(
+    (
+        *("no.", "plan", "took", "operations", "held", "users", "groups", "memberships"),
+        *("planned", "intended", "done", "already", "failed", "skipped", "undone"),
+    )
+)
 _STATUS = {"applied": "green", "nothing to do": "green", "planned": "cyan", "refused": "red", "failed": "red"}
 
 
 def report(console: Console, report: Report) -> None:
-    """A run's end: sizes, counts, what was held and why, what failed."""
+    """A run's end: sizes, counts, what was held and why, what failed. Refusals are errors, and not repeated here."""
     from connectors.contract import Kind
-    from tasks.report import SIGNS
+    from tasks.report import SIGNS, count_line, written
 
     colour = _STATUS.get(report.status, "yellow")
-    sides = " · ".join(
-        f"{name} {users:,} users, {groups:,} groups, {memberships:,} memberships"
-        for name, (users, groups, memberships) in report.sizes.items()
-    )
     plan = f" · plan {report.plan}" if report.plan else ""
     console.print(
         f"[bold]{escape(report.source)} → {escape(report.directory)}[/]  [{colour}]{report.status}[/]{plan}",
         highlight=False,
     )
-    console.print(f"  {sides}", highlight=False)
+    wide = max(map(len, report.sizes), default=0)
+    for name, (users, groups, memberships) in report.sizes.items():
+        before = " before" if report.outcomes and name == report.directory else ""
+        console.print(
+            f"  {escape(name):<{wide}}  {users:,} users, {groups:,} groups, {memberships:,} memberships{before}",
+            highlight=False,
+        )
     if report.planned:
-        table = Table(box=None, padding=(0, 2), show_header=False)
+        table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
         table.add_column()
         table.add_column()
         table.add_column(justify="right")
@@ -44,13 +53,9 @@ def report(console: Console, report: Report) -> None:
                 table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", words, f"{report.planned[Kind(kind)]:,}")
         console.print(table)
     if report.outcomes:
-        console.print(
-            "  written: " + ", ".join(f"{n:,} {state}" for state, n in report.outcomes.items()), highlight=False
-        )
+        console.print(f"  written: {written(report.outcomes)}", highlight=False)
     if report.withheld:
-        console.print("  withheld by the policy: " + ", ".join(f"{n:,} {k}" for k, n in report.withheld.items()))
-    for line in report.refusals:
-        console.print(f"  [red]refused[/]  {escape(line)}", soft_wrap=True, highlight=False)
+        console.print(f"  withheld by the policy: {count_line(report.withheld)}", highlight=False)
     for line in report.forced:
         console.print(f"  [yellow]forced past[/]  {escape(line)}", soft_wrap=True, highlight=False)
     _held(console, report.held)
@@ -58,13 +63,15 @@ def report(console: Console, report: Report) -> None:
 
 
 def _held(console: Console, held: pd.DataFrame) -> None:
+    from tasks.report import spelled
+
     if held.empty:
         return
     table = Table(title=f"Held: neither created, changed nor deactivated ({len(held):,})", title_justify="left")
     for column in ("kind", "name", "stage", "why, and what to do"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("kind", "stage"))
     for row in held.head(20).itertuples():
-        table.add_row(*(_printable(value) for value in (row.kind, row.name, row.stage, row.reason)))
+        table.add_row(*(_printable(value) for value in (row.kind, spelled(str(row.name)), row.stage, row.reason)))
     console.print(table)
     if len(held) > 20:
         console.print(f"  … and {len(held) - 20:,} more, in the report on the run's page")
@@ -91,17 +98,21 @@ def plan(console: Console, stored: StoredPlan, operations: pd.DataFrame, disclos
         highlight=False,
     )
     rows = plan_rows(operations, disclose, limit=len(operations))
-    table = Table("", "what", "who", "to", "changes", "because it", "state", "note")
+    shown = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
+    table = _table(*shown)
     for row in rows:
         sign = row[""]
-        table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", *(_printable(v) for k, v in row.items() if k))
+        table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", *(_printable(row[column]) for column in shown[1:]))
     console.print(table)
 
 
 def plans(console: Console, frame: pd.DataFrame) -> None:
     """Stored plans, a line each."""
     states = [s for s in ("planned", "intended", "done", "already", "failed", "skipped", "undone") if frame[s].any()]
-    table = Table("plan", "made", "source", "directory", "status", *states)
+    if frame.empty:
+        console.print("There are no plans yet; `crowdsync plan` makes one.", highlight=False)
+        return
+    table = _table("plan", "made", "source", "directory", "status", *states)
     for row in frame.to_dict("records"):
         table.add_row(
             str(row["id"]),
@@ -116,7 +127,10 @@ def plans(console: Console, frame: pd.DataFrame) -> None:
 
 def runs(console: Console, frame: pd.DataFrame) -> None:
     """Runs, a line each."""
-    table = Table("started", "took", "source", "mode", "status", "planned", "held", "plan", "error")
+    if frame.empty:
+        console.print("There are no runs yet; `crowdsync sync --dry-run` is a safe first one.", highlight=False)
+        return
+    table = _table("started", "took", "source", "mode", "status", "operations", "held", "plan")
     for row in frame.to_dict("records"):
         summary: dict[str, Any] = orjson.loads(row["summary"] or "{}")
         took = (row["finished_at"] - row["started_at"]).total_seconds() if pd.notna(row["finished_at"]) else None
@@ -129,14 +143,24 @@ def runs(console: Console, frame: pd.DataFrame) -> None:
             f"{sum(summary.get('planned', {}).values()):,}" if "planned" in summary else "",
             str(summary.get("held", "")),
             str(summary.get("plan") or ""),
-            _printable("; ".join(summary.get("refusals", [])) or summary.get("error", "")),
         )
     console.print(table)
+    for row in frame.to_dict("records"):  # below the table, whole: there a narrow screen would cut them
+        summary = orjson.loads(row["summary"] or "{}")
+        for line in summary.get("refusals") or filter(None, [summary.get("error")]):
+            console.print(
+                f"{_when(row['started_at'])}  [red]{row['status']}[/]  {_printable(line)}",
+                soft_wrap=True,
+                highlight=False,
+            )
 
 
 def snapshots(console: Console, frame: pd.DataFrame) -> None:
     """Snapshots, a line each."""
-    table = Table("snapshot", "of", "taken", "users", "groups", "memberships", "content")
+    if frame.empty:
+        console.print("There are no snapshots yet; every run takes one of each side.", highlight=False)
+        return
+    table = _table("no.", "of", "taken", "users", "groups", "memberships", "content")
     for row in frame.to_dict("records"):
         table.add_row(
             str(row["id"]),
@@ -145,7 +169,7 @@ def snapshots(console: Console, frame: pd.DataFrame) -> None:
             f"{row['users']:,}",
             f"{row['groups']:,}",
             f"{row['memberships']:,}",
-            str(row["digest"])[:12],
+            str(row["digest"])[:8],
         )
     console.print(table)
 
@@ -158,7 +182,7 @@ def difference(console: Console, frames: dict[str, pd.DataFrame]) -> None:
         console.print(f"[bold]{name}[/]  {line or 'the same'}", highlight=False)
         if frame.empty:
             continue
-        table = Table(*frame.columns)
+        table = _table("", *frame.columns[1:])
         for row in frame.head(100).itertuples(index=False):
             table.add_row(f"[{_COLOURS[row[0]]}]{row[0]}[/]", *(_printable(value) for value in row[1:]))
         console.print(table)
@@ -166,9 +190,27 @@ def difference(console: Console, frames: dict[str, pd.DataFrame]) -> None:
             console.print(f"  … and {len(frame) - 100:,} more")
 
 
+def _table(*columns: str) -> Table:
+    """Rows of a list: numbers to the right, moments never broken, no lines that would take a narrow screen's room."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
+        right = name in _NUMBERS
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=right or name in ("", "made", "started", "taken", "status", "content", "state"),
+            overflow="fold",
+        )
+    return table
+
+
+def printable(value: Any) -> str:
+    """Names come from outside: control and direction characters must not reach the terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value))
+
+
 def _printable(value: Any) -> str:
-    # Names come from outside: control and direction characters must not reach the terminal.
-    return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value)))
+    return escape(printable(value))
 
 
 def _when(value: Any) -> str:

@@ -11,6 +11,7 @@ from asyncio import gather
 from typing import Literal
 
 from prefect import flow
+from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.settings import load
@@ -23,7 +24,7 @@ from tasks.match import match_accounts
 from tasks.plan import make_plan
 from tasks.policy import Policy, policy_of
 from tasks.report import Report, conclude, file_plan
-from tasks.run import begin
+from tasks.run import begin, stopped_short
 from tasks.snapshot import check, keep, settle_unfinished
 
 
@@ -41,7 +42,14 @@ class SyncRequest(BaseModel):
     policy: Policy | None = Field(None, title="Policy", description="Empty: the one in crowdsync.toml.")
 
 
-@flow(name="sync", flow_run_name="{request.source}-{request.mode}", persist_result=False, validate_parameters=True)
+def _name() -> str:
+    """What a run is called on its page: `acme sync`, `acme preview`, `acme apply plan 7`."""
+    request = SyncRequest.model_validate(flow_run.parameters["request"])
+    what = f"apply plan {request.plan}" if request.plan and request.mode == "sync" else request.mode
+    return f"{request.source} {what}{' (forced)' if request.force else ''}"
+
+
+@flow(name="sync", flow_run_name=_name, persist_result=False, validate_parameters=True)
 async def sync(request: SyncRequest) -> Report:
     """Bring Crowd in step with one source.
 
@@ -73,6 +81,6 @@ async def sync(request: SyncRequest) -> Report:
             verdict = await guard_plan(plan, policy, request.force)
         filed = await file_plan(run, plan, verdict, kept, crowd_kept, replaces=request.plan)
         if filed.number and request.mode == "sync" and not verdict.refusals:
-            with run.timed("apply"):
+            with run.timed("apply"), stopped_short(run):
                 await apply_plan(run, plan, filed.number)
         return await conclude(run, filed, request.mode)

@@ -471,9 +471,7 @@ def test_killed_with_the_journal_in_postgresql(emulator: Any, capsys: pytest.Cap
     tell(capsys, scene, chosen, "PostgreSQL", time.perf_counter() - start)
 
 
-def tell(
-    capsys: pytest.CaptureFixture[str], scene: Stage, chosen: Sequence[Point], store: str, seconds: float
-) -> None:
+def tell(capsys: pytest.CaptureFixture[str], scene: Stage, chosen: Sequence[Point], store: str, seconds: float) -> None:
     kinds = scene.made.operations.set_index("seq")["kind"]
     moments = Counter(point.moment for point in chosen)
     hit = {kinds[point.seq] for point in chosen}
