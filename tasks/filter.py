@@ -72,7 +72,7 @@ def _members_below(users: pd.Series, memberships: pd.DataFrame, groups: pd.Serie
     return pd.Series(among(users, direct.astype("str")), index=users.index)
 
 
-@task(name="filter", cache_policy=NO_CACHE, persist_result=False)
+@task(name="filter", task_run_name="filter", cache_policy=NO_CACHE, persist_result=False)
 async def filter_scope(snapshot: Snapshot, scope: Scope) -> Scoped:
     """The part of the source that is in scope."""
     return in_scope(snapshot, scope)

@@ -95,7 +95,7 @@ def _still_active(plan: Plan) -> int:
     return plan.owned.active - gone + come if plan.owned.active > gone else 0
 
 
-@task(name="guard", cache_policy=NO_CACHE, persist_result=False)
+@task(name="guard", task_run_name="guard", cache_policy=NO_CACHE, persist_result=False)
 async def guard_plan(plan: Plan, policy: Policy, force: bool) -> Verdict:
     """Whether the plan may be executed."""
     return judge(plan, policy, force=force)

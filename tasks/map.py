@@ -163,7 +163,7 @@ def _too_long(texts: pd.Series) -> pd.Series:
     return result
 
 
-@task(name="map", cache_policy=NO_CACHE, persist_result=False)
+@task(name="map", task_run_name="map", cache_policy=NO_CACHE, persist_result=False)
 async def map_names(snapshot: Snapshot, policy: Policy) -> Desired:
     """What the source wants in Crowd."""
     return desired(snapshot, policy)

@@ -208,7 +208,7 @@ def _ids_of(copied: pd.DataFrame) -> pd.Series:
     return copied["mark"].str.split(":", n=1).str[1] if len(copied) else copied["mark"]
 
 
-@task(name="match", cache_policy=NO_CACHE, persist_result=False)
+@task(name="match", task_run_name="match", cache_policy=NO_CACHE, persist_result=False)
 async def match_accounts(
     desired: Desired, directory: Snapshot, links: pd.DataFrame, policy: Policy, source: str
 ) -> Matched:

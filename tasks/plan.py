@@ -774,7 +774,7 @@ def _operations(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
     return pd.DataFrame({n: pd.array(list(v), dtype="str") for n, v in zip(COLUMNS, columns, strict=True)})
 
 
-@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+@task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 async def make_plan(
     matched: Matched, source: Snapshot, directory: Snapshot, policy: Policy, name: str, digests: tuple[str, str]
 ) -> Plan:
