@@ -5,8 +5,8 @@ IdP ───extract─▶ snapshot ─▶ validate ─▶ filter ─▶ map ─
 Crowd ─extract─▶ snapshot ─▶ validate ───────────────────────────┘
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: a worker loads this file under a name that is gone again
+# when Prefect looks up what the text "SyncRequest" means, and every run of a deployment would fail.
 from asyncio import gather
 from typing import Literal
 
@@ -80,7 +80,7 @@ async def sync(request: SyncRequest) -> Report:
             plan = await make_plan(matched, source, crowd, policy, run.source_name, (kept.digest, crowd_kept.digest))
             verdict = await guard_plan(plan, policy, request.force)
         filed = await file_plan(run, plan, verdict, kept, crowd_kept, replaces=request.plan)
-        if filed.number and request.mode == "sync" and not verdict.refusals:
+        if filed.number and request.mode == "sync" and not filed.verdict.refusals:
             with run.timed("apply"), stopped_short(run):
                 await apply_plan(run, plan, filed.number)
         return await conclude(run, filed, request.mode)

@@ -1,0 +1,245 @@
+"""What a person sees in Prefect: runs with names, artifacts that can be read, schedules that run, and no secret.
+
+A real Prefect server on a free port with a home of its own; the flow runs in this process, and from a
+deployment in a process that serves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from connectors.errors import AuthenticationError
+from deployments.demo import prefect_server
+from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import scim as sandbox_scim
+
+PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
+WRONG_TOKEN = "expired-token-3Vb"
+
+pytestmark = pytest.mark.xdist_group("commands")
+Found = TypeVar("Found")
+
+_SERVE = """
+from flows.sync import sync
+sync.serve(name="acme", cron="* * * * *", parameters={"request": {"source": "acme", "mode": "preview"}},
+           tags=["crowdsync"], print_starting_message=False)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A Prefect server with a synced company, seen through its API."""
+
+    api: httpx.Client
+    home: Path
+    crowd: sandbox_crowd.RunningCrowd
+
+    def list(self, what: str, **filters: Any) -> list[dict[str, Any]]:
+        answer = self.api.post(f"/{what}/filter", json=filters)
+        answer.raise_for_status()
+        rows: list[dict[str, Any]] = answer.json()
+        return rows
+
+    def run(self, name: str, state: str) -> dict[str, Any]:
+        """The newest flow run of that name, when it has ended so, with all its task runs settled."""
+
+        def ended() -> dict[str, Any] | None:
+            runs = self.list("flow_runs", sort="EXPECTED_START_TIME_DESC", flow_runs={"name": {"any_": [name]}})
+            return next((run for run in runs if run["state_type"] == state), None)
+
+        found = until(ended)
+        ids = {"flow_runs": {"id": {"any_": [found["id"]]}}}
+        until(lambda: {t["state_type"] for t in self.list("task_runs", **ids)} - {"PENDING", "RUNNING"})
+        until(lambda: not {t["state_type"] for t in self.list("task_runs", **ids)} & {"PENDING", "RUNNING"})
+        return found
+
+    def tasks(self, run: dict[str, Any]) -> dict[str, str]:
+        rows = self.list("task_runs", flow_runs={"id": {"any_": [run["id"]]}})
+        return {row["name"]: row["state_type"] for row in rows}
+
+    def artifact(self, run: dict[str, Any], key: str) -> dict[str, Any]:
+        rows = self.list("artifacts", flow_runs={"id": {"any_": [run["id"]]}})
+        return next(row for row in rows if row["key"] == key)
+
+
+def until(look: Callable[[], Found | None], seconds: float = 40) -> Found:
+    """What `look` finds, as soon as it finds something: Prefect records what happened a little later."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.25)
+    return found
+
+
+def _sync(mode: str) -> Any:
+    from flows.sync import SyncRequest, sync
+
+    async def go() -> Any:
+        return await sync(SyncRequest(source="acme", mode=mode))  # type: ignore[arg-type]
+
+    return asyncio.run(go())
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server, a deployment that is served, and three runs: one that writes, one that fails, one of the deployment."""
+    home = tmp_path_factory.mktemp("prefect")
+    before = dict(os.environ)
+    with ExitStack() as stack:
+        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        server = stack.enter_context(prefect_server(home / "prefect"))
+        crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
+        scim = stack.enter_context(
+            sandbox_scim.prepared(users=30, groups=5, memberships=90, token=TOKEN, difficult=True)
+        )
+        config = home / "crowdsync.toml"
+        config.write_text(
+            f'[store]\nurl = "sqlite:///{home}/crowdsync.db"\n[directory]\nurl = "{crowd.url}"\n'
+            f'application = "crowdsync"\n[sources.acme]\nkind = "scim"\nurl = "{scim.url}"\n',
+            encoding="utf-8",
+        )
+        os.environ |= {
+            "CROWDSYNC_CONFIG": str(config),
+            "CROWDSYNC_CROWD_PASSWORD": PASSWORD,
+            "CROWDSYNC_SOURCE_TOKEN": TOKEN,
+        }
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        server.wait()
+        log = stack.enter_context((home / "served.log").open("w"))
+        serving = subprocess.Popen(
+            [sys.executable, "-c", _SERVE],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PREFECT_API_URL": f"{server.url}/api"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        stack.callback(lambda: (serving.terminate(), serving.wait(30)))
+        stack.enter_context(temporary_settings({PREFECT_API_URL: f"{server.url}/api"}))
+        place = Served(stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=30)), home, crowd)
+
+        _sync("sync")
+        os.environ["CROWDSYNC_SOURCE_TOKEN"] = WRONG_TOKEN
+        with pytest.raises(AuthenticationError):
+            _sync("preview")
+        os.environ["CROWDSYNC_SOURCE_TOKEN"] = TOKEN
+        yield place
+        _drain()
+
+
+def _drain() -> None:
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    with suppress(Exception):
+        APILogWorker.drain_all()
+        EventsWorker.drain_all()
+
+
+def test_a_run_and_its_stages_are_named_for_people(served: Served) -> None:
+    tasks = served.tasks(served.run("acme sync", "COMPLETED"))
+    chunks = [name for name in tasks if name.startswith("apply ")]
+    assert {f"apply {number} of {len(chunks)}" for number in range(1, len(chunks) + 1)} == set(chunks)
+    assert set(tasks) - set(chunks) == {
+        "extract-acme",
+        "extract-crowd",
+        "snapshot-source:acme",
+        "snapshot-directory:crowd",
+        "validate-source:acme",
+        "validate-directory:crowd",
+        "filter",
+        "map",
+        "match",
+        "plan",
+        "guard",
+        "report",
+    }
+    assert set(tasks.values()) == {"COMPLETED"}
+
+
+def test_the_plan_can_be_read(served: Served) -> None:
+    plan = served.artifact(served.run("acme sync", "COMPLETED"), "acme-plan")
+    assert plan["type"] == "table"
+    assert plan["description"].startswith("**Plan 1: ")
+    assert "| + | create account |" in plan["description"]
+    rows = json.loads(plan["data"])
+    assert 0 < len(rows) <= 200
+    assert {"±", "what", "who", "because it"} <= set(rows[0])
+    assert all(any(row[column] for row in rows) for column in rows[0]), "no empty columns"
+    people = [user for user in served.crowd.state()["users"] if "@" in user["email"].removesuffix(user["name"])]
+    assert people
+    assert not [user["email"] for user in people if user["email"] in str(rows)], "values only where they are disclosed"
+
+
+def test_the_report_can_be_read(served: Served) -> None:
+    report = served.artifact(served.run("acme sync", "COMPLETED"), "acme-report")
+    text = report["data"]
+    assert text.startswith("# acme → crowd: applied\n")
+    assert "Planned (plan 1): ~ " in text
+    assert "\nWritten: " in text
+    assert "## Held (" in text
+    assert "what to do" in text
+    assert "U+" in text, "lookalike letters are told apart"
+
+
+def test_progress_is_shown(served: Served) -> None:
+    run = served.run("acme sync", "COMPLETED")
+    shown = served.list("artifacts", flow_runs={"id": {"any_": [run["id"]]}})
+    assert [row["data"] for row in shown if row["type"] == "progress"] == [100.0]
+
+
+def test_a_failed_run_says_what_where_and_what_to_do(served: Served) -> None:
+    run = served.run("acme preview", "FAILED")
+    for words in ("AuthenticationError", "sources.acme", "401", "$CROWDSYNC_SOURCE_TOKEN"):
+        assert words in run["state"]["message"]
+    assert served.tasks(run)["extract-acme"] == "FAILED"
+
+
+def test_a_schedule_makes_runs_and_a_deployment_runs(served: Served) -> None:
+    deployment = until(lambda: next(iter(served.list("deployments")), None))
+    assert deployment["schedules"][0]["schedule"]["cron"] == "* * * * *"
+    made = served.api.post(f"/deployments/{deployment['id']}/create_flow_run", json={"name": "by hand"}).json()
+
+    def scheduled() -> list[dict[str, Any]]:
+        rows = served.list("flow_runs", deployments={"id": {"any_": [deployment["id"]]}})
+        return [row for row in rows if row["auto_scheduled"]]
+
+    runs = until(lambda: found if len(found := scheduled()) > 1 else None)
+    times = sorted(row["expected_start_time"] for row in runs)
+    assert all(moment[17:19] == "00" for moment in times), "once a minute"
+
+    def ended() -> dict[str, Any] | None:
+        run: dict[str, Any] = served.api.get(f"/flow_runs/{made['id']}").json()
+        return run if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED") else None
+
+    run = until(ended, 60)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["name"] == "acme preview"
+    assert run["parameters"]["request"]["source"] == "acme"
+
+
+def test_no_secret_anywhere(served: Served) -> None:
+    """In the bytes of both databases and of the server's log, which hold logs, parameters, artifacts and results."""
+    served.run("acme sync", "COMPLETED")
+    assert served.list("logs", limit=200), "there are logs to look into"
+    secrets = [PASSWORD, TOKEN, WRONG_TOKEN, base64.b64encode(f"crowdsync:{PASSWORD}".encode()).decode().rstrip("=")]
+    files = [file for file in served.home.rglob("*") if file.is_file()]
+    assert {"prefect.db", "crowdsync.db"} <= {file.name for file in files}
+    for file in files:
+        content = file.read_bytes()
+        for secret in secrets:
+            assert secret.encode() not in content, file
