@@ -14,7 +14,8 @@ ahead of an end not yet known (at most `readers` - 1, which must be empty). Not 
 that hides the same records from every call alike.
 
 **Memberships** come as one XML document. It is whole when it parses to its closing tag, holds every
-group that was listed right before it (one call more) no more than once, and each with its two lists.
+group that `groups()` listed before it (where it did not: one call more) no more than once, and each with
+its two lists.
 
 **Writes** are one request each. What Crowd answers is decided by `reason`. After a lost answer one read
 tells whether the condition holds; if not, the write is sent again. An empty first name or e-mail in a
@@ -229,13 +230,14 @@ class Crowd:
     are asked for at the same time.
     """
 
-    def __init__(self, http: Http, *, page_size: int = 1000, readers: int = 4) -> None:
+    def __init__(self, http: Http, *, page_size: int = 1000, readers: int = 2) -> None:
         if page_size < 2 or readers < 1:
             raise ConfigurationError(
                 f"{http.name}: page_size {page_size} must be at least 2 (pages overlap by one record) "
                 f"and readers {readers} at least 1."
             )
         self._http, self._page_size, self._readers = http, page_size, readers
+        self._group_names: set[str] | None = None
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -245,17 +247,26 @@ class Crowd:
         params = {"entity-type": "user", "expand": "user,attributes"}
         return self._listing("/search", params, "user", lambda record: _user_row(record, wanted))
 
-    def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
-        """All groups, with the attributes that the scope names and our id."""
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
+        """All groups, with the attributes that the scope names and our id. The next `memberships()` must know them."""
         wanted = scope.attributes | {ID_ATTRIBUTE}
         params = {"entity-type": "group", "expand": "group,attributes"}
-        return self._listing("/search", params, "group", lambda record: _group_row(record, wanted))
+        names: set[str] = set()
+        async for page in self._listing("/search", params, "group", lambda record: _group_row(record, wanted), 1):
+            names.update(row[0] for row in page.rows)
+            names.update(crowd_id(held.name) for held in page.held)
+            if page.last:
+                self._group_names = names
+            yield page
 
     async def memberships(self) -> AsyncIterator[Page[MembershipRow]]:
         """All direct memberships, of users and of groups in groups."""
-        everything = {"entity-type": "group", "start-index": "0", "max-results": "-1"}
-        _, names = await self._records("/search", everything, "group")
-        missing = set(map(crowd_id, names))
+        missing, self._group_names = self._group_names, None
+        if missing is None:
+            everything = {"entity-type": "group", "start-index": "0", "max-results": "-1"}
+            _, names = await self._records("/search", everything, "group")
+            missing = set(map(crowd_id, names))
+        listed = len(missing)
         rows: list[MembershipRow] = []
         document = _Memberships(f"{self._http.name}: memberships")
         async with self._http.stream("GET", f"{ROOT}/group/membership", headers=_XML) as stream:
@@ -270,7 +281,7 @@ class Crowd:
         missing -= document.groups
         if missing:
             raise IncompleteError(
-                f"{self._http.name}: {len(missing)} of {len(names)} groups are not in the list of all "
+                f"{self._http.name}: {len(missing)} of {listed} groups are not in the list of all "
                 "memberships: it was not whole, or the directory changed meanwhile. Run again."
             )
         yield Page(rows, last=True)
@@ -344,9 +355,10 @@ class Crowd:
         return lines
 
     async def _listing(
-        self, path: str, params: Mapping[str, str], key: str, row: Callable[[Json], Row]
+        self, path: str, params: Mapping[str, str], key: str, row: Callable[[Json], Row], readers: int = 0
     ) -> AsyncIterator[Page[Row]]:
         """Pages that overlap by one record, read ahead of the consumer; see the module's docstring."""
+        readers = readers or self._readers
         size, step = self._page_size, self._page_size - 1
         what = f"{self._http.name}: list of {key}s"
         ahead: deque[asyncio.Task[tuple[list[Json], list[str]]]] = deque()
@@ -386,7 +398,7 @@ class Crowd:
                 yield Page(rows, last=False, held=held)
                 # A listing that has filled so many pages may well fill as many more: the window grows
                 # by one with each, so that little is asked for beyond the end of a short one.
-                start, window = start + step, min(window + 1, self._readers)
+                start, window = start + step, min(window + 1, readers)
         finally:
             for task in ahead:
                 task.cancel()

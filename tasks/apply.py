@@ -195,13 +195,7 @@ def _break(progress: Progress, operation: Operation) -> None:
 
 
 def _again(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
-    try:
-        state.result()
-    except RetryableError:
-        return True
-    except BaseException:
-        return False
-    return False
+    return isinstance(state.data, RetryableError)
 
 
 @task(
@@ -245,7 +239,7 @@ async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
     progress = Progress()
     bounds = list(chunks(plan.operations))
     shown = await acreate_progress_artifact(
-        progress=0.0, key="apply", description=f"{len(plan.operations):,} operations"
+        progress=0.0, key=run.key("apply"), description=f"{len(plan.operations):,} operations"
     )
     for done, chunk in enumerate(bounds, 1):
         await apply_chunk(run, number, chunk, done, len(bounds), progress)
