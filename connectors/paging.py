@@ -59,14 +59,21 @@ async def in_order(
 
 
 async def by_index(
-    fetch: Callable[[int, int], Awaitable[Part]], what: str, *, count: int, first: int = 1, ahead: int = AHEAD
+    fetch: Callable[[int, int], Awaitable[Result]],
+    read: Callable[[Result], Part],
+    what: str,
+    *,
+    count: int,
+    first: int = 1,
+    ahead: int = AHEAD,
 ) -> AsyncIterator[tuple[Sequence[Any], bool]]:
-    """Pages by index: `fetch(start, count)`, the first record having index `first`.
+    """Pages by index: `fetch(start, count)`, the first record having index `first`; `read` takes an answer apart.
 
-    The first page tells total and page size; the others are then fetched `ahead` at a time. From
+    The first page tells total and page size; the others are then fetched `ahead` at a time, and
+    read one by one: a page in objects is many times as large as in bytes. From
     a page that is shorter than that size on, the read goes page by page and advances by what came.
     """
-    part = await fetch(first, count)
+    part = read(await fetch(first, count))
     total, size, start = part.total, len(part.items), first
     if total is None or total < 0:
         raise IncompleteError(f"{what}: the server does not say how many there are, so nothing is proved.")
@@ -95,7 +102,8 @@ async def by_index(
         starts = range(start, first + total, size)
         pages = in_order(lambda at: fetch(at, size), starts, ahead)
         try:
-            async for part in pages:
+            async for answer in pages:
+                part = read(answer)
                 missing = prove(part, start, size)
                 yield part.items, missing == 0
                 start += len(part.items)
@@ -104,7 +112,7 @@ async def by_index(
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
     while missing > 0:
-        part = await fetch(start, size)
+        part = read(await fetch(start, size))
         missing = prove(part, start, size)
         yield part.items, missing == 0
         start += len(part.items)

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
+import msgspec
 import orjson
 
 from connectors.contract import Capabilities, Held, Page, Person, Scope
@@ -69,6 +70,7 @@ class Scim:
         self._others = {"device"}
         self._found: asyncio.Task[None] | None = None
         self._kept: dict[str, _Members | None] = {}
+        self._same: dict[str, str] = {}
         self._group_ids: frozenset[str] = frozenset()
         self._filter_proved: bool | None = None
 
@@ -91,6 +93,7 @@ class Scim:
             if last:
                 self._group_ids = frozenset(kept)
                 self._kept = kept if params is None else {}
+                self._same = {}
             yield page
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
@@ -202,14 +205,17 @@ class Scim:
         await self._discover()
         more, size = params or {}, self._sizes[what]
 
-        async def indexed(start: int, count: int) -> Part:
-            return self._part(await self._get(what, {"startIndex": start, "count": count, **more}), what)
+        async def indexed(start: int, count: int) -> Answer:
+            return await self._get(what, {"startIndex": start, "count": count, **more})
+
+        def read(answer: Answer) -> Part:
+            return self._part(answer, what, slim=what == "Groups")
 
         async def cursored(cursor: str) -> Part:
-            return self._part(await self._get(what, {"cursor": cursor, "count": size, **more}), what)
+            return read(await self._get(what, {"cursor": cursor, "count": size, **more}))
 
         title, count, seen = self._at(what), 0, set[str]()
-        pages = by_cursor(cursored, title) if self._paging == "cursor" else by_index(indexed, title, count=size)
+        pages = by_cursor(cursored, title) if self._paging == "cursor" else by_index(indexed, read, title, count=size)
         try:
             async for records, last in pages:
                 # Sets of the ids of whole pages: the proof must not cost as much as the reading.
@@ -237,9 +243,9 @@ class Scim:
             raise ConfigurationError(f"{told} Set base_url to the SCIM root, the address above /Users.")
         raise IncompleteError(told)
 
-    def _part(self, answer: Answer, what: str) -> Part:
+    def _part(self, answer: Answer, what: str, *, slim: bool = False) -> Part:
         """A ListResponse (RFC 7644 3.4.2)."""
-        found = answer.json()
+        found = self._slim(answer) if slim else answer.json()
         if not isinstance(found, dict):
             raise IncompleteError(f"{self._at(what)}: not a ListResponse but a JSON {type(found).__name__}.")
         total, start, after = found.get("totalResults"), found.get("startIndex"), found.get("nextCursor")
@@ -250,6 +256,23 @@ class Scim:
         if not (after is None or isinstance(after, str)) or (total is None and "Resources" not in found):
             raise IncompleteError(f"{self._at(what)}: not a ListResponse; keys: {', '.join(list(found)[:6])}.")
         return Part(items, total, start if type(start) is int else None, after or None)
+
+    def _slim(self, answer: Answer) -> Any:
+        """A list of groups, taken apart group by group: as objects, the members of a whole page are many times as
+        large as its bytes. `members` become `_Members`."""
+        try:
+            parts = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
+            raw = msgspec.json.decode(parts.pop("Resources", b"[]"), type=list[msgspec.Raw])
+            found = {name: orjson.loads(bytes(value)) for name, value in parts.items()}
+            found["Resources"] = [self._slimmed(orjson.loads(memoryview(one))) for one in raw]
+        except (msgspec.DecodeError, orjson.JSONDecodeError):
+            return answer.json()
+        return found
+
+    def _slimmed(self, record: Any) -> Any:
+        if isinstance(record, dict) and type(record.get("id")) is str and (members := _listed(record)) is not None:
+            record["members"] = self._members(members, record["id"])
+        return record
 
     async def _single(self, what: str, key: str, **params: str) -> Record | None:
         if not key or key in (".", ".."):
@@ -325,7 +348,11 @@ class Scim:
         for record in records:
             if isinstance(record, dict) and type(key := record.get("id")) is str:
                 members = _listed(record)
-                kept[key] = self._members(members or [], key) if members is not None or self._how == "list" else None
+                if isinstance(members, tuple):
+                    kept[key] = members
+                else:
+                    known = members is not None or self._how == "list"
+                    kept[key] = self._members(members or [], key) if known else None
 
     async def _members_of(self, key: str) -> _Members:
         record = await self._single("Groups", key)
@@ -355,7 +382,9 @@ class Scim:
             raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no value.") from None
         if not set(map(type, users)) | set(map(type, nested)) | set(map(type, unsure)) <= {str}:
             raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no text as its value.")
-        return users, nested, unsure
+        # A person is a member of many groups: one text for all of them.
+        same = self._same.setdefault
+        return [same(x, x) for x in users], nested, unsure
 
     def _kind(self, kind: Any, ref: Any) -> str:
         """user, group, unsure, or "" for a device and the like, which Crowd has no place for."""

@@ -11,8 +11,6 @@ import functools
 import gc
 import logging
 import os
-import resource
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -40,8 +38,9 @@ def resident() -> int:
 
 
 def highest() -> int:
-    """Bytes of this process in memory at most since it began."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Bytes of this process in memory at most since it began. (`ru_maxrss` would count its parent's, before exec.)"""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
 
 class Watch:

@@ -243,3 +243,40 @@ def test_no_secret_anywhere(served: Served) -> None:
         content = file.read_bytes()
         for secret in secrets:
             assert secret.encode() not in content, file
+
+
+def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path: Path) -> None:
+    from prefect import flow
+
+    from connectors.contract import Kind, Operation, Outcome
+    from connectors.errors import RetryableError
+    from connectors.model import Snapshot, held_frame, users_frame
+    from connectors.store import Store
+    from tasks.apply import Progress, apply_chunk
+    from tasks.policy import Policy
+    from tests import road
+
+    class Faltering:
+        tried = 0
+
+        async def write(self, operation: Operation, *, attempted: bool = False) -> Outcome:
+            self.tried += 1
+            if self.tried < 3:
+                raise RetryableError("Crowd is away")
+            return Outcome("done")
+
+    wanted = Snapshot.of(users_frame([("1", "ann", "", "", "", "Ann", True, "{}")]))
+    directory = Faltering()
+    chunk = apply_chunk.with_options(retry_delay_seconds=0)
+
+    @flow(name="retry")
+    async def retried() -> Any:
+        with Store.open(f"sqlite:///{tmp_path}/crowdsync.db") as store:
+            run = road.run_of(road.FixedSource(wanted), directory, store, Policy())  # type: ignore[arg-type]
+            operations = road.operations([(Kind.USER_CREATE, "ann")])
+            number = road.store_plan(run, operations, held_frame())
+            await chunk(run, number, (1, 1), 1, 1, Progress())
+            return store.operations(number)["state"].tolist()
+
+    assert asyncio.run(retried()) == ["done"]
+    assert directory.tried == 3
