@@ -25,7 +25,7 @@ from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, MAX_TEXT
 from connectors.settings import Settings, explain
-from tasks.names import arrow_text, fold
+from tasks.names import arrow_text, fold, skeleton
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in r"\.+()[]{}^$|"})
 
@@ -276,6 +276,7 @@ class Policy(_Strict):
         """Which group names are privileged and closed to this source; spelling tricks do not help."""
         folded = fold(names).set_axis(names.index)
         closed = matches(folded, self.protection.privileged_groups)
+        closed |= matches(skeleton(folded).set_axis(names.index), self.protection.privileged_groups)
         allowed = pd.Index(pd.Series(self.protection.privileged_allowed, dtype="str").str.lower())
         return closed & ~names.str.lower().isin(allowed)
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from deployments.sandbox import crowd, scim
 from deployments.sandbox.organisation import organisation
+from tests import road
 from tests.bench.child import ROOT, Child
 from tests.bench.servers import QUIET, SIZES, Company, prefect
 
@@ -274,7 +275,7 @@ class Bench:
             wall = whole["wall"]
             self.stages.append(Stage("  of it: orchestration", outside, "the whole run", wall, 0.05, share=True))
         self.notes.append("1 % delta, seconds by stage: " + _seconds(_best([one["functions"] for one in runs])))
-        same = self.crowd.digest() == self.twin.digest()
+        same = road.content(self.crowd) == road.content(self.twin)
         refused = sum(one["bare"]["refused"] for one in applied)
         self.checks.append(
             Check("the bare writes", f"{refused} refused; both Crowds {'equal' if same else 'differ'}", same)

@@ -1,0 +1,162 @@
+"""Names that are one name in Crowd, or look it, are never merged; names that only resemble each other are let be."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Callable
+
+import pytest
+
+from connectors.model import ID_ATTRIBUTE
+from deployments.sandbox.organisation import organisation
+from tasks.plan import Plan
+from tasks.policy import Policy
+from tests.property.model_crowd import ModelCrowd, ModelLinks
+from tests.property.test_road import World, planned
+
+PAIRS = 2500
+LOOKALIKES = dict(zip("aceiopsxyj", "асеіорѕхуј", strict=True)) | {"o": "ο", "v": "ν"}
+ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\ufe0e\u180e\u2061"
+BLANKS = "\u00a0\u2009\u2003\u3000\u202f\u2028\u1680 "
+ACCENTED = "áéíóúñçüäöåêôî"
+
+
+def _insert(name: str, what: str, rng: random.Random) -> str:
+    at = rng.randint(1, len(name) - 1)
+    return name[:at] + what + name[at:]
+
+
+def _some(name: str, change: Callable[[str], str], rng: random.Random) -> str:
+    """`change` of one letter at least."""
+    places = [i for i, letter in enumerate(name) if change(letter) != letter]
+    chosen = set(rng.sample(places, rng.randint(1, len(places))))
+    return "".join(change(letter) if i in chosen else letter for i, letter in enumerate(name))
+
+
+def _wide(letter: str) -> str:
+    return chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else letter
+
+
+DISGUISES: dict[str, Callable[[str, random.Random], str]] = {
+    "case": lambda name, rng: _some(name, str.upper, rng),
+    "compatibility form": lambda name, rng: _some(name, _wide, rng),
+    "lookalike": lambda name, rng: _some(name, lambda letter: LOOKALIKES.get(letter, letter), rng),
+    "zero-width": lambda name, rng: _insert(name, rng.choice(ZERO_WIDTH), rng),
+    "blank": lambda name, rng: _insert(name, rng.choice(BLANKS), rng),
+    "decomposed": lambda name, rng: unicodedata.normalize("NFD", name),
+    "ligature": lambda name, rng: name.replace("fi", "ﬁ").replace("ss", "ß"),
+    "several": lambda name, rng: DISGUISES["zero-width"](DISGUISES["lookalike"](name, rng), rng).upper(),
+}
+
+
+def pairs(seed: int) -> list[tuple[str, str, str]]:
+    """(a name, the same in disguise, how): every pair differs from all the others by its number."""
+    rng = random.Random(seed)
+    found = []
+    for number in range(PAIRS):
+        how = list(DISGUISES)[number % len(DISGUISES)]
+        letters = "".join(rng.choice("abcdefgijkopsvxy") for _ in range(5))
+        name = f"{letters}.fi{rng.choice(ACCENTED)}ss.{number}"
+        disguised = DISGUISES[how](name, rng)
+        assert disguised != name, how
+        found.append((name, disguised, how))
+    return found
+
+
+def a_world() -> World:
+    return World(crowd=ModelCrowd(), links=ModelLinks())
+
+
+def add(world: World, key: str, name: str) -> None:
+    world.users.append((key, name, "", "", "L", "D", True, "{}"))
+
+
+def held(made: Plan) -> dict[str, str]:
+    return dict(zip(made.held["id"], made.held["reason"], strict=True))
+
+
+@pytest.mark.parametrize("case", ["lower", "keep"])
+def test_two_people_with_one_name_are_both_held_and_named(case: str) -> None:
+    world, found = a_world(), pairs(1)
+    for number, (name, disguised, _) in enumerate(found):
+        add(world, f"a{number}", name)
+        add(world, f"b{number}", disguised)
+    policy = Policy.model_validate({"usernames": {"case": case}})
+    made = planned(world.source(), world.crowd, world.links, policy)
+    reasons = held(made)
+    missing = [
+        (how, name, other) for n, (name, other, how) in enumerate(found) if not {f"a{n}", f"b{n}"} <= reasons.keys()
+    ]
+    assert not missing, f"{len(missing)} of {PAIRS} pairs are not held: {missing[:3]}"
+    assert made.operations.empty
+    names = dict(zip(made.held["id"], made.held["name"], strict=True))
+    for number, (name, disguised, _) in enumerate(found):
+        assert {names[f"a{number}"], names[f"b{number}"]} <= {name, disguised, name.lower(), disguised.lower()} | {
+            unicodedata.normalize("NFKC", text) for text in (name, disguised, name.lower(), disguised.lower())
+        }
+    print(f"{PAIRS:,} pairs of new people, {len(DISGUISES)} disguises: none created")
+
+
+def test_an_account_is_not_taken_by_somebody_whose_name_only_looks_like_it() -> None:
+    world, found = a_world(), pairs(2)
+    before = ModelCrowd()
+    for number, (name, disguised, _) in enumerate(found):
+        for crowd in (world.crowd, before):
+            crowd.add_user(name if number % 2 else disguised.strip(), attributes={"theirs": ["keep"]})
+        add(world, f"b{number}", disguised if number % 2 else name)
+    made = planned(world.source(), world.crowd, world.links, Policy())
+    reasons = held(made)
+    missing = [(how, name, other) for n, (name, other, how) in enumerate(found) if f"b{n}" not in reasons]
+    assert not missing, f"{len(missing)} of {PAIRS} are not held: {missing[:3]}"
+    assert made.operations.empty
+    print(f"{PAIRS:,} people whose name looks like an account that nobody owns: none created, no account touched")
+
+
+def test_nobody_is_renamed_to_what_looks_like_another_account() -> None:
+    world, found = a_world(), pairs(3)
+    for number, (name, disguised, _) in enumerate(found):
+        world.crowd.add_user(name)
+        world.crowd.add_user(f"old.{number}", attributes={ID_ATTRIBUTE: [f"acme:b{number}"]}, active=True)
+        add(world, f"b{number}", disguised)
+    made = planned(world.source(), world.crowd, world.links, Policy())
+    reasons = held(made)
+    missing = [(how, name, other) for n, (name, other, how) in enumerate(found) if f"b{n}" not in reasons]
+    assert not missing, f"{len(missing)} of {PAIRS} are not held: {missing[:3]}"
+    assert made.operations.empty
+    print(f"{PAIRS:,} renames to what looks like another account: none made")
+
+
+def legitimate() -> list[str]:
+    names = [
+        *("jon1", "jonl", "jonI2", "jon12", "o0o", "ooo", "rn", "m", "vv", "w", "cl", "d", "jose", "josé", "muller"),
+        *(
+            "müller",
+            "иван",
+            "ivan",
+            "иванов",
+            "ivanov",
+            "张伟",
+            "张薇",
+            "さくら",
+            "サクラ",
+            "محمد",
+            "محمود",
+            "o'neil",
+            "oneil",
+        ),
+        *("a.b", "a-b", "a_b", "ab", "anna", "ana", "ann", "søren", "soren", "łukasz", "lukasz", "ñandu", "nandu"),
+    ]
+    company = organisation(users=3000, groups=3, memberships=100, seed=5)
+    names += [person.username for person in company.people]
+    return list(dict.fromkeys(name.lower() for name in names))
+
+
+def test_people_whose_names_only_resemble_each_other_are_created() -> None:
+    world, names = a_world(), legitimate()
+    for number, name in enumerate(names):
+        add(world, f"p{number}", name)
+    made = planned(world.source(), world.crowd, world.links, Policy.model_validate({"protection": {"users": []}}))
+    assert made.held.empty, made.held.head(5).to_string()
+    assert len(made.operations) == len(names)
+    print(f"{len(names):,} names that differ: all created")
