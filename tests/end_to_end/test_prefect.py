@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pandas as pd
 import pytest
 
 from connectors.errors import AuthenticationError
@@ -253,6 +255,7 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
     from connectors.model import Snapshot, held_frame, users_frame
     from connectors.store import Store
     from tasks.apply import Progress, apply_chunk
+    from tasks.plan import COLUMNS
     from tasks.policy import Policy
     from tests import road
 
@@ -273,8 +276,21 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
     async def retried() -> Any:
         with Store.open(f"sqlite:///{tmp_path}/crowdsync.db") as store:
             run = road.run_of(road.FixedSource(wanted), directory, store, Policy())  # type: ignore[arg-type]
-            operations = road.operations([(Kind.USER_CREATE, "ann")])
-            number = road.store_plan(run, operations, held_frame())
+            kept = store.save_snapshot("source:acme", wanted, taken_at=datetime.now(UTC), run="run").id
+            number = store.save_plan(
+                run="run",
+                source="acme",
+                directory="crowd",
+                digest="",
+                source_snapshot=kept,
+                directory_snapshot=kept,
+                policy="{}",
+                operations=pd.DataFrame(
+                    [dict.fromkeys(COLUMNS, "") | {"seq": 1, "phase": 1, "kind": Kind.USER_DELETE, "name": "ann"}]
+                ),
+                held=held_frame(),
+                at=datetime.now(UTC),
+            )
             await chunk(run, number, (1, 1), 1, 1, Progress())
             return store.operations(number)["state"].tolist()
 
