@@ -63,7 +63,7 @@ def report(console: Console, report: Report) -> None:
 
 
 def _held(console: Console, held: pd.DataFrame) -> None:
-    from tasks.report import spelled
+    from tasks.names import spelled
 
     if held.empty:
         return

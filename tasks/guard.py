@@ -35,21 +35,22 @@ def judge(plan: Plan, policy: Policy, *, force: bool = False) -> Verdict:
     counts = plan.counts()
     owned = plan.owned
     limits = policy.limits
-    removed = counts.get(Kind.USER_DEACTIVATE, 0) + counts.get(Kind.USER_DELETE, 0)
+    shut_out, deleted = plan.shut_out(), counts.get(Kind.USER_DELETE, 0)
     always = []
-    stays = _still_active(plan)
-    if removed and stays <= 0:
+    if shut_out and shut_out >= owned.active:
         always.append(
             f"the plan shuts out all {owned.active} active accounts that this source owns; this is never done, "
             "forced or not: check the source and the scope"
         )
+    elif deleted and deleted >= owned.users:
+        always.append(f"the plan deletes all {owned.users} accounts that this source owns; this is never done")
     over = []
     for name, count, limit, base, of in (
         ("user_create", counts.get(Kind.USER_CREATE, 0), limits.user_create, owned.users, "owned accounts"),
         ("user_update", counts.get(Kind.USER_UPDATE, 0), limits.user_update, owned.users, "owned accounts"),
         ("user_rename", counts.get(Kind.USER_RENAME, 0), limits.user_rename, owned.users, "owned accounts"),
-        ("user_deactivate", removed, limits.user_deactivate, owned.active, "active owned accounts"),
-        ("user_delete", counts.get(Kind.USER_DELETE, 0), limits.user_delete, owned.users, "owned accounts"),
+        ("user_deactivate", shut_out, limits.user_deactivate, owned.active, "active owned accounts"),
+        ("user_delete", deleted, limits.user_delete, owned.users, "owned accounts"),
         ("group_create", counts.get(Kind.GROUP_CREATE, 0), limits.group_create, owned.groups, "owned groups"),
         ("group_delete", counts.get(Kind.GROUP_DELETE, 0), limits.group_delete, owned.groups, "owned groups"),
         (
@@ -85,14 +86,6 @@ def judge(plan: Plan, policy: Policy, *, force: bool = False) -> Verdict:
     if force:
         return Verdict(tuple(always), tuple(over))
     return Verdict((*always, *over))
-
-
-def _still_active(plan: Plan) -> int:
-    """Owned accounts that can log in after the plan."""
-    counts = plan.counts()
-    gone = counts.get(Kind.USER_DEACTIVATE, 0) + counts.get(Kind.USER_DELETE, 0)
-    come = counts.get(Kind.USER_CREATE, 0) + counts.get(Kind.USER_ACTIVATE, 0)
-    return plan.owned.active - gone + come if plan.owned.active > gone else 0
 
 
 @task(name="guard", task_run_name="guard", cache_policy=NO_CACHE, persist_result=False)

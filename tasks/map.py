@@ -17,7 +17,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.model import HELD, MAX_TEXT, Snapshot, attributes_text, held_frame
-from tasks.names import arrow_text, clashes
+from tasks.names import arrow_text, clashes, spelled
 from tasks.policy import Attributes, Policy, Usernames
 
 FIELDS = ("email", "first_name", "last_name", "display_name")
@@ -39,7 +39,7 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
     users = snapshot.users.copy()
     users["username"] = usernames(snapshot.users, policy.usernames)
     for field, source in policy.attributes.fields.items():
-        if source in snapshot.users.columns and source != "attributes":
+        if source in ("id", "username", *FIELDS):
             users[field] = snapshot.users[source]
         else:
             users[field] = _first_value(snapshot.users["attributes"], source)
@@ -48,13 +48,13 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
     reasons = pd.Series("", index=users.index, dtype="str")
     reasons = _because(reasons, users["username"] == "", "the username rules leave nothing of its username")
     for column in ("username", *FIELDS):
-        long = _length(users[column]) > MAX_TEXT
+        long = _long(users[column])
         reasons = _because(reasons, long, f"{column} is longer than Crowd's {MAX_TEXT} characters")
     if policy.attributes.extra:
         reasons = _because(reasons, _too_long(users["attributes"]), f"an attribute exceeds {MAX_TEXT} characters")
     reasons = _collisions(reasons, users["username"], snapshot.users["username"])
     group_reasons = pd.Series("", index=snapshot.groups.index, dtype="str")
-    long = _length(snapshot.groups["name"]) > MAX_TEXT
+    long = _long(snapshot.groups["name"])
     group_reasons = _because(group_reasons, long, f"name is longer than Crowd's {MAX_TEXT} characters")
     group_reasons = _collisions(group_reasons, snapshot.groups["name"].str.strip(), snapshot.groups["name"])
 
@@ -92,12 +92,12 @@ def usernames(users: pd.DataFrame, rules: Usernames) -> pd.Series:
 def _collisions(reasons: pd.Series, names: pd.Series, originals: pd.Series) -> pd.Series:
     """Adds a reason to every record whose name folds to the same form as another's, naming them all."""
     label = clashes(names)
+    found: dict[Any, str] = {}
     for _, index in label[(label != "") & (names != "")].groupby(label).groups.items():
-        together = ", ".join(repr(name) for name in originals[index].head(5))
+        together = ", ".join(spelled(name, repr(name)) for name in originals[index].head(5))
         more = f" and {len(index) - 5} more" if len(index) > 5 else ""
-        which = pd.Series(reasons.index.isin(index), index=reasons.index)
-        reasons = _because(reasons, which, f"{together}{more} become one name in Crowd; rename all but one in the IdP")
-    return reasons
+        found.update(dict.fromkeys(index, f"{together}{more} become one name in Crowd; rename all but one in the IdP"))
+    return reasons.where((reasons != "") | ~reasons.index.isin(list(found)), reasons.index.map(found))
 
 
 def _because(reasons: pd.Series, which: Any, reason: str) -> pd.Series:
@@ -138,7 +138,7 @@ def _first_value(texts: pd.Series, name: str) -> pd.Series:
 
 def _fitting(texts: pd.Series) -> pd.Series:
     """Texts cut to what Crowd takes; a description is nobody's identity."""
-    long = _length(texts) > MAX_TEXT
+    long = _long(texts)
     if not long.any():
         return texts
     cut = [text.encode("utf-16-le")[: 2 * MAX_TEXT].decode("utf-16-le", "ignore") for text in texts[long]]
@@ -147,15 +147,18 @@ def _fitting(texts: pd.Series) -> pd.Series:
     return pd.Series(values, dtype="str", index=texts.index)
 
 
-def _length(texts: pd.Series) -> np.ndarray:
-    """Lengths as Crowd's Java counts them: in UTF-16 units."""
+def _long(texts: pd.Series) -> np.ndarray:
+    """Which texts are longer than Crowd takes, as its Java counts: in UTF-16 units."""
     array = arrow_text(texts)
+    if (pc.max(pc.binary_length(array)).as_py() or 0) <= MAX_TEXT:  # never fewer bytes than units
+        return np.zeros(len(texts), dtype=bool)
     astral = pc.count_substring_regex(array, r"[\x{10000}-\x{10FFFF}]")
-    return np.asarray(pc.add(pc.cast(pc.utf8_length(array), "int64"), pc.cast(astral, "int64")))
+    units = pc.add(pc.cast(pc.utf8_length(array), "int64"), pc.cast(astral, "int64"))
+    return np.asarray(pc.greater(units, MAX_TEXT))
 
 
 def _too_long(texts: pd.Series) -> pd.Series:
-    suspects = texts.str.len() > MAX_TEXT
+    suspects = _long(texts)
     result = pd.Series(np.zeros(len(texts), dtype=bool), index=texts.index)
     for index in texts.index[suspects]:
         values = orjson.loads(texts[index]).values()

@@ -55,12 +55,22 @@ def fold_one(name: str) -> str:
     return str(fold([name]).iloc[0])
 
 
-def skeleton(folded: Iterable[str]) -> pd.Series:
-    """Folded names → lookalike form; equal skeletons look alike to a person. Accents still count."""
-    table = _lookalikes()
-    series = pd.Series(list(folded), dtype="str")
-    wide = ~_ascii(series)
-    return _replaced(series, wide, [unicodedata.normalize("NFD", name).translate(table) for name in series[wide]])
+def skeletons(names: pd.Series, folded: pd.Series) -> list[pd.Series]:
+    """Names and their folded forms → lookalike forms; names that share either look alike to a person.
+
+    Two, because capitals may look alike (ТЕАМ, TEAM) where small letters do not, and the other way round,
+    and because folding turns some letters into such as look different. Accents still count.
+    """
+    wide = ~_ascii(names)
+    forms = []
+    for texts in (folded, names):
+        shapes = [_shape(text) for text in texts[wide]]
+        forms.append(_replaced(folded, wide, list(fold(shapes))))
+    return forms
+
+
+def _shape(name: str) -> str:
+    return unicodedata.normalize("NFD", name).translate(_lookalikes())
 
 
 def _replaced(series: pd.Series, where: pd.Series, values: list[str]) -> pd.Series:
@@ -75,27 +85,55 @@ def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
     Without `against`, clashes are sought among `names`. With it, the result says which of `against`
     (the first) a name clashes with, its exact equal left out of account.
     """
-    folded = fold(names)
+    plain = names.reset_index(drop=True)
+    folded = fold(plain)
+    wide = ~_ascii(plain)
     if against is None:
-        label = folded.where(folded.duplicated(keep=False), "")
-        if (~_ascii(folded)).any():
-            shape = skeleton(folded)
-            # A lookalike needs a name that is not ASCII in its group, and two different folded forms.
-            by_shape = pd.DataFrame({"shape": shape, "ascii": _ascii(folded), "folded": folded})
-            group = by_shape.groupby("shape", sort=False)
-            alike = (group["folded"].transform("nunique") > 1) & ~group["ascii"].transform("all")
-            label = label.where(~alike, shape)
-        return label.set_axis(names.index)
+        forms = [folded.where(folded.duplicated(keep=False), "")]
+        if wide.any():
+            for shape in skeletons(plain, folded):
+                # A lookalike needs a name that is not ASCII in its group, and two different folded forms.
+                group = pd.DataFrame({"shape": shape, "wide": wide, "folded": folded}).groupby("shape", sort=False)
+                alike = (group["folded"].transform("nunique") > 1) & group["wide"].transform("any")
+                forms.append(shape.where(alike, ""))
+        return _merged(forms).set_axis(names.index)
     other = pd.Series(list(against), dtype="str")
-    label = _first_equal(folded, fold(other), other, names)
-    if (~_ascii(folded)).any() or (~_ascii(fold(other))).any():
-        other_folded = fold(other)
-        wide, other_wide = ~_ascii(folded), ~_ascii(other_folded)
-        shapes, other_shapes = skeleton(folded), skeleton(other_folded)
-        any_wide = _first_equal(shapes.where(wide, "\0"), other_shapes, other, names)
-        wide_other = _first_equal(shapes, other_shapes[other_wide], other[other_wide], names)
-        label = label.where(label != "", any_wide).where(lambda s: s != "", wide_other)
+    other_folded, other_wide = fold(other), ~_ascii(other)
+    label = _first_equal(folded, other_folded, other, plain)
+    if wide.any() or other_wide.any():
+        for shape, other_shape in zip(skeletons(plain, folded), skeletons(other, other_folded), strict=True):
+            for found in (
+                _first_equal(shape.where(wide, "\0"), other_shape, other, plain),
+                _first_equal(shape, other_shape[other_wide], other[other_wide], plain),
+            ):
+                label = label.where(label != "", found)
     return label.set_axis(names.index)
+
+
+def _merged(forms: list[pd.Series]) -> pd.Series:
+    """Labels by several forms ("" for none) → one label for all that are connected by any of them."""
+    label = np.arange(len(forms[0]))
+    some = np.logical_or.reduce([form != "" for form in forms])
+    while True:
+        before = label
+        for form in forms:
+            shared = (form != "").to_numpy()
+            least = pd.Series(label[shared]).groupby(form[shared].to_numpy()).transform("min")
+            label = label.copy()
+            label[shared] = least
+        if (label == before).all():
+            return pd.Series(np.where(some, label.astype(str), ""), dtype="str")
+
+
+def spelled(name: str, shown: str = "") -> str:
+    """A name, or how it is `shown`; letters that look like others, or cannot be seen, are told by their numbers."""
+    letters = [c for c in name if c.isalpha()]
+    strange = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN ")]
+    odd = {c for c in name if unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") and c != " "}
+    if len(strange) < len(letters):  # mixed with Latin ones; a name in one other script is no riddle
+        odd |= set(strange)
+    shown = shown or name
+    return f"{shown} (with {', '.join(f'U+{ord(c):04X}' for c in sorted(odd))})" if odd else shown
 
 
 def among(values: pd.Series, pool: Iterable[str]) -> np.ndarray:
@@ -143,5 +181,7 @@ def _lookalikes() -> dict[int, str]:
             continue
         best = ascii_partners or sorted(p["c"] for p in partners if len(p["c"]) == 1)
         if best:
-            table[ord(char)] = min(best, key=lambda c: (not c.isascii(), not c.islower(), len(c), c)).lower()
+            shape = min(best, key=lambda c: (not c.isascii(), not c.islower(), len(c), c)).lower()
+            # TR 39 has one form for I and l. A capital that looks like them is taken for the capital, an i.
+            table[ord(char)] = "i" if shape == "l" and char != char.lower() else shape
     return table

@@ -82,6 +82,11 @@ class Plan:
         counts = self.operations["kind"].value_counts()
         return {kind.value: int(counts[kind.value]) for kind in PHASES if kind.value in counts.index}
 
+    def shut_out(self) -> int:
+        """How many accounts that can log in now cannot after the plan."""
+        gone = self.operations[self.operations["kind"].isin([Kind.USER_DEACTIVATE, Kind.USER_DELETE])]
+        return int(gone["before"].str.contains('"active":true', regex=False).sum())
+
 
 def plan(
     matched: Matched,
@@ -140,7 +145,7 @@ class _Planning:
         for kind, count in frame["kind"].value_counts().items():
             if not self.policy.operations.allows(Kind(str(kind))):
                 allowed &= (frame["kind"] != kind).to_numpy()
-                self.withheld[str(kind)] = int(count)
+                self.withheld[str(kind)] = self.withheld.get(str(kind), 0) + int(count)
         frame = frame[allowed]
         frame = frame.sort_values("phase", kind="stable")
         frame.insert(0, "seq", np.arange(1, len(frame) + 1))
@@ -162,7 +167,8 @@ class _Planning:
         if action == "nothing" or gone.empty:
             return _operations([])
         if action == "delete":
-            return _frame(Kind.USER_DELETE, gone["username"], source_id=gone["owner"], reason=reason)
+            before = _records(gone)
+            return _frame(Kind.USER_DELETE, gone["username"], source_id=gone["owner"], before=before, reason=reason)
         active = gone["active"].to_numpy(dtype=bool)
         gone, reason = gone[active], reason[active]
         return _frame(
@@ -192,6 +198,8 @@ class _Planning:
         if self.policy.leavers.users == "delete" and self.policy.operations.user_delete:
             deleted = set(self.accounts["id"][self.leaving])
         self.taken = set(self.accounts["id"]) - deleted if (moves.any() or (~known).any()) else set()
+        if self.taken:
+            self.taken |= set(self._unread("user")["id"])
         if not self.policy.operations.user_rename:
             self.withheld[Kind.USER_RENAME.value] = int(moves.sum())
             moves[:] = False
@@ -386,7 +394,15 @@ class _Planning:
         ).to_numpy() & ~self.groups_frozen
         self.groups_deleted = self.groups_leaving & (self.policy.leavers.groups == "delete")
         if self.groups_deleted.any():
-            gone = self.directory_groups[self.groups_leaving]
+            # Members of a group inside a privileged one have its power: to take it away is not ours.
+            closed = self._closed(self.directory_groups["name"], *self._nestings_now(self.directory_groups["id"]))
+            for i in np.flatnonzero(self.groups_deleted & closed):
+                owner = self.directory_groups["owner"].iloc[i]
+                group = pd.Series({"id": owner, "name": self.directory_groups["name"].iloc[i]})
+                self._hold(group, "", "to be deleted, but it is inside a privileged group", "group")
+            self.groups_deleted &= ~closed
+        if self.groups_deleted.any():
+            gone = self.directory_groups[self.groups_deleted]
             reason = np.where(
                 among(gone["owner"], self.source.groups["id"]), "is out of scope", "is gone from the source"
             )
@@ -570,34 +586,47 @@ class _Planning:
         return parents[fits], members[fits]
 
     def _privileged(self, names: np.ndarray, group_code: np.ndarray) -> np.ndarray:
-        """Groups that give power: by name, or because they are nested in one, now or in the desired state."""
-        closed = self.policy.privileged(pd.Series(names, dtype="str")).to_numpy(copy=True)
-        if not closed.any():
-            return closed
-        pairs = []
-        for memberships, groups, code in (
-            (self.directory.memberships, self.directory_groups["id"], None),
-            (self.matched.memberships, self.groups["id"], group_code),
-        ):
-            nested = memberships[(memberships["member_kind"] == "group").to_numpy()]
-            sides = [_positions(nested[side], groups, code) for side in ("group_id", "member_id")]
-            pairs.append(np.stack(sides))
-        parent, child = np.concatenate(pairs, axis=1)
+        """Groups that give power, by code: by name, or because they are nested in one, now or in the desired state."""
+        nested = self.matched.memberships[(self.matched.memberships["member_kind"] == "group").to_numpy()]
+        wanted = [_positions(nested[side], self.groups["id"], group_code) for side in ("group_id", "member_id")]
+        parent, child = self._nestings_now(self.directory_groups["id"], len(names))
         gone = np.flatnonzero(self.groups_deleted)
-        known = (parent >= 0) & (child >= 0) & ~np.isin(parent, gone) & ~np.isin(child, gone)
-        parent, child = parent[known], child[known]
-        named = (
-            pd.Series(names, dtype="str")
-            .str.lower()
-            .isin([n.lower() for n in self.policy.protection.privileged_allowed])
-        )
-        while True:
-            grown = closed.copy()
-            grown[child[closed[parent]]] = True
-            grown &= ~named.to_numpy()
-            if (grown == closed).all():
-                return closed
-            closed = grown
+        stays = ~np.isin(parent, gone) & ~np.isin(child, gone)
+        parent, child = np.concatenate([np.stack([parent[stays], child[stays]]), np.stack(wanted)], axis=1)
+        return self._closed(pd.Series(names, dtype="str"), parent, child)
+
+    def _nestings_now(self, ids: pd.Series, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Nestings in Crowd → positions of parents and children in `ids`; -1 where unknown. Groups whose record
+        could not be read follow after `count` others: they give their power all the same."""
+        unread = self._unread("group")["id"]
+        nodes = pd.concat([ids, unread], ignore_index=True)
+        at = np.concatenate([np.arange(len(ids)), (len(ids) if count is None else count) + np.arange(len(unread))])
+        now = self.directory.memberships
+        nested = now[(now["member_kind"] == "group").to_numpy()]
+        sides = [_positions(nested[side], nodes, at) for side in ("group_id", "member_id")]
+        return sides[0], sides[1]
+
+    def _closed(self, names: pd.Series, parent: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """Names of groups by code, and their nestings → which of them give power that the policy does not allow."""
+        everyone = pd.concat([names, self._unread("group")["name"]], ignore_index=True)
+        closed = self.policy.privileged(everyone).to_numpy(dtype=bool, copy=True)
+        if closed.any():
+            known = (parent >= 0) & (child >= 0)
+            parent, child = parent[known], child[known]
+            named = among(everyone.str.lower(), [n.lower() for n in self.policy.protection.privileged_allowed])
+            while True:
+                grown = closed.copy()
+                grown[child[closed[parent]]] = True
+                grown &= ~named
+                if (grown == closed).all():
+                    break
+                closed = grown
+        return closed[: len(names)]
+
+    def _unread(self, kind: str) -> pd.DataFrame:
+        """Records of Crowd that are there but could not be read."""
+        held, read = self.directory.held, self.accounts if kind == "user" else self.directory_groups
+        return held[(held["kind"] == kind) & ~among(held["id"], read["id"])].drop_duplicates("id")
 
     # ── what the report and the guard need ──────────────────────────────────────────────────────
 

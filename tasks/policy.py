@@ -25,7 +25,7 @@ from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, MAX_TEXT
 from connectors.settings import Settings, explain
-from tasks.names import arrow_text, fold, skeleton
+from tasks.names import arrow_text, fold, skeletons
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in r"\.+()[]{}^$|"})
 
@@ -274,11 +274,12 @@ class Policy(_Strict):
 
     def privileged(self, names: pd.Series) -> pd.Series:
         """Which group names are privileged and closed to this source; spelling tricks do not help."""
-        folded = fold(names).set_axis(names.index)
-        closed = matches(folded, self.protection.privileged_groups)
-        closed |= matches(skeleton(folded).set_axis(names.index), self.protection.privileged_groups)
+        plain = names.reset_index(drop=True)
+        folded = fold(plain)
+        forms = [matches(form, self.protection.privileged_groups) for form in (folded, *skeletons(plain, folded))]
+        closed = np.logical_or.reduce(forms)
         allowed = pd.Index(pd.Series(self.protection.privileged_allowed, dtype="str").str.lower())
-        return closed & ~names.str.lower().isin(allowed)
+        return pd.Series(closed & ~names.str.lower().isin(allowed).to_numpy(), index=names.index)
 
 
 def policy_of(settings: Settings, source: str) -> Policy:

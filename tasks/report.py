@@ -6,7 +6,6 @@ changed fields are shown; values only where the policy discloses them.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from connectors.contract import Kind
 from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
 from connectors.store import SavedSnapshot
 from tasks.guard import Verdict
+from tasks.names import spelled
 from tasks.plan import Plan
 from tasks.run import Run, finish
 
@@ -39,11 +39,11 @@ SIGNS: Final[Mapping[Kind, tuple[str, str]]] = {
     Kind.GROUP_UPDATE: ("~", "update group"),
     Kind.USER_UPDATE: ("~", "update"),
     Kind.USER_ATTRIBUTES: ("~", "set attributes"),
-    Kind.GROUP_ATTRIBUTES: ("~", "mark group"),
     Kind.USER_CREATE: ("+", "create account"),
     Kind.GROUP_CREATE: ("+", "create group"),
     Kind.NESTING_ADD: ("+", "put group into group"),
     Kind.MEMBERSHIP_ADD: ("+", "put into group"),
+    Kind.GROUP_ATTRIBUTES: ("~", "mark group"),
 }
 """Sign and words of each kind, the most dangerous first."""
 
@@ -118,10 +118,9 @@ def plan_rows(operations: pd.DataFrame, disclose: str, limit: int = ROWS) -> lis
 
 def changes(record: str, before: str, disclose: str) -> str:
     """Which fields an operation changes: names, or `name: old → new` where values may be shown."""
-    if not before:
+    if not before or not record:
         return ""
-    old = orjson.loads(before)
-    new = orjson.loads(record) if record else {}
+    old, new = orjson.loads(before), orjson.loads(record)
     if "attributes" in old:
         old, new = old["attributes"], new.get("attributes", {})
     names = [name for name in old if name != "username"]
@@ -138,16 +137,6 @@ def count_line(counts: Mapping[str, int]) -> str:
     """`+ 12 create account, ~ 3 update`: counts by kind for one line."""
     parts = [(sign, counts[kind], words) for kind, (sign, words) in SIGNS.items() if counts.get(kind)]
     return ", ".join(f"{sign} {count:,} {words}" for sign, count, words in parts) or "nothing to do"
-
-
-def spelled(name: str) -> str:
-    """A name; letters in it that look like others, or cannot be seen, are told by their numbers."""
-    letters = [c for c in name if c.isalpha()]
-    strange = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN ")]
-    odd = {c for c in name if unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") and c != " "}
-    if len(strange) < len(letters):  # mixed with Latin ones; a name in one other script is no riddle
-        odd |= set(strange)
-    return f"{name} (with {', '.join(f'U+{ord(c):04X}' for c in sorted(odd))})" if odd else name
 
 
 WORDS: Final[Mapping[str, str]] = {

@@ -16,8 +16,8 @@ import pandas as pd
 from connectors.errors import RefusedError
 from connectors.model import GROUPS, HELD, MAX_TEXT, USERS, Snapshot, held_frame
 
-_TEXT = r"^[^\x00-\x1f\x7f]*$"
-_EMAIL = r"^$|^[^@\s]+@[^@\s]+$"
+_TEXT = r"^[^\x00-\x1f\x7f]*\Z"
+_EMAIL = r"^\Z|^[^@\s]+@[^@\s]+\Z"
 
 TABLE_RULES: Final[dict[str, list[tuple[str, dict[str, Any]]]]] = {
     "users": [
@@ -132,7 +132,7 @@ def _broken(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
                     "id": frame["id"][rows],
                     "name": names[rows],
                     "stage": "validate",
-                    "reason": reason,
+                    "reason": because,
                 },
                 dtype="str",
             )[list(HELD)]

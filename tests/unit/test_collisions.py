@@ -10,6 +10,7 @@ import pytest
 
 from connectors.model import ID_ATTRIBUTE
 from deployments.sandbox.organisation import organisation
+from tasks.names import fold
 from tasks.plan import Plan
 from tasks.policy import Policy
 from tests.property.model_crowd import ModelCrowd, ModelLinks
@@ -125,6 +126,73 @@ def test_nobody_is_renamed_to_what_looks_like_another_account() -> None:
     assert not missing, f"{len(missing)} of {PAIRS} are not held: {missing[:3]}"
     assert made.operations.empty
     print(f"{PAIRS:,} renames to what looks like another account: none made")
+
+
+def test_two_groups_with_one_name_are_both_held_and_named() -> None:
+    world, found = a_world(), pairs(4)
+    add(world, "p", "ann")
+    for number, (name, disguised, _) in enumerate(found):
+        world.groups += [(f"a{number}", name, "", "{}"), (f"b{number}", disguised, "", "{}")]
+        world.memberships += [(f"a{number}", "p", "user"), (f"b{number}", "p", "user")]
+    made = planned(world.source(), world.crowd, world.links, Policy())
+    reasons = held(made)
+    missing = [
+        (how, name, other) for n, (name, other, how) in enumerate(found) if not {f"a{n}", f"b{n}"} <= reasons.keys()
+    ]
+    assert not missing, f"{len(missing)} of {PAIRS} pairs are not held: {missing[:3]}"
+    assert list(made.operations["kind"]) == ["user_create"]
+    for number, (name, disguised, _) in enumerate(found):
+        for key in (f"a{number}", f"b{number}"):
+            assert repr(name) in reasons[key]
+            assert repr(disguised) in reasons[key]
+    print(f"{PAIRS:,} pairs of groups: none created")
+
+
+@pytest.mark.parametrize("owner", ["nobody", "another source", "another person of ours"])
+def test_a_group_is_not_taken_by_one_whose_name_only_looks_like_it(owner: str) -> None:
+    world, found = a_world(), pairs(5)
+    add(world, "p", "ann")
+    ann = world.crowd.add_user("ann", last_name="L", display_name="D", attributes={ID_ATTRIBUTE: ["acme:p"]})
+    for number, (name, disguised, _) in enumerate(found):
+        there, wanted = (name, disguised) if number % 2 else (disguised.strip(), name)
+        mark = {"nobody": "", "another source": f"other:{number}", "another person of ours": f"acme:x{number}"}[owner]
+        group = world.crowd.add_group(there, "theirs", mark)
+        world.groups.append((f"b{number}", wanted, "ours", "{}"))
+        world.memberships.append((f"b{number}", "p", "user"))
+        if owner == "another person of ours":  # it is still there, with somebody in it
+            world.groups.append((f"x{number}", there, "theirs", "{}"))
+            world.memberships.append((f"x{number}", "p", "user"))
+            world.crowd.memberships.add((group["key"], ann["key"]))
+    made = planned(world.source(), world.crowd, world.links, Policy())
+    reasons = held(made)
+    missing = [(how, name, other) for n, (name, other, how) in enumerate(found) if f"b{n}" not in reasons]
+    assert not missing, f"{len(missing)} of {PAIRS} are not held: {missing[:3]}"
+    assert made.operations.empty, made.operations[["kind", "name", "target"]].head().to_string()
+
+
+CAPITALS = str.maketrans("ABCEHIKMNOPSTXYZ", "АВСЕНІКМΝОРЅТХУΖ")
+"""Capitals that look alike though their small forms (в, н, к, м, т, ν) do not all."""
+
+
+def test_names_that_look_alike_in_capitals_are_both_held() -> None:
+    """Crowd keeps the case of a group's name, and of a username where the policy does."""
+    world, words = a_world(), ("TEAM", "MAT", "ATHENS", "BACKOFFICE", "NATO", "KIM", "HR", "SYSTEMS")
+    for number, word in enumerate(words):
+        latin, other = f"{word}.{number}", f"{word.translate(CAPITALS)}.{number}"
+        assert latin != other
+        for key, name in ((f"a{number}", latin), (f"b{number}", other)):
+            add(world, key, name)
+            world.groups.append((key, name, "", "{}"))
+    made = planned(world.source(), world.crowd, world.links, Policy.model_validate({"usernames": {"case": "keep"}}))
+    created = made.operations.loc[made.operations["kind"].isin(["user_create", "group_create"]), ["kind", "name"]]
+    assert created.empty, created.head(4).to_string()
+
+
+def test_folding_is_settled_and_ignores_what_cannot_be_seen() -> None:
+    names = [name for pair in pairs(6) for name in pair[:2]]
+    once = fold(names)
+    assert fold(once).equals(once)
+    assert not once.str.contains(f"[{ZERO_WIDTH}{BLANKS}]").any()
 
 
 def legitimate() -> list[str]:
