@@ -367,7 +367,7 @@ class Http:
     def _elsewhere(self, how: str) -> RefusedError:
         return RefusedError(
             f"{self.name}: a link given by the server {how}; only {self._root} is trusted. "
-            "If the server moved, or stands behind a proxy that it does not know of, correct base_url."
+            "If the server moved, or stands behind a proxy that it does not know of, correct `url`."
         )
 
     # --- one attempt ---------------------------------------------------------------------------
@@ -540,7 +540,7 @@ class Http:
         if method not in ("GET", "HEAD") or not location or hops > MAX_REDIRECTS:
             raise RefusedError(
                 f"{where}: {response.status_code}, a redirect that is not followed. "
-                "Set base_url to the address where the API itself answers."
+                "Set `url` to the address where the API itself answers."
             )
         return self._pinned(location, self._root + target)
 
@@ -562,7 +562,7 @@ class Http:
                 )
             if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
                 raise ConfigurationError(
-                    f"{self.name}: {place} does not speak TLS. Set base_url to http://, or to the TLS port."
+                    f"{self.name}: {place} does not speak TLS. Set `url` to http://, or to the TLS port."
                 )
         if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol) and not repeat:
             raise RefusedError(f"{where}: the request cannot be sent in HTTP ({type(error).__name__}).")
@@ -571,17 +571,17 @@ class Http:
                 raise AmbiguousError(f"{where}: {_words(error)}; it is not known whether the write took place.")
             return _Again(RetryableError(f"{where}: {_words(error)}."))
         if any(isinstance(cause, socket.gaierror) for cause in causes):
-            told = f"the host {self._host} is not known. Check base_url and DNS"
+            told = f"the host {self._host} is not known. Check `url` and DNS"
         elif any(getattr(cause, "errno", None) == errno.ECONNREFUSED for cause in causes):
-            told = f"{place} refuses connections. Check that the server runs, and the port in base_url"
+            told = f"{place} refuses connections. Check that the server runs, and the port in `url`"
         elif isinstance(error, httpx.ConnectTimeout):
-            told = f"no connection to {place} in time. Check base_url, the firewall and the proxy"
+            told = f"no connection to {place} in time. Check `url`, the firewall and the proxy"
         elif isinstance(error, httpx.ProxyError):
             told = f"the proxy does not let us through to {place}. Check HTTPS_PROXY and NO_PROXY"
         elif any(isinstance(cause, ssl.SSLError) for cause in causes):
             told = f"the TLS handshake with {place} failed. Check that both sides share a TLS version"
         else:
-            told = f"no connection to {place} ({_words(error)}). Check base_url and the network"
+            told = f"no connection to {place} ({_words(error)}). Check `url` and the network"
         return _Again(RetryableError(f"{self.name}: {told}."))
 
     def _scrub(self, text: str) -> str:
@@ -707,7 +707,7 @@ def _origin(base_url: str, name: str) -> tuple[str, str, int, str]:
     """A base address → scheme, host, port and base path without a slash at its end."""
 
     def wrong(how: str) -> ConfigurationError:
-        return ConfigurationError(f"{name}: base_url {how}. Give it as https://host[:port][/path].")
+        return ConfigurationError(f"{name}: the address (`url`) {how}. Give it as https://host[:port][/path].")
 
     if not isinstance(base_url, str) or not base_url or _FORBIDDEN.search(base_url):
         raise wrong("is empty or holds blanks, control characters or backslashes")

@@ -145,7 +145,7 @@ class Scim:
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""
         await self._discover()
-        lines = [f"scim: {self._at()} answers, paging by {self._paging}"]
+        lines = [f"{self._at()} answers, paging by {self._paging}"]
         for what in ("Users", "Groups"):
             part = self._part(await self._get(what, {"count": 1, **self._first()}), what)
             lines.append(f"{what.lower()}: {'not counted by the server' if part.total is None else part.total}")
@@ -227,10 +227,18 @@ class Scim:
                         f"{title}: the server gave a record twice, so another may be missing (index {count + 1} "
                         f"to {count + len(records)}). The list moved while it was read; run again."
                     )
+                if last and not count and not records:
+                    await self._empty(what, params)
                 yield records, count + 1, last
                 count += len(records)
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
+
+    async def _empty(self, what: str, params: Mapping[str, str | int] | None) -> None:
+        """Nothing proves an empty list, so it is asked for again: one damaged answer must not remove all."""
+        asked = {**self._first(), "count": self._sizes[what], **(params or {})}
+        if self._part(await self._get(what, asked), what).items:
+            raise IncompleteError(f"{self._at(what)}: empty, and when asked again not empty. Run again.")
 
     async def _get(self, what: str, params: Mapping[str, str | int]) -> Answer:
         answer = await self._http.call("GET", self._paths[what], params=params, headers=_ACCEPT)
@@ -240,7 +248,7 @@ class Scim:
         if answer.status == 403:
             raise ForbiddenError(f"{told} Give the token the right to read users and groups.")
         if answer.status == 404:
-            raise ConfigurationError(f"{told} Set base_url to the SCIM root, the address above /Users.")
+            raise ConfigurationError(f"{told} Set `url` to the SCIM root, the address above /Users.")
         raise IncompleteError(told)
 
     def _part(self, answer: Answer, what: str, *, slim: bool = False) -> Part:

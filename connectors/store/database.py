@@ -128,7 +128,7 @@ def revisions() -> list[str]:
 def ready(database: Database) -> None:
     """Create an empty database at the newest revision; refuse any other that is not there.
 
-    Raises `ConfigurationError`: not reachable, held, not ours, older or newer.
+    Raises `ConfigurationError`: not reachable, held, not ours, of an older or unknown schema.
     """
     with _configuration(database):
         with database.read() as connection:
@@ -143,7 +143,7 @@ def ready(database: Database) -> None:
         wanted = revisions()[-1]
         if found not in revisions():
             raise ConfigurationError(
-                f"{database.place} has schema {found}, newer than this program's {wanted}: "
+                f"{database.place} has schema {found}, which this program (schema {wanted}) does not know: "
                 "run the program version that made it, or a later one."
             )
         if found != wanted:
@@ -156,7 +156,7 @@ def ready(database: Database) -> None:
 def upgrade(database: Database) -> tuple[str | None, str]:
     """Bring the schema to the newest revision in one transaction: revision before (None: empty), and after.
 
-    Raises `ConfigurationError` as `ready`, and for a schema newer than this program.
+    Raises `ConfigurationError` as `ready`, and for a schema that this program does not know.
     """
     with _configuration(database):
         with database.read() as connection:
@@ -231,7 +231,7 @@ def _configuration(database: Database) -> Iterator[None]:
         yield
     except RetryableError as error:
         raise ConfigurationError(
-            f"{error} Stop the other process, or wait for it, if it should not be running."
+            f"{error} Wait for the other process to end, or stop it if it should not be running."
         ) from error
     except (DBAPIError, sqlite3.Error) as error:
         cause = _cause(error)

@@ -208,7 +208,7 @@ async def test_scim2_server_check_and_wrong_token(scim2: Served) -> None:
             await scim.check()
         assert "wr0ng" not in str(caught.value)
     async with source(root + "x") as scim:
-        with pytest.raises(ConfigurationError, match="base_url"):
+        with pytest.raises(ConfigurationError, match="`url`"):
             await scim.check()
 
 

@@ -374,10 +374,10 @@ def test_a_database_of_another_version_is_told(place: Place, monkeypatch: pytest
         connection.execute("UPDATE crowdsync_revision SET version_num = '9999'")
     connection.close()
     for command in (["sync"], ["runs"], ["database", "upgrade"]):
-        newer = place.run(config, *command)
-        assert newer.code == WRONG
-        assert len(newer.errors) == 1
-        assert "newer than this program" in newer.errors[0]
+        unknown = place.run(config, *command)
+        assert unknown.code == WRONG
+        assert len(unknown.errors) == 1
+        assert "which this program" in unknown.errors[0]
 
 
 def test_what_is_asked_for_and_not_there_is_told(place: Place) -> None:

@@ -191,7 +191,7 @@ def test_the_report_can_be_read(served: Served) -> None:
     report = served.artifact(served.run("acme sync", "COMPLETED"), "acme-report")
     text = report["data"]
     assert text.startswith("# acme → crowd: applied\n")
-    assert "Planned (plan 1): ~ " in text
+    assert "Planned (plan 1): + " in text
     assert "\nWritten: " in text
     assert "## Held (" in text
     assert "what to do" in text

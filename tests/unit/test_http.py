@@ -194,7 +194,7 @@ async def test_what_is_not_json_is_incomplete_and_named(body: bytes) -> None:
     ],
 )
 def test_a_base_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="base_url") as caught:
+    with pytest.raises(ConfigurationError, match="`url`") as caught:
         Http(url, name="t")
     assert "p4ss" not in str(caught.value)
 
@@ -384,7 +384,7 @@ async def test_a_refused_connection_and_an_unknown_host_have_a_clear_line(clock:
                 await http.call("POST", "/x", params={"q": VALUE})
             assert not isinstance(caught.value, AmbiguousError)  # nothing was sent
             assert http.requests == {"POST": 2}
-            assert "base_url" in str(caught.value)
+            assert "`url`" in str(caught.value)
             silent(caught.value, VALUE)
 
 

@@ -457,7 +457,7 @@ def test_older_and_newer_schemas(url: str, tmp_path: Path, monkeypatch: pytest.M
         assert Store.upgrade(url) == ("9999", "9999")
         Store.open(url).close()
     for refused in (Store.open, Store.upgrade):
-        with pytest.raises(ConfigurationError, match="schema 9999, newer"):
+        with pytest.raises(ConfigurationError, match="schema 9999, which this program"):
             refused(url)
 
 
@@ -502,7 +502,7 @@ def test_a_held_sqlite_file(tmp_path: Path) -> None:
     store.close()
     other.execute("PRAGMA locking_mode=EXCLUSIVE")
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(ConfigurationError, match=r"store\.db was held .* Stop the other process"):
+    with pytest.raises(ConfigurationError, match=r"store\.db was held .* Wait for the other process"):
         Store.open(url, busy=0.1)
     other.close()
 
