@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+from connectors.errors import IncompleteError
 from connectors.model import GroupRow, MembershipRow, UserRow
+
+if TYPE_CHECKING:
+    from connectors.http import Http
+    from connectors.source import SourceSettings
 
 Row = TypeVar("Row")
 
@@ -68,6 +73,30 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed since a mark, as far as the source can say. Whoever is not named is as before.
+
+    `users` and `groups` are whole rows. `replaced` are the ids of groups whose members come whole in `memberships`;
+    for other groups `memberships` joined and `left` ended. `gone_users` and `gone_groups` are ids that the source
+    itself says are deleted: absence alone never puts one there. `mark` is where the next delta starts.
+    """
+
+    mark: str
+    users: Sequence[UserRow] = ()
+    groups: Sequence[GroupRow] = ()
+    replaced: Sequence[str] = ()
+    memberships: Sequence[MembershipRow] = ()
+    left: Sequence[MembershipRow] = ()
+    gone_users: Sequence[str] = ()
+    gone_groups: Sequence[str] = ()
+    held: Sequence[Held] = ()
+
+
+class StaleMarkError(IncompleteError):
+    """The source does not know this mark any more, or something is in doubt: a full read is due."""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """One group, without its members."""
 
@@ -88,6 +117,19 @@ class Source(Protocol):
 
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
+    settings: ClassVar[type[SourceSettings]]
+
+    @classmethod
+    def open(cls, name: str, settings: Any, secrets: Mapping[str, str]) -> Source:
+        """A source with doors of its own, from its `settings` and secrets by name (`SourceSettings.secrets`).
+
+        Raises `ConfigurationError`. Nothing is called yet."""
+        ...
+
+    @property
+    def doors(self) -> Sequence[Http]:
+        """Everything to be closed at the end; the first one is the API's."""
+        ...
 
     def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]: ...
     def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]: ...
@@ -96,7 +138,16 @@ class Source(Protocol):
         ...
 
     async def user(self, key: str) -> Person | None:
-        """One person by id or username, with the groups they are a direct member of."""
+        """One person by id, username or e-mail address, with the groups they are a direct member of."""
+        ...
+
+    async def mark(self, scope: Scope) -> str:
+        """Where a delta that follows the full read that starts now will begin; "" where there are no deltas."""
+        ...
+
+    async def changes(self, scope: Scope, mark: str) -> Changes:
+        """What changed since `mark`. Raises `StaleMarkError` where only a full read helps; only with
+        `capabilities.delta`."""
         ...
 
     async def check(self) -> Sequence[str]:

@@ -26,12 +26,12 @@ import time
 import urllib.request
 import zlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote, urlencode, urljoin
 
 import httpx
@@ -67,10 +67,13 @@ _ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\@]*)([^#]*)"
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%]+)(?::([0-9]{1,5}))?")
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 _BAD_PATH: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])|(?:^|/)(?:\.|%2[Ee]){1,2}(?=/|$)|//")
+_LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]+))*)")
+_RELATION: Final = re.compile(r";\s*rel\s*=\s*\"?([^\s;,\"]+)", re.IGNORECASE)
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = frozenset((300, 301, 302, 303, 305, 306, 307, 308))
 _AGAIN: Final = frozenset((429, 500, 502, 503, 504))
 _NOT_EXECUTED: Final = frozenset((429, 503))
+_REMAINING: Final = ("x-rate-limit-remaining", "x-ratelimit-remaining")
 _NOT_TLS: Final = frozenset(
     (
         "WRONG_VERSION_NUMBER",
@@ -85,6 +88,16 @@ _NOTHING_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTime
 _now = time.monotonic
 
 
+class Bearer(Protocol):
+    """Gives access tokens: `connectors.oauth.Tokens`."""
+
+    async def __call__(self) -> str: ...
+
+    def refused(self, token: str) -> bool:
+        """The other side answered 401 to this token: whether another one is worth a try."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """A finished response. `headers` ignore case; `url` has no user information and no query."""
@@ -95,6 +108,13 @@ class Answer:
     url: str
     method: str = "GET"
     scrub: Callable[[str], str] = field(default=str, compare=False)
+
+    def link(self, relation: str) -> str | None:
+        """The target of a `Link` header (RFC 8288), whether the headers came in one line or in several."""
+        for target, parameters in _LINK.findall(self.headers.get("link", "")):
+            if relation in _RELATION.findall(parameters):
+                return str(target)
+        return None
 
     def json(self) -> Any:
         """The body as JSON. Anything else, also an empty or cut body, raises `IncompleteError`."""
@@ -170,8 +190,9 @@ class Http:
 
     `base_url` may have a path, which is put before every `path`. `rate` is in requests per second,
     the timeouts in seconds (`timeout` between two pieces of an answer; a whole answer may take ten
-    times that), `max_bytes` counts after decompression. `bearer` may be a function that is asked
-    before every request. `verify` is False or the path of a CA bundle where the default CAs won't do.
+    times that), `max_bytes` counts after decompression. `bearer` may be what gives tokens: it is asked before
+    every request, and once more where a token is refused. `busy` says of an answer (status, body) that it means "too
+    many requests" though it is no 429. `verify` is False or the path of a CA bundle where the default CAs won't do.
     """
 
     def __init__(
@@ -180,8 +201,9 @@ class Http:
         *,
         name: str,
         basic: tuple[str, str] | None = None,
-        bearer: str | Callable[[], Awaitable[str]] | None = None,
+        bearer: str | Bearer | None = None,
         headers: Mapping[str, str] | None = None,
+        busy: Callable[[int, bytes], bool] | None = None,
         rate: float | None = None,
         concurrency: int = 16,
         timeout: float = 30.0,
@@ -196,7 +218,8 @@ class Http:
         self._scheme, self._host, self._port, self._base = _origin(base_url, name)
         shown = f":{self._port}" if self._port != _DEFAULT_PORT[self._scheme] else ""
         self._root = f"{self._scheme}://{self._host}{shown}"
-        self._bearer = bearer if callable(bearer) else None
+        self._bearer = None if isinstance(bearer, str) else bearer
+        self._busy = busy
         self._secrets: list[str] = []
         self._tokens: deque[str] = deque(maxlen=4)  # the newest that `bearer` gave
         fixed = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "crowdsync"}
@@ -268,6 +291,7 @@ class Http:
         *,
         params: Mapping[str, str | int] | None = None,
         json: Any = None,
+        form: Mapping[str, str] | None = None,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool | None = None,
@@ -283,6 +307,9 @@ class Http:
         if json is not None:
             content = orjson.dumps(json)
             headers = {"content-type": "application/json", **_lower(headers)}
+        if form is not None:
+            content = urlencode(form).encode()
+            headers = {"content-type": "application/x-www-form-urlencoded", **_lower(headers)}
         if repeat is None:
             repeat = method in ("GET", "HEAD")
         target = self._target(path, params)
@@ -402,7 +429,7 @@ class Http:
         expect: Collection[int],
         streamed: bool,
     ) -> Answer | httpx.Response | _Again:
-        hops = 0
+        hops, renewed, token = 0, False, ""
         while True:
             sent = {**self._headers, **_lower(headers)} if headers else self._headers
             if self._bearer is not None:
@@ -418,6 +445,13 @@ class Http:
                 return self._lost(result, method, target, repeat)
             response, body = result
             status = response.status_code
+            if status == 401 and self._bearer is not None and not renewed and self._bearer.refused(token):
+                renewed = True  # it may have ended while the call was under way
+                if streamed:
+                    await response.aclose()
+                continue
+            if self._busy is not None and isinstance(body, bytes) and self._busy(status, body):
+                return _Again(RetryableError(f"{self._where(method, target)}: {status}, too many requests."))
             if status not in expect and (status == 401 or 300 <= status < 400 or status in _AGAIN):
                 if streamed:
                     await response.aclose()
@@ -428,7 +462,7 @@ class Http:
                     hops += 1
                     target = self._follow(response, method, target, hops)
                     continue
-            elif response.headers.get("x-rate-limit-remaining", "1") == "0":
+            elif "0" in (response.headers.get(name) for name in _REMAINING):
                 self._pause(_named_wait(response.headers))
             if streamed:
                 return response
@@ -675,7 +709,7 @@ def _named_wait(headers: Mapping[str, str], *, reset: bool = True) -> float | No
         return float(after)
     if (moment := _date(after)) is not None:
         return max(0.0, moment - now)
-    if reset:
+    if reset and headers.get("x-rate-limit-limit", "").strip() != "0":  # 0: too many at once, and the reset is a guess
         for name in ("x-rate-limit-reset", "x-ratelimit-reset", "ratelimit-reset"):
             value = headers.get(name, "").strip()
             if value.isascii() and value.isdigit():

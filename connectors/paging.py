@@ -12,13 +12,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from connectors.contract import Page
 from connectors.errors import IncompleteError
+from connectors.model import MembershipRow
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 AHEAD = 4
 """How many pages are fetched at once."""
+
+
+ROWS = 10_000
+"""About how many memberships make a `Page`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +125,30 @@ async def by_index(
 
 
 async def by_cursor(
-    fetch: Callable[[str], Awaitable[Part]], what: str, *, first: str = ""
+    fetch: Callable[[str], Awaitable[Part]], what: str, *, first: str = "", sparse: bool = False
 ) -> AsyncIterator[tuple[Sequence[Any], bool]]:
-    """Pages by cursor: `fetch(cursor)`, from `first` until a page names no next one.
+    """Pages by cursor (or link): `fetch(cursor)`, from `first` until a page names no next one.
 
-    A total, once said, must stay the same and be reached. Where none is said, the end of the chain
-    is all the proof there is; an empty page proves nothing then, nor does one
-    that leads on.
+    A total, once said, must stay the same and be reached. Where none is said, the end of the chain is all the
+    proof there is; an empty page proves nothing then, nor does one that leads on. `sparse` is for servers whose
+    pages may honestly be empty: each such page is asked for again, and must be the same.
     """
     cursor, seen, count = first, {first}, 0
     total: int | None = None
     while True:
         part = await fetch(cursor)
         count += len(part.items)
+        if sparse and not part.items and part.total is None:
+            again = await fetch(cursor)
+            if again.items or bool(again.next) != bool(part.next):
+                raise IncompleteError(
+                    f"{what}: an empty page after {count}, and when asked again not empty; run again."
+                )
         if part.total is not None:
             if total is not None and part.total != total:
                 raise IncompleteError(f"{what}: first {total} in all, then {part.total}; run again.")
             total = part.total
-        if not part.items and (total != count or (part.next and cursor != first)):
+        if not part.items and not sparse and (total != count or (part.next and cursor != first)):
             raise IncompleteError(f"{what}: an empty page after {count} of {total or 'an unknown number'}.")
         if total is not None and (count > total or (not part.next and count < total)):
             raise IncompleteError(f"{what}: {count} came, and {total} should have.")
@@ -147,3 +159,20 @@ async def by_cursor(
             raise IncompleteError(f"{what}: the server gave the same cursor twice, after {count} records.")
         seen.add(part.next)
         cursor = part.next
+
+
+async def of_groups(
+    groups: Iterable[str], members: Callable[[str], Awaitable[list[MembershipRow]]], ahead: int
+) -> AsyncIterator[Page[MembershipRow]]:
+    """`members` of each group, up to `ahead` groups at once, as pages of about `ROWS` memberships."""
+    each = in_order(members, groups, ahead)
+    rows: list[MembershipRow] = []
+    try:
+        async for found in each:
+            rows += found
+            if len(rows) >= ROWS:
+                yield Page(rows, False)
+                rows = []
+    finally:
+        await each.aclose()  # type: ignore[attr-defined]
+    yield Page(rows, True)

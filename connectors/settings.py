@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Union
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from connectors.errors import ConfigurationError
+from connectors.idp import SOURCES
+from connectors.source import SourceSettings, Strict, secret
 
 DEFAULT_PATH = "crowdsync.toml"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StoreSettings(_Strict):
+class StoreSettings(Strict):
     """Our own database."""
 
     url: str = Field("sqlite:///crowdsync.db", description="SQLAlchemy URL: sqlite:///FILE or postgresql://…")
@@ -30,7 +28,7 @@ class StoreSettings(_Strict):
     busy: float = Field(30, gt=0, le=600, description="Seconds to wait for another writer (SQLite).")
 
 
-class DirectorySettings(_Strict):
+class DirectorySettings(Strict):
     """One Crowd directory, reached through one Crowd application."""
 
     name: str = Field("crowd", description="What it is called in history and links.")
@@ -38,6 +36,7 @@ class DirectorySettings(_Strict):
     application: str = Field(description="The application's name in Crowd.")
     password_env: str = Field("CROWDSYNC_CROWD_PASSWORD", description="Environment variable with its password.")
     password_file: str = Field("", description="Or the file that holds it.")
+    block: str = Field("", description="Prefect block with its password; else it comes from the environment.")
     concurrency: int = Field(16, ge=1, le=64, description="Requests under way at once.")
     requests_per_second: float | None = Field(None, gt=0, description="Crowd's limit, if it has one.")
     timeout: float = Field(60, gt=0, description="Seconds to wait for an answer.")
@@ -45,29 +44,22 @@ class DirectorySettings(_Strict):
     ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
 
 
-class SourceSettings(_Strict):
-    """One identity provider."""
-
-    kind: Literal["scim"] = Field(description="Which connector reads it.")
-    url: str = Field(description="Base of the SCIM endpoint, e.g. https://idp.example.org/scim/v2")
-    token_env: str = Field("CROWDSYNC_SOURCE_TOKEN", description="Environment variable with the bearer token.")
-    token_file: str = Field("", description="Or the file that holds it.")
-    concurrency: int = Field(8, ge=1, le=64, description="Requests under way at once.")
-    requests_per_second: float | None = Field(None, gt=0, description="The provider's limit, if it does not say.")
-    timeout: float = Field(60, gt=0, description="Seconds to wait for an answer.")
-    page_size: int = Field(1000, ge=1, le=10_000, description="Records a page; the server may give fewer.")
-    ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
-    policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy.py.")
+if TYPE_CHECKING:
+    AnySource = SourceSettings
+else:
+    _kinds = tuple(source.settings for source in SOURCES.values())
+    AnySource = Annotated[Union[_kinds], Field(discriminator="kind")]  # noqa: UP007 (a union of what is registered)
+"""The settings of a source of any kind."""
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """The whole of crowdsync.toml; `file` is where it was read."""
 
     _file: str = PrivateAttr(DEFAULT_PATH)
 
     store: StoreSettings = StoreSettings()
     directory: DirectorySettings
-    sources: dict[str, SourceSettings] = Field(min_length=1)
+    sources: dict[str, AnySource] = Field(min_length=1)
 
     @property
     def file(self) -> str:
@@ -81,7 +73,8 @@ class Settings(_Strict):
                 f"{self.file}: no source is called {name!r}; [sources] has {', '.join(sorted(self.sources))}: "
                 "name one of these, or add it"
             )
-        return self.sources[name]
+        chosen: SourceSettings = self.sources[name]
+        return chosen
 
     def store_url(self) -> str:
         """The store's URL, from the environment where it is kept there."""
@@ -119,28 +112,17 @@ def explain(error: ValidationError, where: str, prefix: tuple[str, ...] = ()) ->
     """A pydantic error as one line: where, which field, what is wrong. Values are left out: they may be secret."""
     parts = []
     for problem in error.errors():
-        field = ".".join(str(step) for step in (*prefix, *problem["loc"]))
+        path = [str(step) for step in (*prefix, *problem["loc"])]
+        if len(path) > 2 and path[0] == "sources" and path[2] in SOURCES:
+            del path[2]  # pydantic names the kind, which stands nowhere in the file
+        field = ".".join(path)
         if problem["type"] == "extra_forbidden":
             parts.append(f"{field}: there is no such setting; check its spelling, or remove it")
+        elif problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
+            parts.append(f"{field}.kind: says which provider this is; set it to one of {', '.join(SOURCES)}")
         elif problem["type"] == "missing":
             parts.append(f"{field}: is missing; add it")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             parts.append(f"{field or 'policy'}: {message}")
     return f"{where}: " + "; ".join(parts)
-
-
-def secret(field: str, env: str, file: str = "") -> str:
-    """A secret from its file or environment variable. Raises `ConfigurationError` naming the place."""
-    if file:
-        try:
-            value = Path(file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigurationError(f"{field}: {file} cannot be read: {error.strerror}") from None
-        if not value:
-            raise ConfigurationError(f"{field}: {file} is empty; put the secret in it")
-        return value
-    value = os.environ.get(env, "")
-    if not value:
-        raise ConfigurationError(f"{field}: the environment variable {env} is not set; set it to the secret")
-    return value

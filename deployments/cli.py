@@ -49,6 +49,8 @@ sandbox = typer.Typer(help="A company to try crowdsync on.", no_args_is_help=Tru
 database = typer.Typer(help="crowdsync's own database.", no_args_is_help=True)
 app.add_typer(sandbox, name="sandbox")
 app.add_typer(database, name="database")
+blocks = typer.Typer(help="Credentials as Prefect blocks.", no_args_is_help=True)
+app.add_typer(blocks, name="blocks")
 
 console = Console()
 errors = Console(stderr=True)
@@ -132,9 +134,9 @@ async def _awaited(flow: Awaitable[Any]) -> Any:
 
 async def _doors(settings: Settings, source: str) -> None:
     """Addresses, secrets and certificates are there and make sense; nothing is called yet."""
-    from tasks.run import directory_http, source_http
+    from tasks.run import open_directory, open_source
 
-    async with source_http(source, settings.source(source)), directory_http(settings.directory):
+    async with open_source(source, settings.source(source)), open_directory(settings.directory):
         pass
 
 
@@ -200,9 +202,10 @@ def sync(
     source: SourceName = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan; write nothing to Crowd.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Go past the policy's limits.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Read everything, not only what changed.")] = False,
 ) -> None:
     """Bring Crowd in step with a source."""
-    _run(source, mode="preview" if dry_run else "sync", force=force)
+    _run(source, mode="preview" if dry_run else "sync", force=force, full=full)
 
 
 @app.command()
@@ -317,20 +320,18 @@ def _check_policy(settings: Settings, name: str) -> list[str]:
 
 
 async def _check_source(settings: Settings, name: str) -> list[str]:
-    from connectors.idp import SOURCES
-    from tasks.run import check_source, source_http
+    from tasks.run import check_source, open_source
 
     chosen = settings.source(name)
-    async with source_http(name, chosen) as http:
-        return list(await check_source(name, chosen, SOURCES[chosen.kind](http, page_size=chosen.page_size)))
+    async with open_source(name, chosen) as source:
+        return list(await check_source(name, chosen, source))
 
 
 async def _check_directory(settings: Settings) -> list[str]:
-    from connectors.crowd import Crowd
-    from tasks.run import check_directory, directory_http
+    from tasks.run import check_directory, open_directory
 
-    async with directory_http(settings.directory) as http:
-        return list(await check_directory(settings.directory, Crowd(http)))
+    async with open_directory(settings.directory) as (directory, _):
+        return list(await check_directory(settings.directory, directory))
 
 
 @database.command()
@@ -342,6 +343,17 @@ def upgrade() -> None:
         settings = load()
         before, after = Store.upgrade(settings.store_url(), busy=settings.store.busy)
         console.print(f"schema {after}: was current" if before == after else f"schema {before or 'none'} → {after}")
+
+
+@blocks.command()
+def register() -> None:
+    """Make the block types for credentials known to Prefect's server (PREFECT_API_URL), for its UI."""
+    quiet_prefect()
+    from tasks.blocks import register as run
+
+    with explained(), _prefect():
+        for name in asyncio.run(run()):
+            console.print(f"[green]✓[/] {escape(name)}: fill one in under Blocks in the Prefect UI", highlight=False)
 
 
 @sandbox.command()

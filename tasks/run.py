@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 import uuid
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from prefect.runtime import flow_run
 
 from connectors.contract import Directory, Scope, Source
@@ -20,8 +22,10 @@ from connectors.errors import AuthenticationError, ConfigurationError, Crowdsync
 from connectors.http import Http
 from connectors.idp import SOURCES
 from connectors.model import ID_ATTRIBUTE
-from connectors.settings import DirectorySettings, Settings, SourceSettings, secret
+from connectors.settings import DirectorySettings, Settings
+from connectors.source import SourceSettings
 from connectors.store import Store
+from tasks.blocks import directory_secret, source_secrets
 from tasks.policy import Policy
 
 
@@ -38,6 +42,8 @@ class Run:
     store: Store
     doors: tuple[Http, Http]
     concurrency: int
+    asked: str = ""
+    """What the source is asked for, as a digest: a delta to the answer to another question is worth nothing."""
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
     stopped: CrowdsyncError | None = None
@@ -67,48 +73,62 @@ class Run:
             self.seconds[stage] = self.seconds.get(stage, 0) + time.perf_counter() - start
 
 
-def source_http(name: str, settings: SourceSettings) -> Http:
-    """The door to one source. Raises `ConfigurationError`."""
-    return Http(
-        settings.url,
-        name=f"sources.{name}",
-        bearer=secret(f"sources.{name}.token", settings.token_env, settings.token_file),
-        rate=settings.requests_per_second,
-        concurrency=settings.concurrency,
-        timeout=settings.timeout,
-        verify=settings.ca_file or True,
-    )
+@asynccontextmanager
+async def open_source(name: str, settings: SourceSettings) -> AsyncIterator[Source]:
+    """One source, its doors closed at the end. Raises `ConfigurationError`; nothing is called yet."""
+    source = SOURCES[settings.kind].open(name, settings, await source_secrets(name, settings))
+    try:
+        yield source
+    finally:
+        await asyncio.gather(*(door.aclose() for door in source.doors))
 
 
-def directory_http(settings: DirectorySettings) -> Http:
+@asynccontextmanager
+async def open_directory(settings: DirectorySettings) -> AsyncIterator[tuple[Crowd, Http]]:
+    """Crowd and its door. Raises `ConfigurationError`; nothing is called yet."""
+    async with directory_http(settings, await directory_secret(settings)) as door:
+        yield Crowd(door, page_size=settings.page_size), door
+
+
+def directory_http(settings: DirectorySettings, password: str) -> Http:
     """The door to Crowd. Raises `ConfigurationError`."""
     return Http(
         settings.url,
         name="directory",
-        basic=(settings.application, secret("directory.password", settings.password_env, settings.password_file)),
+        basic=(settings.application, password),
         rate=settings.requests_per_second,
         concurrency=settings.concurrency,
         timeout=settings.timeout,
         verify=settings.ca_file or True,
     )
+
+
+_HOW = {"policy", "block", "concurrency", "requests_per_second", "timeout", "page_size", "ca_file"}
+
+
+def question(settings: SourceSettings, policy: Policy) -> str:
+    """Digest of what a source is asked for: its settings but for how it is asked, and the attributes."""
+    asked = [settings.model_dump(mode="json", exclude=_HOW), sorted(policy.attributes.wanted())]
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @asynccontextmanager
 async def begin(settings: Settings, source: str, policy: Policy, mode: str) -> AsyncIterator[Run]:
     """Opens a run; whatever ends it before `finish` is recorded as its failure."""
     chosen, crowd = settings.source(source), settings.directory
-    async with source_http(source, chosen) as idp, directory_http(crowd) as door:
+    async with open_source(source, chosen) as idp, open_directory(crowd) as (directory, door):
         with Store.open(settings.store_url(), busy=settings.store.busy) as store:
             run = Run(
                 id=str(flow_run.id or uuid.uuid4()),
                 source_name=source,
                 directory_name=crowd.name,
                 policy=policy,
-                source=SOURCES[chosen.kind](idp, page_size=chosen.page_size),
-                directory=Crowd(door, page_size=crowd.page_size),
+                source=idp,
+                directory=directory,
                 store=store,
-                doors=(idp, door),
+                doors=(idp.doors[0], door),
                 concurrency=crowd.concurrency,
+                asked=question(chosen, policy),
             )
             store.start_run(
                 run=run.id,
@@ -143,13 +163,14 @@ async def diagnosed(run: Run, settings: Settings, error: BaseException) -> BaseE
 
 async def check_source(name: str, settings: SourceSettings, source: Source) -> Sequence[str]:
     """`Source.check`, and where the settings stand that it finds wrong."""
-    place = settings.token_file or f"${settings.token_env}"
-    return await _checked(source.check(), f"sources.{name}", f"{settings.url}, token from {place}")
+    places = ", ".join(f"{secret} from {settings.place(secret)}" for secret in settings.secrets())
+    return await _checked(source.check(), f"sources.{name}", f"{settings.url}, {places}")
 
 
 async def check_directory(settings: DirectorySettings, directory: Directory) -> Sequence[str]:
     """`Directory.check`, and where the settings stand that it finds wrong."""
-    place = settings.password_file or f"${settings.password_env}"
+    place = f"the Prefect block {settings.block}" if settings.block else ""
+    place = place or settings.password_file or f"${settings.password_env}"
     told = f"{settings.url}, application {settings.application!r}, password from {place}"
     return await _checked(directory.check(), "directory", told)
 

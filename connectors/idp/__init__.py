@@ -8,4 +8,4 @@ from typing import Any, Final
 from connectors.idp.scim import Scim
 
 SOURCES: Final[Mapping[str, type[Any]]] = {source.name: source for source in (Scim,)}
-"""Name in the configuration → class. Each is made with an `Http` and options of its own."""
+"""Name in the configuration → class, each a `connectors.contract.Source`."""

@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
 import msgspec
 import orjson
+from pydantic import Field
 
-from connectors.contract import Capabilities, Held, Page, Person, Scope
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
 from connectors.errors import ConfigurationError, CrowdsyncError, ForbiddenError, IncompleteError, RefusedError
 from connectors.http import Answer, Http
-from connectors.model import GroupRow, MembershipRow, UserRow, attributes_text
+from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.paging import Part, by_cursor, by_index, in_order
-
-Record = dict[str, Any]
+from connectors.records import Flaw, Record, Rows, as_dict, each, text
+from connectors.records import attributes as attributes_of
+from connectors.source import SourceSettings, WithToken, door
 
 _ACCEPT: Final = {"accept": "application/scim+json, application/json;q=0.9"}
 _SINGLES: Final = 20
@@ -41,6 +43,14 @@ _READ: Final = (
 _CORE: Final = {name.lower(): name for name in _READ}
 
 
+class ScimSettings(WithToken, SourceSettings):
+    """Any SCIM 2.0 server."""
+
+    kind: Literal["scim"] = "scim"
+    url: str = Field(description="Base of the SCIM endpoint, e.g. https://idp.example.org/scim/v2")
+    known: ClassVar = ("token",)
+
+
 class Scim:
     """`http` leads to the SCIM root, the address above `/Users`.
 
@@ -50,6 +60,12 @@ class Scim:
 
     name: ClassVar[str] = "scim"
     capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True)
+    settings: ClassVar[type[ScimSettings]] = ScimSettings
+
+    @classmethod
+    def open(cls, name: str, settings: ScimSettings, secrets: Mapping[str, str]) -> Scim:
+        """As `Source.open`."""
+        return cls(door(name, settings, bearer=secrets["token"]), page_size=settings.page_size)
 
     def __init__(
         self,
@@ -142,6 +158,19 @@ class Scim:
         groups = await self._groups_of(record, rows[0][0])
         return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups])
 
+    @property
+    def doors(self) -> Sequence[Http]:
+        """As `Source.doors`."""
+        return (self._http,)
+
+    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+        """SCIM names no way to ask what changed that servers can be trusted with."""
+        return ""
+
+    async def changes(self, scope: Scope, mark: str) -> Changes:  # noqa: ARG002
+        """There are none."""
+        raise StaleMarkError(f"{self._at()}: no deltas; a full read is due.")
+
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""
         await self._discover()
@@ -165,14 +194,14 @@ class Scim:
 
     async def _read_discovery(self) -> None:
         config, types = await asyncio.gather(self._optional("/ServiceProviderConfig"), self._optional("/ResourceTypes"))
-        paging, most = _dict(config.get("pagination")), _dict(config.get("filter")).get("maxResults")
+        paging, most = as_dict(config.get("pagination")), as_dict(config.get("filter")).get("maxResults")
         if self._paging == "auto":
             self._paging = "cursor" if paging.get("cursor") is True and paging.get("index") is False else "index"
         for limit in (paging.get("maxPageSize"), most):
             if type(limit) is int and limit > 0:
                 self._sizes = {what: min(size, limit) for what, size in self._sizes.items()}
         for kind in types.get("Resources") or ():
-            name, endpoint = _dict(kind).get("name"), _dict(kind).get("endpoint")
+            name, endpoint = as_dict(kind).get("name"), as_dict(kind).get("endpoint")
             if name in ("User", "Group") and isinstance(endpoint, str) and endpoint:
                 self._paths[f"{name}s"] = self._endpoint(endpoint)
             elif isinstance(name, str) and name not in ("User", "Group"):
@@ -193,7 +222,7 @@ class Scim:
             found = answer.json() if answer.status == 200 else {}
         except IncompleteError:
             return {}  # a page for people: there is no discovery
-        return {"Resources": found} if isinstance(found, list) else _dict(found)
+        return {"Resources": found} if isinstance(found, list) else as_dict(found)
 
     def _first(self) -> dict[str, str | int]:
         return {"cursor": ""} if self._paging == "cursor" else {"startIndex": 1}
@@ -310,7 +339,7 @@ class Scim:
     async def _groups_of(self, record: Record, key: str) -> list[GroupRow]:
         """Groups of one user: by their `groups` where these say that they are direct, or by a filter."""
         entries = record.get("groups")
-        if isinstance(entries, list) and all(isinstance(_dict(x).get("type"), str) for x in entries) and entries:
+        if isinstance(entries, list) and all(isinstance(as_dict(x).get("type"), str) for x in entries) and entries:
             ids = [x.get("value") for x in entries if x["type"].lower() == "direct"]
             found = [x async for x in in_order(self._group, ids, _AT_ONCE)]
         elif await self._can_filter_members():
@@ -339,8 +368,8 @@ class Scim:
             try:
                 part = self._part(await self._get("Groups", {"count": 20, **self._first()}), "Groups")
                 for group in part.items:
-                    for member in _dict(group).get("members") or ():
-                        value = orjson.dumps(_dict(member).get("value")).decode()
+                    for member in as_dict(group).get("members") or ():
+                        value = orjson.dumps(as_dict(member).get("value")).decode()
                         real = await self._filtered("Groups", f"members.value eq {value}")
                         none = await self._filtered("Groups", f'members.value eq "{uuid.uuid4()}"')
                         self._filter_proved = not none and group["id"] in {x.get("id") for x in real}
@@ -416,22 +445,20 @@ _Members = tuple[list[str], list[str], list[str]]
 # --- record → row ------------------------------------------------------------------------------
 
 
-def user_rows(
-    attributes: Iterable[str], absent_active: bool = True
-) -> Callable[[Iterable[Record], str, list[Held]], list[UserRow]]:
+def user_rows(attributes: Iterable[str], absent_active: bool = True) -> Rows[UserRow]:
     """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
-    extra = _extra(attributes)
+    extra = attributes_of(attributes, _steps)
 
     def one(record: Record) -> UserRow:
         if not isinstance(record, dict):
-            raise _Flaw("the record is not an object")
+            raise Flaw("the record is not an object")
         if "active" not in record or "userName" not in record:
             record = _folded(record)
         key, username = record.get("id"), record.get("userName")
         if type(key) is not str or not key:
-            raise _Flaw("no id, or one that is not text")
+            raise Flaw("no id, or one that is not text")
         if type(username) is not str or not username:
-            raise _Flaw("no userName, or one that is not text")
+            raise Flaw("no userName, or one that is not text")
         active = record.get("active")
         if active is not True and active is not False:
             if active is None:
@@ -439,13 +466,13 @@ def user_rows(
             else:
                 active = {"true": True, "false": False}.get(active.lower() if type(active) is str else "")
                 if active is None:
-                    raise _Flaw("`active` is neither true nor false")
+                    raise Flaw("`active` is neither true nor false")
         name = record.get("name")
         first = last = display = ""
         if type(name) is dict:
             first, last = name.get("givenName") or "", name.get("familyName") or ""
         elif name is not None:
-            raise _Flaw("`name` is not an object")
+            raise Flaw("`name` is not an object")
         display = record.get("displayName") or ""
         if not display:
             display = (name.get("formatted") if name else "") or f"{first} {last}".strip()
@@ -464,103 +491,44 @@ def user_rows(
                     )
                 email = best.get("value") or ""
             except (AttributeError, KeyError, TypeError):
-                raise _Flaw("`emails` is not a list of objects") from None
+                raise Flaw("`emails` is not a list of objects") from None
         if not (type(first) is type(last) is type(display) is type(email) is str):
-            raise _Flaw("a name or e-mail address is not text")
-        return key, username, email, first, last, display, active, extra(record) if extra else "{}"
+            raise Flaw("a name or e-mail address is not text")
+        return key, username, email, first, last, display, active, extra(record)
 
-    return _each(one, "user", "userName")
+    return each(one, "user", "userName")
 
 
-def group_rows(attributes: Iterable[str]) -> Callable[[Iterable[Record], str, list[Held]], list[GroupRow]]:
+def group_rows(attributes: Iterable[str]) -> Rows[GroupRow]:
     """As `user_rows`."""
-    extra = _extra(attributes)
+    extra = attributes_of(attributes, _steps)
 
     def one(record: Record) -> GroupRow:
         if not isinstance(record, dict):
-            raise _Flaw("the record is not an object")
+            raise Flaw("the record is not an object")
         if "displayName" not in record:
             record = _folded(record)
         key, name, about = record.get("id"), record.get("displayName"), record.get("description") or ""
         if type(key) is not str or not key:
-            raise _Flaw("no id, or one that is not text")
+            raise Flaw("no id, or one that is not text")
         if type(name) is not str or not name:
-            raise _Flaw("no displayName, or one that is not text")
+            raise Flaw("no displayName, or one that is not text")
         if type(about) is not str:
-            raise _Flaw("`description` is not text")
-        return key, name, about, extra(record) if extra else "{}"
+            raise Flaw("`description` is not text")
+        return key, name, about, extra(record)
 
-    return _each(one, "group", "displayName")
-
-
-class _Flaw(Exception):
-    """Why a record is held."""
+    return each(one, "group", "displayName")
 
 
-def _each(one: Callable[[Record], Any], kind: str, title: str) -> Callable[[Iterable[Record], str, list[Held]], Any]:
-    def rows(records: Iterable[Record], where: str, held: list[Held]) -> list[Any]:
-        try:
-            return [one(record) for record in records]
-        except _Flaw:
-            pass  # a rare page: again, record by record
-        good = []
-        for at, record in enumerate(records, 1):
-            try:
-                good.append(one(record))
-            except _Flaw as flaw:
-                key, name = (_text(_dict(record).get(x)) for x in ("id", title))
-                held.append(Held(kind, key, name, f"{flaw} (the {at}. {where})"))
-        return good
-
-    return rows
-
-
-def _extra(paths: Iterable[str]) -> Callable[[Record], str] | None:
-    """SCIM paths → a function record → canonical attributes text."""
-    wanted = [(path, *_steps(path)) for path in sorted(paths)]
-    if not wanted:
-        return None
-
-    def extra(record: Record) -> str:
-        found: dict[str, list[str]] = {}
-        for path, first, second, steps in wanted:
-            value = record.get(first)
-            if second and type(value) is dict:
-                value = value.get(second)
-            if type(value) is str and value:  # as good as always
-                found[path] = [value]
-            elif values := _values(record, steps):
-                found[path] = values
-        return attributes_text(found)
-
-    return extra
-
-
-def _steps(path: str) -> tuple[str, str, list[str]]:
-    """`title`, `name.middleName` or `urn:…:User:department` → its first and second step, and all."""
+def _steps(path: str) -> list[str]:
+    """`title`, `name.middleName` or `urn:…:User:department` → its steps."""
     schema, _, rest = path.rpartition(":")
     steps = rest.split(".")
     if "[" in path or not all(steps):
         raise ConfigurationError(f"scim: {path!r} is no attribute path such as title, name.middleName or urn:…:title.")
     if schema and not schema.lower().startswith("urn:ietf:params:scim:schemas:core:"):
         steps.insert(0, schema)
-    return steps[0], steps[1] if len(steps) == 2 else "", steps
-
-
-def _values(record: Record, steps: Sequence[str]) -> list[str]:
-    """All values at the end of these steps, through lists, without regard to case."""
-    found: list[Any] = [record]
-    for step in steps:
-        after: list[Any] = []
-        for one in found:
-            if isinstance(one, dict):
-                value = one.get(step)
-                if value is None and step not in one:
-                    value = next((v for k, v in one.items() if k.lower() == step.lower()), None)
-                after += value if isinstance(value, list) else [value]
-        found = after
-    plain = (one.get("value") if isinstance(one, dict) else one for one in found)
-    return [text for one in plain if isinstance(one, str | int | float) and (text := _text(one))]
+    return steps
 
 
 def _listed(group: Record) -> Any:
@@ -570,21 +538,11 @@ def _listed(group: Record) -> Any:
     return next((value for key, value in group.items() if key.lower() == "members"), None)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return "" if value is None else orjson.dumps(value).decode()[:80]
-
-
 def _folded(value: Any) -> Any:
     """The same with the attributes we read spelt as in RFC 7643: names are case-insensitive (2.1)."""
     if isinstance(value, dict):
         return {_CORE.get(key.lower(), key): _folded(one) for key, one in value.items()}
     return [_folded(one) for one in value] if isinstance(value, list) else value
-
-
-def _dict(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}
 
 
 def _same_name(record: Record, key: str) -> bool:
@@ -594,8 +552,8 @@ def _same_name(record: Record, key: str) -> bool:
 def _detail(answer: Answer) -> str:
     """scimType and detail of a SCIM error (RFC 7644 3.12), as far as there are any."""
     try:
-        error = _dict(orjson.loads(answer.body))
+        error = as_dict(orjson.loads(answer.body))
     except orjson.JSONDecodeError:
         return ""
-    said = " ".join(_text(error.get(name)) for name in ("scimType", "detail") if error.get(name))
+    said = " ".join(text(error.get(name)) for name in ("scimType", "detail") if error.get(name))
     return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""

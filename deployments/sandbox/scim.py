@@ -1,16 +1,10 @@
 """SCIM servers to read from: one prepared in memory for speed and faults, and one that we did not write.
 
-`prepared` starts a process that serves a generated company from bytes rendered once, so that a bench
-measures the reader and not the server. It can lie and break on demand:
-
-    python -m deployments.sandbox.scim --port 0 --users 1000 --groups 50 --memberships 5000 --token secret
+`prepared` starts a process (`deployments.sandbox.idp`) that serves a generated company from bytes rendered once, so
+that a bench measures the reader and not the server.
 
     GET  /v2/{Users,Groups}[?startIndex&count|cursor&count][&filter=… eq "…"][&excludedAttributes=members]
     GET  /v2/{Users,Groups}/{id}, /v2/{ServiceProviderConfig,ResourceTypes,Schemas}
-    GET  /_sandbox/counts           requests by route, and bytes sent
-    POST /_sandbox/reset-counts
-    POST /_sandbox/faults           a list of rules (see `Fault`) that replaces the one before
-    POST /_sandbox/change           the arguments of `organisation.changed`: the company some days later
 
 `scim2_server` starts the `scim2-server` package; `fill` and `apply_change` put a company into it through
 SCIM itself.
@@ -18,33 +12,26 @@ SCIM itself.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import base64
-import gc
-import os
 import re
 import secrets
-import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
-import urllib.request
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
-import httptools
 import httpx
 import numpy as np
 import orjson
 
+from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import (
     ENTERPRISE_SCHEMA,
     GROUP_SCHEMA,
@@ -52,69 +39,21 @@ from deployments.sandbox.organisation import (
     Organisation,
     Person,
     Team,
-    changed,
-    difficult,
-    organisation,
     scim_group,
     scim_user,
 )
+from deployments.sandbox.server import Answer, Refusal, Request
 
 ROOT: Final = "/v2"
 PAGING: Final = ("index", "cursor", "both")
 
+SCIM_JSON: Final = "application/scim+json"
 _LIST: Final = "urn:ietf:params:scim:api:messages:2.0:ListResponse"
 _ERROR: Final = "urn:ietf:params:scim:api:messages:2.0:Error"
 _PATCH: Final = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 _BULK: Final = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
 _CONFIG: Final = "urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"
 _CACHE_BYTES: Final = 256 * 2**20
-
-
-@dataclass(slots=True)
-class Fault:
-    """What goes wrong with the `nth` request whose path (after `/v2`) starts with `path`, `times` times.
-
-    | kind | what the client sees |
-    |---|---|
-    | cut | half of the body that Content-Length promises, then the connection closes |
-    | truncated | half of the body, with a Content-Length that fits it |
-    | drop | a page without its first `items` resources, everything else as if whole |
-    | repeat | the page before, once more |
-    | empty | a ListResponse without resources; totalResults as it is, or `total` |
-    | html | 200 with a web page |
-    | status | the error `status`, with Retry-After if `retry_after` is set |
-    | slow | the right answer after `seconds` |
-    | reset | the connection is reset without an answer |
-
-    Matching requests count from when the rule is set. `times` 0 is for ever.
-    """
-
-    kind: str
-    path: str = "/"
-    nth: int = 1
-    times: int = 1
-    items: int = 1
-    total: int | None = None
-    status: int = 503
-    retry_after: str | None = None
-    seconds: float = 1.0
-    seen: int = 0
-    fired: int = 0
-
-    KINDS = ("cut", "truncated", "drop", "repeat", "empty", "html", "status", "slow", "reset")
-
-    def __post_init__(self) -> None:
-        if self.kind not in self.KINDS:
-            raise ValueError(f"unknown fault {self.kind!r}: one of {', '.join(self.KINDS)}")
-
-    def fires(self, path: str) -> bool:
-        if not path.startswith(self.path):
-            return False
-        self.seen += 1
-        if self.seen < self.nth or (self.times and self.fired >= self.times):
-            return False
-        self.fired += 1
-        return True
 
 
 class ScimError(Exception):
@@ -145,17 +84,20 @@ class _Listing:
 
 
 class PreparedScim:
-    """A company as bytes, and the answers to SCIM requests about it."""
+    """A company as bytes, and the answers to SCIM requests about it: a `server.Emulator`."""
+
+    company: Organisation
 
     def __init__(
-        self, company: Organisation, base: str, *, paging: str = "index", user_page: int = 1000, group_page: int = 100
+        self, base: str, *, token: str, paging: str = "index", user_page: int = 1000, group_page: int = 100
     ) -> None:
         self.base = base
+        self.token = token
         self.paging = paging
         self.page_cap = {"Users": user_page, "Groups": group_page}
         self.epoch = 0
         self._known: dict[str, tuple[Person | Team, bytes, bytes]] = {}
-        self.load(company)
+        self._last_page: dict[str, bytes] = {}
 
     # rendering
 
@@ -266,6 +208,67 @@ class PreparedScim:
 
     # answers
 
+    def label(self, request: Request) -> str:
+        """`GET /Users`, `GET /Users?filter`, `GET /Groups/{id}`."""
+        parts = request.path.removeprefix(ROOT).strip("/").split("/")
+        if len(parts) > 1:
+            return f"{request.method} /{parts[0]}/{{id}}"
+        return f"{request.method} /{parts[0]}" + ("?filter" if "filter" in request.query else "")
+
+    def failure(self, status: int, detail: str, headers: Sequence[tuple[str, str]] = ()) -> Answer:
+        """An error as RFC 7644 3.12 has it."""
+        return Answer(ScimError(status, detail).body(), status, SCIM_JSON, headers)
+
+    def answer(self, request: Request) -> Answer:
+        """As `server.Emulator`."""
+        try:
+            return Answer(self._answered(request), kind=SCIM_JSON)
+        except ScimError as error:
+            extra = [("WWW-Authenticate", "Bearer")] if error.status == 401 else []
+            raise Refusal(Answer(error.body(), error.status, SCIM_JSON, extra)) from None
+
+    def _answered(self, request: Request) -> bytes:
+        path, query = request.path, request.query
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip(), self.token):
+            raise ScimError(401, "A bearer token is needed")
+        parts = path.removeprefix(ROOT).strip("/").split("/")
+        if not path.startswith(ROOT + "/") or len(parts) > 2:
+            raise ScimError(404, f"No such path: {path}")
+        if request.method != "GET":
+            raise ScimError(501, "This server only reads")
+        kind = parts[0]
+        if kind not in ("Users", "Groups"):
+            document = self.discovery(kind) if len(parts) == 1 else None
+            if document is None:
+                raise ScimError(404, f"No such path: {path}")
+            if "filter" in query:
+                raise ScimError(403, "A filter is not allowed here")
+            return document
+        if len(parts) == 2:
+            return self.one(kind, unquote(parts[1]), wants_members(query))
+        return self._spoilt(kind, request)
+
+    def _spoilt(self, kind: str, request: Request) -> bytes:
+        """A page, or what a fault makes of it."""
+        fault, last = request.fault, self._last_page
+        if request.fails("repeat") and kind in last:
+            return last[kind]
+        listing = self.listing(kind, request.query)
+        if fault and fault.kind == "drop":
+            body = self.page(listing, request.query, drop=fault.items)
+        elif fault and fault.kind == "empty":
+            total = len(listing.rows) if fault.total is None else fault.total
+            body = self.page(listing, request.query, drop=listing.count, total=total)
+        elif fault and fault.kind == "total":
+            body = self.page(listing, request.query, total=len(listing.rows) + 1)
+        elif fault and fault.kind == "malformed":
+            body = self.page(listing, request.query, spoil=True)
+        else:
+            body = self.page(listing, request.query)
+        last[kind] = body
+        return body
+
     def one(self, kind: str, key: str, members: bool) -> bytes:
         places = self._index(kind, "id").get(key)
         if not places:
@@ -290,10 +293,17 @@ class PreparedScim:
             start = max(_integer(query, "startIndex", 1), 1) - 1
         return _Listing(kind, rows, start, count, wants_members(query), by_cursor, whole)
 
-    def page(self, listing: _Listing, query: Mapping[str, str], drop: int = 0, total: int | None = None) -> bytes:
-        """A ListResponse; `drop` and `total` are for faults."""
+    def page(
+        self,
+        listing: _Listing,
+        query: Mapping[str, str],
+        drop: int = 0,
+        total: int | None = None,
+        spoil: bool = False,
+    ) -> bytes:
+        """A ListResponse; `drop`, `total` and `spoil` are for faults."""
         key = (listing.kind, listing.start, listing.count, listing.members, listing.cursor)
-        plain = listing.whole and not drop and total is None
+        plain = listing.whole and not drop and total is None and not spoil
         if plain and (cached := self._pages.get(key)) is not None:
             self._pages.move_to_end(key)
             return cached
@@ -303,7 +313,7 @@ class PreparedScim:
             chosen = resources[listing.start : end]
         else:
             chosen = [resources[row] for row in listing.rows[listing.start : end]]
-        chosen = chosen[drop:]
+        chosen = [b'{"id":7}', *chosen[1:]] if spoil else chosen[drop:]
         head: dict[str, Any] = {
             "schemas": [_LIST],
             "totalResults": len(listing.rows) if total is None else total,
@@ -434,256 +444,23 @@ def wants_members(query: Mapping[str, str]) -> bool:
     return "members" not in excluded and (wanted == [""] or any(w.startswith("members") for w in wanted))
 
 
-# --- the server process ----------------------------------------------------------------------------
+# --- the emulator ----------------------------------------------------------------------------------
 
 
-@dataclass
-class _State:
-    """What all connections share."""
-
-    scim: PreparedScim
-    token: str
-    faults: list[Fault] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    last_page: dict[str, bytes] = field(default_factory=dict)
-    """The page sent last, by kind of resource."""
+def emulator(base: str, options: Mapping[str, Any]) -> PreparedScim:
+    """As `idp.Module.emulator`; options: token, paging, user_page, group_page."""
+    return PreparedScim(base + ROOT, **options)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    body: bytes
-    status: int = 200
-    kind: bytes = b"application/scim+json"
-    headers: bytes = b""
+def credentials() -> tuple[dict[str, Any], dict[str, str]]:
+    """As `idp.Module.credentials`."""
+    token = secrets.token_urlsafe()
+    return {"token": token}, {"token": token}
 
 
-_REASONS: Final = {200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 404: b"Not Found"}
-
-
-class _Connection(asyncio.Protocol):
-    def __init__(self, state: _State) -> None:
-        self.state = state
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.parser = httptools.HttpRequestParser(self)
-        self._begin()
-
-    def _begin(self) -> None:
-        self.url = b""
-        self.body = b""
-        self.authorization = ""
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.transport.close()
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"authorization":
-            self.authorization = value.decode("latin-1")
-
-    def on_body(self, body: bytes) -> None:
-        self.body += body
-
-    def on_message_complete(self) -> None:
-        target, body, authorization = self.url.decode("latin-1"), self.body, self.authorization
-        self._begin()
-        path, _, raw = target.partition("?")
-        method = self.parser.get_method().decode()
-        if path.startswith("/_sandbox/"):
-            self._send(self._control(method, path, body))
-            return
-        query = dict(parse_qsl(raw, keep_blank_values=True))
-        route = path.removeprefix(ROOT)
-        self.state.counts[f"{method} {_label(route, query)}"] += 1
-        fault = next((f for f in self.state.faults if f.fires(route)), None)
-        if fault is not None and fault.kind == "reset":
-            linger = struct.pack("ii", 1, 0)  # close sends RST instead of FIN
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.transport.abort()
-            return
-        try:
-            answer = self._answer(method, path, query, authorization, fault)
-        except ScimError as error:
-            extra = b"WWW-Authenticate: Bearer\r\n" if error.status == 401 else b""
-            answer = _Answer(error.body(), error.status, headers=extra)
-        if fault is not None and fault.kind == "slow":
-            # No reading meanwhile: answers keep the order of the requests.
-            self.transport.pause_reading()
-            asyncio.get_running_loop().call_later(fault.seconds, self._send_late, answer)
-        else:
-            self._send(answer, cut=fault is not None and fault.kind == "cut")
-
-    def _send_late(self, answer: _Answer) -> None:
-        if not self.transport.is_closing():
-            self._send(answer)
-            self.transport.resume_reading()
-
-    def _send(self, answer: _Answer, *, cut: bool = False) -> None:
-        reason = _REASONS.get(answer.status, b"Status")
-        head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
-            answer.status,
-            reason,
-            answer.kind,
-            len(answer.body),
-            answer.headers,
-        )
-        body = answer.body[: len(answer.body) // 2] if cut else answer.body
-        self.state.counts["bytes"] += len(body)
-        if len(body) < 2**16:
-            self.transport.write(head + body)
-        else:
-            self.transport.write(head)
-            self.transport.write(memoryview(body))  # what the socket does not take at once is copied once
-        if cut or not self.parser.should_keep_alive():
-            self.transport.close()
-
-    def _answer(
-        self, method: str, path: str, query: Mapping[str, str], authorization: str, fault: Fault | None
-    ) -> _Answer:
-        scim, kind_of_fault = self.state.scim, fault.kind if fault else ""
-        if fault and kind_of_fault == "status":
-            retry = f"Retry-After: {fault.retry_after}\r\n".encode() if fault.retry_after is not None else b""
-            error = ScimError(fault.status, "A fault on demand")
-            return _Answer(error.body(), fault.status, headers=retry)
-        if kind_of_fault == "html":
-            return _Answer(b"<!doctype html><title>Sign in</title><p>Please sign in.", kind=b"text/html")
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip(), self.state.token):
-            raise ScimError(401, "A bearer token is needed")
-        parts = path.removeprefix(ROOT).strip("/").split("/")
-        if not path.startswith(ROOT + "/") or len(parts) > 2:
-            raise ScimError(404, f"No such path: {path}")
-        if method != "GET":
-            raise ScimError(501, "This server only reads")
-        kind = parts[0]
-        if kind not in ("Users", "Groups"):
-            document = scim.discovery(kind) if len(parts) == 1 else None
-            if document is None:
-                raise ScimError(404, f"No such path: {path}")
-            if "filter" in query:
-                raise ScimError(403, "A filter is not allowed here")
-            return _Answer(document)
-        if len(parts) == 2:
-            body = scim.one(kind, unquote(parts[1]), wants_members(query))
-        else:
-            body = self._page(kind, query, fault)
-        return _Answer(body[: len(body) // 2] if kind_of_fault == "truncated" else body)
-
-    def _page(self, kind: str, query: Mapping[str, str], fault: Fault | None) -> bytes:
-        scim, last = self.state.scim, self.state.last_page
-        if fault and fault.kind == "repeat" and kind in last:
-            return last[kind]
-        listing = scim.listing(kind, query)
-        if fault and fault.kind == "drop":
-            body = scim.page(listing, query, drop=fault.items)
-        elif fault and fault.kind == "empty":
-            total = len(listing.rows) if fault.total is None else fault.total
-            body = scim.page(listing, query, drop=listing.count, total=total)
-        else:
-            body = scim.page(listing, query)
-        last[kind] = body
-        return body
-
-    def _control(self, method: str, path: str, body: bytes) -> _Answer:
-        state = self.state
-        try:
-            given = orjson.loads(body) if body else None
-            answer: Any
-            match (method, path.removeprefix("/_sandbox/")):
-                case ("GET", "counts"):
-                    answer = dict(state.counts)
-                case ("POST", "reset-counts"):
-                    state.counts.clear()
-                    answer = {}
-                case ("GET", "faults"):
-                    answer = [asdict(fault) for fault in state.faults]
-                case ("POST", "faults"):
-                    state.faults = [Fault(**rule) for rule in given or []]
-                    answer = [asdict(fault) for fault in state.faults]
-                case ("POST", "change"):
-                    company = changed(state.scim.company, **(given or {}))
-                    state.scim.load(company)
-                    answer = {
-                        "users": len(company.people),
-                        "groups": len(company.teams),
-                        "memberships": len(company.member_team),
-                        "nestings": len(company.nest_parent),
-                    }
-                case _:
-                    return _Answer(b'{"error":"no such path"}', 404, b"application/json")
-        except (TypeError, ValueError) as error:
-            return _Answer(orjson.dumps({"error": str(error)}), 400, b"application/json")
-        return _Answer(orjson.dumps(answer), kind=b"application/json")
-
-
-def _label(route: str, query: Mapping[str, str]) -> str:
-    parts = route.strip("/").split("/")
-    if len(parts) > 1:
-        return f"/{parts[0]}/{{id}}"
-    return f"/{parts[0]}?filter" if "filter" in query else f"/{parts[0]}"
-
-
-async def serve(arguments: argparse.Namespace) -> None:
-    """Listen, render, say so, and serve until SIGTERM."""
-    loop = asyncio.get_running_loop()
-    listener = socket.create_server(("127.0.0.1", arguments.port), backlog=512)
-    base = f"http://127.0.0.1:{listener.getsockname()[1]}{ROOT}"
-    company = organisation(
-        users=arguments.users,
-        groups=arguments.groups,
-        memberships=arguments.memberships,
-        seed=arguments.seed,
-    )
-    if arguments.difficult:
-        company = with_difficult(company)
-    scim = PreparedScim(
-        company, base, paging=arguments.paging, user_page=arguments.user_page, group_page=arguments.group_page
-    )
-    state = _State(scim, arguments.token)
-    gc.collect()
-    gc.freeze()  # the company stays for good: the collector need not walk it in the middle of an answer
-    stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    if arguments.until_stdin_closes:
-        loop.add_reader(sys.stdin.fileno(), stop.set)
-    await loop.create_server(lambda: _Connection(state), sock=listener)
-    sys.stdout.write(f"listening on {base}\n")
-    sys.stdout.flush()
-    await stop.wait()
-
-
-def with_difficult(company: Organisation) -> Organisation:
-    """The company and everybody awkward."""
-    cases = difficult(company.seed)
-    return company.including(
-        [person for case in cases for person in case.people], [team for case in cases for team in case.teams]
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m deployments.sandbox.scim", description="A SCIM server.")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--users", type=int, default=200)
-    parser.add_argument("--groups", type=int, default=25)
-    parser.add_argument("--memberships", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--difficult", action="store_true", help="add awkward people and groups")
-    parser.add_argument("--token", default="sandbox", help="the bearer token")
-    parser.add_argument("--paging", choices=PAGING, default="index")
-    parser.add_argument("--user-page", type=int, default=1000, help="most users in a page")
-    parser.add_argument("--group-page", type=int, default=100, help="most groups in a page")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that started this one")
-    asyncio.run(serve(parser.parse_args(argv)))
-    sys.stdout.flush()
-    os._exit(0)  # taking a company of 100,000 apart, object by object, takes longer than running it
+def settings(base: str) -> dict[str, Any]:
+    """As `idp.Module.settings`."""
+    return {"url": base + ROOT}
 
 
 # --- starting it -----------------------------------------------------------------------------------
@@ -691,42 +468,36 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunningScim:
-    """A prepared server as its parent sees it."""
+    """A prepared server as its parent sees it: a `RunningIdp` whose `url` and fault paths start at `/v2`."""
 
     url: str
     token: str
-    process: subprocess.Popen[str]
+    idp: RunningIdp
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        """The server's process."""
+        return self.idp.process
 
     def counts(self) -> dict[str, int]:
         """Requests by route (`GET /Users`, `GET /Users?filter`, `GET /Groups/{id}`), and `bytes` sent."""
-        counts: dict[str, int] = self._control("GET", "counts")
-        return counts
+        return self.idp.counts()
 
     def reset_counts(self) -> None:
-        self._control("POST", "reset-counts")
+        """Count from zero."""
+        self.idp.reset_counts()
 
     def faults(self, *rules: Mapping[str, Any]) -> None:
-        """Replace the rules (see `Fault`); none means no more faults."""
-        self._control("POST", "faults", list(rules))
+        """Replace the rules (see `server.Fault`); none means no more faults."""
+        self.idp.faults(*({**rule, "path": ROOT + re.escape(rule.get("path", "/"))} for rule in rules))
 
     def faults_state(self) -> list[dict[str, Any]]:
         """The rules with how often each was `seen` to match, and `fired`."""
-        state: list[dict[str, Any]] = self._control("GET", "faults")
-        return state
+        return self.idp.faults_state()
 
     def change(self, **amounts: int) -> dict[str, int]:
         """Move on to `changed(company, **amounts)`; returns the new sizes."""
-        sizes: dict[str, int] = self._control("POST", "change", amounts)
-        return sizes
-
-    def _control(self, method: str, name: str, body: Any = None) -> Any:
-        request = urllib.request.Request(  # noqa: S310
-            f"{self.url.removesuffix(ROOT)}/_sandbox/{name}",
-            method=method,
-            data=None if body is None else orjson.dumps(body),
-        )
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
-            return orjson.loads(answer.read())
+        return self.idp.change(**amounts)
 
 
 @contextmanager
@@ -743,29 +514,11 @@ def prepared(
     difficult: bool = False,
 ) -> Iterator[RunningScim]:
     """A prepared server in a process of its own. Its company is `organisation(...)` of these arguments."""
-    command = [sys.executable, "-m", "deployments.sandbox.scim", "--until-stdin-closes"]
-    for name, value in {
-        "users": users,
-        "groups": groups,
-        "memberships": memberships,
-        "seed": seed,
-        "token": token,
-        "paging": paging,
-        "user-page": user_page,
-        "group-page": group_page,
-    }.items():
-        command += [f"--{name}", str(value)]
-    if difficult:
-        command.append("--difficult")
-    root = Path(__file__).resolve().parents[2]
-    with _process(
-        subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line.startswith("listening on "):
-            raise RuntimeError(f"the SCIM sandbox did not start (exit {process.wait()}): {line.strip()}")
-        yield RunningScim(line.removeprefix("listening on ").strip(), token, process)
+    options = {"token": token, "paging": paging, "user_page": user_page, "group_page": group_page}
+    with running(
+        "scim", users=users, groups=groups, memberships=memberships, seed=seed, difficult=difficult, options=options
+    ) as idp:
+        yield RunningScim(idp.url + ROOT, token, idp)
 
 
 @contextmanager
@@ -968,7 +721,3 @@ def _create(client: httpx.Client, path: str, resources: Mapping[str, dict[str, A
         mapping[result["bulkId"]] = result["location"].rpartition("/")[2]
     if missing := resources.keys() - mapping.keys():
         raise RuntimeError(f"POST {path}: {len(missing)} of {len(resources)} without an answer")
-
-
-if __name__ == "__main__":
-    main()

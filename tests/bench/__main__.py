@@ -48,6 +48,7 @@ class Stage:
 
     @property
     def met(self) -> bool | None:
+        """Whether the ratio is within its target, None where there is none."""
         return None if self.target is None else self.ratio <= self.target
 
 
@@ -116,6 +117,9 @@ class Bench:
             self.first_run()
             self.no_change()
             self.delta()
+        if self.size != "large":  # the targets are those of a large company; a small one is mostly fixed costs
+            for stage in self.stages:
+                stage.target = None
 
     def say(self, text: str) -> None:
         """A line on what is going on."""
@@ -345,9 +349,8 @@ class Bench:
         ):
             table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for one in self.stages:
-            ratio, target = (f"{one.ratio:.1%}", f"≤ {one.target or 0:.0%}") if one.share else (f"{one.ratio:.2f}", "")
-            if one.target is not None and not one.share:
-                target = f"≤ {one.target:.2f}"
+            ratio = f"{one.ratio:.1%}" if one.share else f"{one.ratio:.2f}"
+            target = "" if one.target is None else f"≤ {one.target:.0%}" if one.share else f"≤ {one.target:.2f}"
             if one.met is not None:
                 target += " ✓" if one.met else " ✗"
             requests = f"{one.requests:,}" if one.requests else ""

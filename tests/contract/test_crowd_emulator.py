@@ -11,8 +11,6 @@ import base64
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from lxml import etree
 from deployments.sandbox.crowd import Crowd, RunningCrowd, application, running
 from deployments.sandbox.crowd_cql import from_cql
 from deployments.sandbox.crowd_data import Refusal
+from tests.clients import client_package, drive
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "/rest/usermanagement/1"
@@ -1287,19 +1286,6 @@ def test_it_is_fast_enough(crowd: RunningCrowd, method: str, path: str, body: st
 # --- clients that we did not write
 
 
-def client_package(name: str, version: str) -> Path:
-    """A package from PyPI in a directory of its own, fetched once."""
-    place = ROOT / ".cache" / "clients" / f"{name}-{version}"
-    if not place.exists():
-        fresh = place.with_name(f"{place.name}.{os.getpid()}")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(fresh)]
-        made = subprocess.run([*command, f"{name}=={version}"], capture_output=True, text=True, timeout=300)
-        if made.returncode:
-            pytest.skip(f"{name} {version} is not cached and cannot be fetched: {made.stderr.strip()[-200:]}")
-        fresh.rename(place)
-    return place
-
-
 @pytest.mark.parametrize(
     ("version", "calls", "wrong"),
     [
@@ -1308,18 +1294,12 @@ def client_package(name: str, version: str) -> Path:
     ],
 )
 def test_atlassian_python_api(crowd: RunningCrowd, version: str, calls: int, wrong: list[str]) -> None:
-    package = client_package("atlassian-python-api", version)
     crowd.clear()
-    driver = Path(__file__).parent / "crowd_clients" / "atlassian_driver.py"
-    run = subprocess.run(
-        [sys.executable, str(driver), crowd.url, "app", "app-pw"],
-        env={**os.environ, "PYTHONPATH": str(package), "NO_PROXY": "*"},
-        capture_output=True,
-        text=True,
-        timeout=60,
+    done = drive(
+        Path(__file__).parent / "crowd_clients" / "atlassian_driver.py",
+        *(crowd.url, "app", "app-pw"),
+        package=client_package(f"atlassian-python-api=={version}"),
     )
-    assert run.returncode == 0, run.stderr
-    done = json.loads(run.stdout)
     assert (len(done["calls"]), done["wrong"]) == (calls, wrong)
 
 

@@ -139,16 +139,78 @@ async def test_a_call_keeps_the_base_path_and_sends_credentials_params_and_json(
         assert SECRET not in repr(http) + repr(got)
 
 
-async def test_a_bearer_function_is_asked_before_every_request() -> None:
-    tokens = iter(["one", "two"])
+class Giver:
+    """Gives one token after the other; a refused one is worth another try as long as there are some."""
 
-    async def token() -> str:
-        return next(tokens)
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = list(tokens)
+        self.turned_down: list[str] = []
 
-    async with serving(answer()) as server, Http(server.url, name="t", bearer=token) as http:
+    async def __call__(self) -> str:
+        return self.tokens[0] if len(self.tokens) == 1 else self.tokens.pop(0)
+
+    def refused(self, token: str) -> bool:
+        self.turned_down.append(token)
+        return True
+
+
+async def test_tokens_are_asked_for_before_every_request() -> None:
+    giver = Giver("one", "two")
+    async with serving(answer()) as server, Http(server.url, name="t", bearer=giver) as http:
         await http.call("GET", "/a")
         await http.call("GET", "/b")
         assert [b"Bearer one" in server.requests[0], b"Bearer two" in server.requests[1]] == [True, True]
+        assert giver.turned_down == []
+
+
+async def test_a_token_that_ended_is_replaced_once() -> None:
+    giver = Giver("old", "new")
+    async with serving(answer(401), answer()) as server, Http(server.url, name="t", bearer=giver) as http:
+        assert (await http.call("POST", "/a")).status == 200
+        assert b"Bearer new" in server.requests[1]
+        assert giver.turned_down == ["old"]
+
+
+async def test_a_second_refusal_is_final() -> None:
+    giver = Giver("old", "new")
+    async with serving(answer(401)) as server, Http(server.url, name="t", bearer=giver) as http:
+        with pytest.raises(AuthenticationError):
+            await http.call("GET", "/a")
+        assert len(server.requests) == 2
+
+
+async def test_a_form_is_sent_as_one() -> None:
+    async with serving(answer()) as server, client(server) as http:
+        await http.call("POST", "/token", form={"scope": "a b&c", "x": "ü"})
+        assert b"content-type: application/x-www-form-urlencoded" in server.requests[0].lower()
+        assert server.requests[0].endswith(b"scope=a+b%26c&x=%C3%BC")
+
+
+async def test_an_answer_that_means_too_many_requests_is_tried_again() -> None:
+    def busy(status: int, body: bytes) -> bool:
+        return status == 403 and b"rateLimit" in body
+
+    async with (
+        serving(answer(403, b"rateLimit"), answer(403, b"no right")) as server,
+        Http(server.url, name="t", busy=busy) as http,
+    ):
+        assert (await http.call("GET", "/a")).body == b"no right"
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['Link: <http://h/a?after=1,2;3&limit=2>; rel="next"'],
+        ['Link: <http://h/self>; rel="self"', 'Link: <http://h/a?after=1,2;3&limit=2>; rel="next"'],
+        ['Link: <http://h/self>; rel="self", <http://h/a?after=1,2;3&limit=2>; title="x, y"; rel=next'],
+    ],
+)
+async def test_a_link_is_found_in_one_header_line_or_several(lines: list[str]) -> None:
+    async with serving(answer(200, b"[]", *lines)) as server, client(server) as http:
+        got = await http.call("GET", "/a")
+        assert got.link("next") == "http://h/a?after=1,2;3&limit=2"
+        assert got.link("prev") is None
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 304, 400, 403, 404, 409, 501])

@@ -11,16 +11,10 @@ import httpx
 import pytest
 
 from connectors.model import Snapshot, groups_frame, memberships_frame, users_frame
+from deployments.sandbox.idp import with_difficult
 from deployments.sandbox.organisation import Organisation, changed, organisation
-from deployments.sandbox.scim import (
-    Fault,
-    RunningScim,
-    apply_change,
-    fill,
-    prepared,
-    scim2_server,
-    with_difficult,
-)
+from deployments.sandbox.scim import RunningScim, apply_change, fill, prepared, scim2_server
+from deployments.sandbox.server import Fault
 
 SIZE = {"users": 230, "groups": 30, "memberships": 1200, "seed": 5}
 DAY_TWO = {

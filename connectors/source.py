@@ -1,0 +1,105 @@
+"""What every source's configuration has in common, and how its door is opened from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from connectors.errors import ConfigurationError
+from connectors.http import Http
+
+
+class Strict(BaseModel):
+    """Settings: unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSettings(Strict):
+    """What all sources have. A connector adds its own; secrets are named, never stated."""
+
+    kind: str = Field(description="Which connector reads it.")
+    url: str = Field(description="Base address of its API.")
+    block: str = Field("", description="Prefect block with its secrets; else they come from the environment.")
+    concurrency: int = Field(8, ge=1, le=64, description="Requests under way at once.")
+    requests_per_second: float | None = Field(None, gt=0, description="The provider's limit, if it does not say.")
+    timeout: float = Field(60, gt=0, description="Seconds to wait for an answer.")
+    page_size: int = Field(1000, ge=1, le=10_000, description="Records a page; the server may give fewer.")
+    ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
+    policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy.py.")
+
+    known: ClassVar[tuple[str, ...]] = ()
+    """Secrets that this kind of source can have, by name; each has a field `…_env` and a field `…_file`."""
+
+    def secrets(self) -> tuple[str, ...]:
+        """The secrets that this configuration needs."""
+        return self.known
+
+    def place(self, secret: str) -> str:
+        """Where a secret comes from, for messages: `$VARIABLE`, a file or a block."""
+        if self.block:
+            return f"the Prefect block {self.block}"
+        return str(getattr(self, f"{secret}_file") or f"${getattr(self, f'{secret}_env')}")
+
+
+class WithToken(Strict):
+    """A source that a fixed token opens."""
+
+    token_env: str = Field("CROWDSYNC_SOURCE_TOKEN", description="Environment variable with the API token.")
+    token_file: str = Field("", description="Or the file that holds it.")
+
+
+class WithClientSecret(Strict):
+    """A source that an OAuth client with a secret opens."""
+
+    client_secret_env: str = Field("CROWDSYNC_SOURCE_SECRET", description="Environment variable with its secret.")
+    client_secret_file: str = Field("", description="Or the file that holds it.")
+
+
+class WithPrivateKey(Strict):
+    """A source that an OAuth client with a key of its own opens."""
+
+    private_key_env: str = Field("CROWDSYNC_SOURCE_KEY", description="Environment variable with its private key (PEM).")
+    private_key_file: str = Field("", description="Or the file that holds it.")
+
+
+def secret(field: str, env: str, file: str = "") -> str:
+    """A secret from its file or environment variable. Raises `ConfigurationError` naming the place."""
+    if file:
+        try:
+            value = Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigurationError(f"{field}: {file} cannot be read: {error.strerror}") from None
+        if not value:
+            raise ConfigurationError(f"{field}: {file} is empty; put the secret in it")
+        return value
+    value = os.environ.get(env, "")
+    if not value:
+        raise ConfigurationError(f"{field}: the environment variable {env} is not set; set it to the secret")
+    return value
+
+
+def secrets_of(name: str, settings: SourceSettings) -> dict[str, str]:
+    """The secrets of a source from the environment and from files. Raises `ConfigurationError`."""
+    return {
+        one: secret(f"sources.{name}.{one}", getattr(settings, f"{one}_env"), getattr(settings, f"{one}_file"))
+        for one in settings.secrets()
+    }
+
+
+def door(name: str, settings: SourceSettings, url: str = "", **more: Any) -> Http:
+    """A door of a source: to its API, or to `url`. Raises `ConfigurationError`."""
+    return Http(
+        url or settings.url,
+        name=f"sources.{name}",
+        **{
+            "rate": settings.requests_per_second,
+            "concurrency": settings.concurrency,
+            "timeout": settings.timeout,
+            "verify": settings.ca_file or True,
+            **more,
+        },
+    )

@@ -1,0 +1,30 @@
+"""What the contract suite must know of each source to spoil its pages: one file a source, one `CASE` each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deployments.sandbox.organisation import Person
+
+
+@dataclass(frozen=True)
+class Case:
+    """One source.
+
+    `users`, `groups` and `members` are regular expressions for the paths of their list requests, as
+    `server.Fault.path` takes them ("" where there is no such request). `settings` are added to the emulator's own,
+    with pages small enough that 30 users, 12 groups and 60 memberships take several. `counted` names the lists whose
+    number the API tells, so that a page that lost a record is seen ("users", "groups", "members"). `links`: lists
+    whose next page is a link or an address in the answer. `username` is what stands in the column of a person.
+    """
+
+    kind: str
+    users: str
+    groups: str
+    members: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    counted: frozenset[str] = frozenset()
+    links: frozenset[str] = frozenset()
+    username: Callable[[Person], str] = lambda person: f"{person.username}@acme.example"
