@@ -25,7 +25,7 @@ from tasks.plan import make_plan
 from tasks.policy import Policy, policy_of
 from tasks.report import Report, conclude, file_plan
 from tasks.run import begin, stopped_short
-from tasks.snapshot import check, keep, settle_unfinished
+from tasks.snapshot import check, keep, last_read, remember_read, settle_unfinished
 
 
 class SyncRequest(BaseModel):
@@ -38,6 +38,7 @@ class SyncRequest(BaseModel):
         "sync", title="Mode", description="sync writes to Crowd; preview stops at the plan and shows it."
     )
     force: bool = Field(False, title="Force", description="Go past the limits. A plan against everybody stays refused.")
+    full: bool = Field(False, title="Full read", description="Read everything, not only what changed since last time.")
     plan: int | None = Field(None, title="Plan", description="Apply this stored plan, if it is still true.")
     policy: Policy | None = Field(None, title="Policy", description="Empty: the one in crowdsync.toml.")
 
@@ -62,11 +63,14 @@ async def sync(request: SyncRequest) -> Report:
         stream, crowd_stream = run.streams
         scope, crowd_scope = run.scopes
         with run.timed("extract"):
-            source, crowd = await gather(
-                extract_source(run.source, scope, run.source_name), extract_directory(run.directory, crowd_scope)
+            reading, crowd = await gather(
+                extract_source(run.source, scope, run.source_name, None if request.full else last_read(run)),
+                extract_directory(run.directory, crowd_scope),
             )
+            source = reading.snapshot
         with run.timed("snapshot"):
             kept = await keep(run.store, stream, source, run.id)
+            remember_read(run, reading, kept.id)
             crowd_kept = await keep(run.store, crowd_stream, crowd, run.id)
             settle_unfinished(run.store, run.directory_name, crowd)
         with run.timed("validate"):
@@ -83,4 +87,4 @@ async def sync(request: SyncRequest) -> Report:
         if filed.number and request.mode == "sync" and not filed.verdict.refusals:
             with run.timed("apply"), stopped_short(run):
                 await apply_plan(run, plan, filed.number)
-        return await conclude(run, filed, request.mode)
+        return await conclude(run, filed, request.mode, since=reading.full_at)

@@ -11,24 +11,31 @@ import gc
 from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.contract import Directory, Held, Page, Scope, Source
+from connectors.contract import Changes, Directory, Held, Page, Scope, Source, StaleMarkError
 from connectors.errors import IncompleteError
 from connectors.model import (
     GROUPS,
+    MEMBERSHIPS,
     USERS,
     GroupRow,
     MembershipRow,
     Snapshot,
+    groups_frame,
     held_frame,
+    memberships_frame,
     memberships_from_codes,
+    memberships_from_columns,
+    users_frame,
 )
 
 Row = TypeVar("Row")
@@ -199,10 +206,115 @@ def _hold(held: list[tuple[str, ...]], found: Iterable[Held]) -> None:
     held.extend((record.kind, record.id, record.name, "extract", record.reason) for record in found)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A source as it is now. `mark` is where an incremental read may begin next, "" where none can.
+
+    `full_at`: when it was last read whole; None says that it was now.
+    """
+
+    snapshot: Snapshot
+    mark: str = ""
+    full_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What an incremental read starts from."""
+
+    mark: str
+    before: Snapshot
+    full_at: datetime
+
+
+def merged(before: Snapshot, changes: Changes) -> Snapshot:
+    """A snapshot and what changed since → the snapshot of now.
+
+    Raises `StaleMarkError` where the two do not fit together: a group or a person that nobody knows.
+    """
+    new_users, new_groups = users_frame(changes.users), groups_frame(changes.groups)
+    fresh_held = held_frame((h.kind, h.id, h.name, "extract", h.reason) for h in changes.held)
+    held_users = fresh_held.loc[fresh_held["kind"] == "user", "id"]
+    held_groups = fresh_held.loc[fresh_held["kind"] == "group", "id"]
+    gone_users, gone_groups = (pd.Index(list(x), dtype="str") for x in (changes.gone_users, changes.gone_groups))
+    for what, ids in (("user", new_users["id"]), ("group", new_groups["id"])):
+        if ids.duplicated().any():
+            raise StaleMarkError(f"the {what} {ids[ids.duplicated()].iloc[0]!r} changed twice while it was read")
+
+    def rest(frame: pd.DataFrame, *drop: Iterable[str]) -> pd.DataFrame:
+        return frame[~frame["id"].isin(pd.Index([x for ids in drop for x in ids], dtype="str"))]
+
+    users = pd.concat([rest(before.users, new_users["id"], gone_users, held_users), new_users], ignore_index=True)
+    groups = pd.concat([rest(before.groups, new_groups["id"], gone_groups, held_groups), new_groups], ignore_index=True)
+    old = before.held[
+        ~before.held["id"].isin(pd.concat([new_users["id"], new_groups["id"], fresh_held["id"]]))
+        & ~before.held["id"].isin(gone_users.append(gone_groups))
+    ]
+    held = pd.concat([old, fresh_held], ignore_index=True)
+
+    now = before.memberships
+    replaced = pd.Index(list(changes.replaced), dtype="str")
+    ended = (
+        _codes_among(now["group_id"], replaced.append(gone_groups))
+        | _codes_among(now["member_id"], gone_users) & (now["member_kind"] == "user").to_numpy()
+        | _codes_among(now["member_id"], gone_groups) & (now["member_kind"] == "group").to_numpy()
+    )
+    kept = now[~ended]
+    if len(changes.left):
+        kept = kept[~_pairs(kept).isin(_pairs(memberships_frame(changes.left)))]
+    joined = memberships_frame(changes.memberships)
+    known = {
+        "user": pd.concat([users["id"], held.loc[held["kind"] == "user", "id"]]),
+        "group": pd.concat([groups["id"], held.loc[held["kind"] == "group", "id"]]),
+    }
+    strange = joined["group_id"].astype("str")[~joined["group_id"].isin(known["group"])]
+    if len(strange):
+        raise StaleMarkError(f"members of the group {strange.iloc[0]!r}, which is not known")
+    for kind, ids in known.items():
+        new = joined.loc[joined["member_kind"] == kind, "member_id"]
+        strange = new.astype("str")[~new.isin(ids) & ~new.isin(before.memberships["member_id"].cat.categories)]
+        if len(strange):
+            raise StaleMarkError(f"a member {strange.iloc[0]!r} ({kind}), which is not known")
+    memberships = pd.concat([frame.astype("str") for frame in (kept, joined)], ignore_index=True).drop_duplicates()
+    return Snapshot.of(users, groups, memberships_from_columns(*(memberships[c] for c in MEMBERSHIPS)), held)
+
+
+def _codes_among(column: pd.Series, ids: pd.Index) -> np.ndarray:
+    known = ids.get_indexer(column.cat.categories) >= 0 if len(ids) else np.zeros(len(column.cat.categories), bool)
+    return known[column.cat.codes.to_numpy()] if len(known) else np.zeros(len(column), dtype=bool)
+
+
+def _pairs(memberships: pd.DataFrame) -> pd.Index:
+    return pd.MultiIndex.from_arrays([memberships[c].astype("str") for c in MEMBERSHIPS])
+
+
+async def read_changes(source: Source, scope: Scope, since: Since) -> Reading:
+    """Only what changed. Raises `StaleMarkError` where the whole source has to be read."""
+    with _no_collection():
+        changes = await source.changes(scope, since.mark)
+        return Reading(merged(since.before, changes), changes.mark, since.full_at)
+
+
+async def read_whole(source: Source, scope: Scope) -> Reading:
+    """Everything, and where an incremental read may begin next. Raises `IncompleteError`."""
+    mark = await source.mark(scope)  # before the read: what changes meanwhile is read again
+    return Reading(await read_source(source, scope), mark)
+
+
 @task(name="extract source", task_run_name="extract-{name}", cache_policy=NO_CACHE, persist_result=False)
-async def extract_source(source: Source, scope: Scope, name: str) -> Snapshot:  # noqa: ARG001 (names the run)
-    """The source as it is now."""
-    return await read_source(source, scope)
+async def extract_source(
+    source: Source,
+    scope: Scope,
+    name: str,  # noqa: ARG001 (names the run)
+    since: Since | None = None,
+) -> Reading:
+    """The source as it is now: what changed `since`, or everything where that cannot be had or is in doubt."""
+    if since is not None:
+        try:
+            return await read_changes(source, scope, since)
+        except StaleMarkError as doubt:
+            get_run_logger().info("Reading everything: %s", doubt)
+    return await read_whole(source, scope)
 
 
 @task(name="extract directory", task_run_name="extract-crowd", cache_policy=NO_CACHE, persist_result=False)

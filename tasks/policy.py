@@ -239,9 +239,20 @@ class Protection(_Strict):
     )
 
 
+class Reads(_Strict):
+    """How the source is read."""
+
+    full_every_hours: float = Field(
+        24,
+        ge=0,
+        description="In between, only what changed is read, where the provider can say it. 0: always everything.",
+    )
+
+
 class Policy(_Strict):
     """Everything that one source may do to one directory."""
 
+    reads: Reads = Field(Reads(), title="Reading")
     operations: Operations = Field(Operations(), title="Allowed operations")
     scope: Scope = Field(Scope(), title="Scope")
     usernames: Usernames = Field(Usernames(), title="Usernames")

@@ -6,6 +6,7 @@ changed fields are shown; values only where the policy discloses them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -67,6 +68,8 @@ class Report:
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     failed: pd.DataFrame = field(default_factory=pd.DataFrame)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    since: str = ""
+    """Of an incremental read: when the source was last read whole."""
     why: str = ""
 
     def summary(self) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class Report:
             "forced": list(self.forced),
             "snapshots": dict(self.snapshots),
             "sizes": {side: list(size) for side, size in self.sizes.items()},
+            **({"full_read": self.since} if self.since else {}),
             **({"error": self.why} if self.why else {}),
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         }
@@ -180,6 +184,8 @@ def report_markdown(report: Report) -> str:
     lines += ["| as read before | users | groups | memberships |", "|---|---:|---:|---:|"]
     for side, (users, groups, memberships) in report.sizes.items():
         lines.append(f"| {side} | {users:,} | {groups:,} | {memberships:,} |")
+    if report.since:
+        lines += ["", f"Only what changed was read from {report.source}; the last full read was at {report.since}."]
     if report.why:
         lines += ["", f"**Stopped:** {_cell(report.why)}"]
     number = f" (plan {report.plan})" if report.plan else ""
@@ -211,9 +217,16 @@ def report_markdown(report: Report) -> str:
 
 
 def _cell(value: Any) -> str:
-    # Names come from outside: they must not become markup in the page.
-    text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
-    return text.replace("[", "\\[").replace("`", "\\`").replace("*", "\\*")
+    """Text for a cell of a markdown table."""
+    return _plain(value).replace("|", "\\|")
+
+
+_MARKUP: Final = re.compile(r"[\\`*\[<&]|(?<![^\W_])_|_(?![^\W_])|~~|\A[-+#>=]|(?<=\d)[.)](?=\s|\Z)")
+
+
+def _plain(value: Any) -> str:
+    """Names come from outside: they must not become markup in the page, where every cell of a table is markdown."""
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(str(value).split()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,15 +288,16 @@ async def create_table(run: Run, plan: Plan, number: int, refusals: tuple[str, .
     """The plan as a table artifact of the flow run."""
     shown = plan_rows(plan.operations, run.policy.disclose)
     used = [column for column in (shown[0] if shown else ()) if any(row[column] for row in shown)]
-    rows: list[dict[str, Any]] = [{column or "±": row[column] for column in used} for row in shown]
+    rows: list[dict[str, Any]] = [{column or "±": _plain(row[column]) for column in used} for row in shown]
     await acreate_table_artifact(table=rows, key=run.key("plan"), description=plan_markdown(plan, number, refusals))
 
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
-async def conclude(run: Run, filed: Filed, mode: str) -> Report:
+async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None = None) -> Report:
     """Says how the run ended: to the store, to the Prefect page, to the caller.
 
-    Raises `ReportedError` where the plan was refused or some of its operations failed.
+    `since`: the last full read, where this one was incremental. Raises `ReportedError` where the plan was refused or
+    some of its operations failed.
     """
     plan, number, verdict = filed.plan, filed.number, filed.verdict
     outcomes: dict[str, int] = {}
@@ -317,6 +331,7 @@ async def conclude(run: Run, filed: Filed, mode: str) -> Report:
         },
         failed=failed,
         seconds=run.seconds,
+        since=f"{since:%Y-%m-%d %H:%M} UTC" if since else "",
         why=str(run.stopped or ""),
     )
     await acreate_markdown_artifact(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import orjson
@@ -14,9 +14,11 @@ from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot
-from connectors.store import SavedSnapshot, Store
+from connectors.store import Mark, SavedSnapshot, Store
 from tasks import validate
+from tasks.extract import Reading, Since
 from tasks.names import crowd_ids
+from tasks.run import Run
 
 
 def settle(operations: pd.DataFrame, directory: Snapshot) -> pd.Series:
@@ -147,6 +149,27 @@ def settle_unfinished(store: Store, directory_name: str, directory: Snapshot) ->
             )
         store.set_plan_status(number, "superseded", at=now)
     return plans
+
+
+def last_read(run: Run) -> Since | None:
+    """What an incremental read may start from; None where a full one is due, or nothing else can be had."""
+    if not run.source.capabilities.delta:
+        return None
+    mark = run.store.mark(run.streams[0])
+    now = datetime.now(UTC)
+    due = timedelta(hours=run.policy.reads.full_every_hours)
+    if mark is None or mark.scope != run.asked or not timedelta() <= now - mark.full_at < due:
+        return None
+    return Since(mark.mark, run.store.load_snapshot(mark.snapshot), mark.full_at)
+
+
+def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
+    """Keeps where the next incremental read begins."""
+    if not run.source.capabilities.delta:
+        return
+    now = datetime.now(UTC)
+    mark = Mark(reading.mark, run.asked, reading.full_at or now, snapshot) if reading.mark else None
+    run.store.save_mark(run.streams[0], mark, at=now)
 
 
 @task(name="snapshot", task_run_name="snapshot-{stream}", cache_policy=NO_CACHE, persist_result=False)

@@ -39,6 +39,7 @@ from connectors.store.database import Database
 from connectors.store.tables import (
     OPEN,
     GroupVersion,
+    MarkRow,
     MembershipVersion,
     RecordKey,
     SnapshotRow,
@@ -54,6 +55,7 @@ KEY: Final[Table] = RecordKey.__table__  # type: ignore[attr-defined]
 USER: Final[Table] = UserVersion.__table__  # type: ignore[attr-defined]
 GROUP: Final[Table] = GroupVersion.__table__  # type: ignore[attr-defined]
 MEMBERSHIP: Final[Table] = MembershipVersion.__table__  # type: ignore[attr-defined]
+MARK: Final[Table] = MarkRow.__table__  # type: ignore[attr-defined]
 VERDICT: Final[Table] = VerdictRow.__table__  # type: ignore[attr-defined]
 
 _CLOSED: Final = Table("closed_version", MetaData(), Column("a", Integer), Column("b", Integer), prefixes=["TEMPORARY"])
@@ -84,6 +86,19 @@ class SavedSnapshot:
     groups: int
     memberships: int
     changed: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where the next incremental read of a stream begins: the source's own `mark`, and the snapshot it starts from.
+
+    `scope` says what was asked for: another scope needs a full read. `full_at` is when the last one was.
+    """
+
+    mark: str
+    scope: str
+    full_at: datetime
+    snapshot: int
 
 
 class History:
@@ -148,6 +163,28 @@ class History:
             groups = _load_records(connection, saved.stream, GROUP_KIND, id, names)
             pairs = _read_pairs(connection, saved.stream, [_holds_at(MEMBERSHIP, id)])
         return Snapshot.of(users, groups, _memberships(pairs, names), frame_from_text(saved.held))
+
+    def mark(self, stream: str) -> Mark | None:
+        """Where the next incremental read begins; None where only a full one will do."""
+        with self._db.read() as connection:
+            row = connection.execute(select(MARK).where(MARK.c.stream == stream)).first()
+        return None if row is None else Mark(row.mark, row.scope, datetime.fromisoformat(row.full_at), row.snapshot)
+
+    def save_mark(self, stream: str, mark: Mark | None, *, at: datetime) -> None:
+        """Replace the stream's mark; with None the next read is a full one."""
+        with self._db.write() as connection:
+            connection.execute(MARK.delete().where(MARK.c.stream == stream))
+            if mark is not None:
+                connection.execute(
+                    MARK.insert().values(
+                        stream=stream,
+                        mark=mark.mark,
+                        scope=mark.scope,
+                        full_at=instant(mark.full_at),
+                        at=instant(at),
+                        snapshot=mark.snapshot,
+                    )
+                )
 
     def latest_snapshot(self, stream: str) -> SavedSnapshot | None:
         """The stream's newest snapshot, None where there is none."""

@@ -141,6 +141,21 @@ class MembershipVersion(SQLModel, table=True):
     valid_from: int = number()
 
 
+class MarkRow(SQLModel, table=True):
+    """Where the next incremental read of a stream begins, and the snapshot that it starts from.
+
+    `scope` says what was asked for, `full_at` when the stream was last read whole.
+    """
+
+    __tablename__: ClassVar[Any] = "mark"
+    stream: str = key(Text)
+    mark: str = text()
+    scope: str = text()
+    full_at: str = text()
+    at: str = text()
+    snapshot: int = number()
+
+
 class Verdict(SQLModel, table=True):
     """What validation held of a content under given rules; `held` is JSON text."""
 

@@ -449,6 +449,7 @@ def test_a_change_of_any_field_changes_the_digest() -> None:
         "matching.groups": ("name",),
         "usernames.rules": [{"pattern": "a", "replacement": "b"}],
         "protection.privileged_allowed": ("administrators",),
+        "reads.full_every_hours": 1,
     }
     paths = list(fields_of(Policy))
     for path in paths:
@@ -519,6 +520,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("protection.privileged_groups", ["re:*"], "protection.privileged_groups.0"),
     ("protection.privileged_allowed", ["staff"], "protection.privileged_allowed"),
     ("disclose", "all", "disclose"),
+    ("reads.full_every_hours", -1, "reads.full_every_hours"),
+    ("reads.full_every_hours", "daily", "reads.full_every_hours"),
 ]
 UNKNOWN = ["more", *(f"{name}.more" for name in Policy.model_fields if name != "disclose"), "limits.user_create.more"]
 
