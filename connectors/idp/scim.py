@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
@@ -141,16 +141,15 @@ class Scim:
         yield Page(rows, True)
 
     async def user(self, key: str) -> Person | None:
-        """One person by id, then by username, with the groups they are a direct member of."""
+        """One person by id, then by username, then by e-mail, with the groups they are a direct member of."""
         await self._discover()
         record = await self._single("Users", key)
         if record is None or (record.get("id") != key and not _same_name(record, key)):
-            found = await self._filtered("Users", f"userName eq {orjson.dumps(key).decode()}")
-            if not found:
-                return None
-            if len(found) > 1 or not _same_name(found[0], key):
-                raise IncompleteError(f"{self._at('Users')}: asked for one username, got {len(found)} others.")
-            record = found[0]
+            record = await self._found_by("userName", key, _same_name)
+        if record is None and "@" in key:
+            record = await self._found_by("emails.value", key, _same_email)
+        if record is None:
+            return None
         held: list[Held] = []
         rows = user_rows(frozenset(), self._absent_active)([record], "record", held)
         if held:
@@ -335,6 +334,14 @@ class Scim:
         if part.next or part.total not in (None, len(part.items)) or len(records) != len(part.items):
             raise IncompleteError(f"{self._at(what)}: {part.total} match a filter, {len(records)} came.")
         return records
+
+    async def _found_by(self, attribute: str, key: str, same: Callable[[Record, str], bool]) -> Record | None:
+        found = await self._filtered("Users", f"{attribute} eq {orjson.dumps(key).decode()}")
+        if not found:
+            return None
+        if len(found) > 1 or not same(found[0], key):
+            raise IncompleteError(f"{self._at('Users')}: asked for one {attribute}, got {len(found)} others.")
+        return found[0]
 
     async def _groups_of(self, record: Record, key: str) -> list[GroupRow]:
         """Groups of one user: by their `groups` where these say that they are direct, or by a filter."""
@@ -547,6 +554,12 @@ def _folded(value: Any) -> Any:
 
 def _same_name(record: Record, key: str) -> bool:
     return str(_folded(record).get("userName")).lower() == key.lower()
+
+
+def _same_email(record: Record, key: str) -> bool:
+    emails = _folded(record).get("emails")
+    listed = emails if isinstance(emails, list) else ()
+    return any(str(as_dict(one).get("value")).lower() == key.lower() for one in listed)
 
 
 def _detail(answer: Answer) -> str:

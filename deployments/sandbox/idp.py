@@ -122,7 +122,8 @@ def running(
     difficult: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[RunningIdp]:
-    """An emulator in a process of its own. Its company is `organisation(...)` of these arguments."""
+    """An emulator in a process of its own, with new credentials. Its company is `organisation(...)` of these
+    arguments; `options` are given to it beside those of its credentials."""
     module = module_of(kind)
     given, secrets = module.credentials()
     command = [sys.executable, "-m", "deployments.sandbox.idp", kind, "--until-stdin-closes"]

@@ -15,16 +15,21 @@ class Case:
 
     `users`, `groups` and `members` are regular expressions for the paths of their list requests, as
     `server.Fault.path` takes them ("" where there is no such request). `settings` are added to the emulator's own,
-    with pages small enough that 30 users, 12 groups and 60 memberships take several. `counted` names the lists whose
+    with pages small enough that 30 users, 12 groups and 60 memberships take several; `page` is how many users come
+    in a page then. `options` are given to the emulator beside its credentials. `counted` names the lists whose
     number the API tells, so that a page that lost a record is seen ("users", "groups", "members"). `links`: lists
-    whose next page is a link or an address in the answer. `username` is what stands in the column of a person.
+    whose next page is a link or an address in the answer. `circular`: groups can be nested in a circle. `username`
+    is what stands in the column of a person.
     """
 
     kind: str
     users: str
     groups: str
     members: str
+    page: int = 10
     settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     counted: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
+    circular: bool = True
     username: Callable[[Person], str] = lambda person: f"{person.username}@acme.example"

@@ -1,0 +1,14 @@
+"""Any SCIM 2.0 server, members in the list of groups."""
+
+from tests.contract.sources import Case
+
+CASE = Case(
+    kind="scim",
+    users=r"/v2/Users$",
+    groups=r"/v2/Groups$",
+    members="",
+    settings={"page_size": 10},
+    options={"user_page": 10, "group_page": 5},
+    counted=frozenset({"users", "groups"}),
+    username=lambda person: person.username,
+)

@@ -1,0 +1,339 @@
+"""What every source must do, over the registry: no connector escapes.
+
+Each runs against the emulator of its provider, a process of its own, whose answers are spoilt on demand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors import http as door
+from connectors.contract import Scope, Source, StaleMarkError
+from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, RefusedError
+from connectors.idp import SOURCES
+from connectors.model import Snapshot
+from deployments.sandbox import idp as sandbox
+from deployments.sandbox.organisation import Organisation, organisation
+from tasks.extract import read_source
+from tests.contract.sources import Case
+from tests.unit.test_http import HOSTS, SCHEMES
+
+HERE = Path(__file__).parent / "sources"
+CASES: dict[str, Case] = {
+    file.stem: importlib.import_module(f"tests.contract.sources.{file.stem}").CASE
+    for file in sorted(HERE.glob("*.py"))
+    if file.stem != "__init__"
+}
+SIZE = {"users": 30, "groups": 12, "memberships": 60, "seed": 3}
+ONCE = ("cut", "truncated", "html", "empty", "reset", "repeat", "cursor", "status", "slow")
+ALWAYS = ("cut", "truncated", "html", "status")
+
+
+@dataclass
+class Served:
+    """An emulator with what the suite knows of its source."""
+
+    case: Case
+    idp: sandbox.RunningIdp
+
+    @asynccontextmanager
+    async def source(self, secrets: dict[str, str] | None = None, **settings: Any) -> AsyncIterator[Source]:
+        kind = SOURCES[self.case.kind]
+        chosen = {**self.idp.settings, **self.case.settings, "timeout": 5, **settings}
+        opened = kind.open("acme", kind.settings.model_validate(chosen), secrets or self.idp.secrets)
+        try:
+            yield opened
+        finally:
+            await asyncio.gather(*(one.aclose() for one in opened.doors))
+
+    async def read(self, **settings: Any) -> Snapshot:
+        async with self.source(**settings) as source:
+            return await read_source(source, Scope())
+
+    async def outcome(self) -> tuple[str, str]:
+        """The digest of a whole read, or the message of its refusal."""
+        try:
+            return (await self.read()).digest(), ""
+        except CrowdsyncError as error:
+            return "", str(error)
+
+    async def requests(self, path: str) -> int:
+        """How many requests of a whole read match a path."""
+        self.idp.faults({"kind": "slow", "path": path, "nth": 10**9, "times": 1})
+        await self.read()
+        return int(self.idp.faults_state()[0]["seen"])
+
+    def lists(self) -> dict[str, str]:
+        every = {"users": self.case.users, "groups": self.case.groups, "members": self.case.members}
+        return {name: path for name, path in every.items() if path}
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    case = CASES[request.param]
+    with sandbox.running(case.kind, **SIZE, options=case.options) as running:
+        yield Served(case, running)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once; how long they wait is tested elsewhere."""
+    monkeypatch.setattr(door, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(door, "HIGHEST_WAIT", 0.002)
+
+
+@pytest.fixture(autouse=True)
+def sound(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test begins with a sound server and the company of `SIZE`."""
+    if "served" in request.fixturenames:
+        served: Served = request.getfixturevalue("served")
+        served.idp.faults()
+    yield
+    if "served" in request.fixturenames:
+        served.idp.faults()
+
+
+def company() -> Organisation:
+    return organisation(**SIZE)
+
+
+def check_whole(snapshot: Snapshot, whole: Organisation, case: Case) -> None:
+    """The snapshot is the company: people, groups, memberships and nestings, by their names."""
+    nested = SOURCES[case.kind].capabilities.nested_groups
+    fields = ["username", "first_name", "last_name", "active"]
+    found = set(snapshot.users[fields].itertuples(index=False, name=None))
+    assert found == {(case.username(p), p.first_name, p.last_name, p.active) for p in whole.people}
+    assert len(snapshot.users) == len(whole.people)
+    assert set(snapshot.groups["name"]) == {team.name for team in whole.teams}
+    users = dict(zip(snapshot.users["id"], snapshot.users["username"], strict=True))
+    groups = dict(zip(snapshot.groups["id"], snapshot.groups["name"], strict=True))
+    got: set[tuple[str, str, str]] = set()
+    for group, member, kind in snapshot.memberships.astype("str").itertuples(index=False, name=None):
+        got.add((groups[group], (users if kind == "user" else groups)[member], kind))
+    people, teams = whole.people, whole.teams
+    wanted = {
+        (teams[t].name, case.username(people[p]), "user")
+        for t, p in zip(whole.member_team.tolist(), whole.member_person.tolist(), strict=True)
+    }
+    if nested:
+        wanted |= {
+            (teams[parent].name, teams[child].name, "group")
+            for parent, child in zip(whole.nest_parent.tolist(), whole.nest_child.tolist(), strict=True)
+        }
+    assert got == wanted
+    assert len(snapshot.memberships) == len(wanted)
+    assert snapshot.held.empty
+
+
+def test_no_connector_escapes() -> None:
+    assert set(CASES) == set(SOURCES)
+    assert set(SOURCES) <= set(sandbox.EMULATORS)
+    for name, source in SOURCES.items():
+        assert (CASES[name].kind, source.name) == (name, name)
+        assert source.settings.model_fields["kind"].default == name
+        assert len(source.settings.known) >= 1
+
+
+async def test_it_is_a_source(served: Served) -> None:
+    async with served.source() as source:
+        assert isinstance(source, Source)
+        assert source.doors
+
+
+async def test_a_whole_read_is_the_company(served: Served) -> None:
+    check_whole(await served.read(), company(), served.case)
+
+
+async def test_companies_of_every_size(served: Served) -> None:
+    """Nobody, one, exactly a page, a page and one, and ten thousand."""
+    page = served.case.page
+    try:
+        for users in (0, 1, page, page + 1, 3 * page):
+            sizes = {"users": users, "groups": min(users, 6), "memberships": 2 * users if users > 1 else users}
+            served.idp.load(**sizes, seed=users + 1)
+            check_whole(await served.read(), organisation(**sizes, seed=users + 1), served.case)
+        large = {"users": 10_000, "groups": 20, "memberships": 12_000, "seed": 5}
+        served.idp.load(**large)
+        settings = {name: value for name, value in served.idp.settings.items() if name == "page_size"}
+        check_whole(await served.read(**settings), organisation(**large), served.case)
+    finally:
+        served.idp.load(**SIZE)
+
+
+async def test_every_page_spoilt_once_is_refused_or_read_right(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = (await served.read()).digest()
+    refused = healed = 0
+    for name, path in served.lists().items():
+        kinds = ONCE + (("drop", "total") if name in served.case.counted else ())
+        for nth in range(1, await served.requests(path) + 1):
+            for kind in kinds:
+                rule = {"kind": kind, "path": path, "nth": nth, "seconds": 0.001, "retry_after": "0"}
+                served.idp.faults({**rule, "status": (429, 500, 503)[nth % 3]})
+                found, message = await served.outcome()
+                refused += bool(message)
+                healed += not message
+                assert found in (right, ""), (name, kind, nth)
+                assert "\n" not in message
+                assert not any(secret in message for secret in served.idp.secrets.values())
+                assert served.idp.faults_state()[0]["fired"] == 1, (name, kind, nth)
+    assert refused
+    assert healed
+    with capsys.disabled():
+        print(f"\n{served.case.kind}: pages spoilt once: {refused} refused, {healed} read right")
+
+
+async def test_every_page_spoilt_for_good_is_refused(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    right = (await served.read()).digest()
+    refused = 0
+    for name, path in served.lists().items():
+        counted = name in served.case.counted
+        for nth in range(1, await served.requests(path) + 1):
+            for kind in ALWAYS + (("drop", "empty") if counted else ()):
+                served.idp.faults({"kind": kind, "path": path, "nth": nth, "times": 0, "status": 500})
+                found, message = await served.outcome()
+                refused += bool(message)
+                if not message:  # an empty page of an empty list is right
+                    assert kind in ("drop", "empty")
+                    assert found == right, (name, kind, nth)
+    with capsys.disabled():
+        print(f"\n{served.case.kind}: pages spoilt for good: {refused} refused")
+
+
+async def test_a_token_that_ends_in_the_middle_is_replaced(served: Served) -> None:
+    right = (await served.read()).digest()
+    for name, path in served.lists().items():
+        for nth in range(1, await served.requests(path) + 1):
+            served.idp.faults({"kind": "expire", "path": path, "nth": nth})
+            assert (await served.read()).digest() == right, (name, nth)
+
+
+async def test_malformed_records_are_held_and_the_rest_goes_on(served: Served) -> None:
+    right = await served.read()
+    for name, kind in (("users", "user"), ("groups", "group")):
+        served.idp.faults({"kind": "malformed", "path": served.lists()[name]})
+        found = await served.read()
+        assert list(found.held["kind"]) == [kind], name
+        assert len(getattr(found, name)) == len(getattr(right, name)) - 1
+        other = "groups" if name == "users" else "users"
+        assert getattr(found, other).equals(getattr(right, other))
+        assert (found.held["reason"] != "").all()
+
+
+async def test_malformed_members_never_make_a_group_smaller(served: Served) -> None:
+    if not served.case.members:
+        return  # they come with the groups
+    right = (await served.read()).digest()
+    for nth in range(1, await served.requests(served.case.members) + 1):
+        served.idp.faults({"kind": "malformed", "path": served.case.members, "nth": nth})
+        with contextlib.suppress(CrowdsyncError):
+            assert (await served.read()).digest() == right, nth
+
+
+async def test_groups_in_a_circle_are_read_as_they_are(served: Served) -> None:
+    if not (SOURCES[served.case.kind].capabilities.nested_groups and served.case.circular):
+        return
+    try:
+        served.idp.load(users=12, groups=5, memberships=20, circle=True)
+        snapshot = await served.read()
+        assert (snapshot.memberships["member_kind"] == "group").sum() == 3
+    finally:
+        served.idp.load(**SIZE)
+
+
+def hostile_links(port: int, trap: int) -> list[str]:
+    """Links that lead anywhere but to 127.0.0.1:port, in many spellings."""
+    hosts = [host.replace("idp.example", f"127.0.0.1:{port}") for host in HOSTS if host.isascii()]
+    hosts = [host for host in hosts if host != f"127.0.0.1:{port}"]
+    traps = [f"{host}:{trap}" for host in ("127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "[::1]")]
+    traps += [f"127.0.0.1:{port}@127.0.0.1:{trap}", f"127.0.0.1:{trap}\\@127.0.0.1:{port}", f"localhost:{port}"]
+    paths = ("/", "/api/v1/users?after=x", "/v1.0/users?$skiptoken=x", "/admin/x?pageToken=y", "", "/a;b", "/a%20b?c=d")
+    links = [f"http://{host}{path}" for host in (*hosts, *traps) for path in paths]
+    links += [f"//{host}{path}" for host in traps for path in paths]
+    links += [f"{scheme}://127.0.0.1:{port}/x{n}" for scheme in (*SCHEMES[1:], "https") for n in range(3)]
+    links += ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "http:127.0.0.1", "\\\\evil\\x"]
+    return links
+
+
+async def test_no_hostile_link_is_followed(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    caught: list[bytes] = []
+
+    async def catch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        caught.append(await reader.read(1000))
+        writer.close()
+
+    trap = await asyncio.start_server(catch, "127.0.0.1", 0)
+    port = int(served.idp.url.rpartition(":")[2])
+    links = hostile_links(port, trap.sockets[0].getsockname()[1])
+    assert len(set(links)) >= 500
+    async with trap:
+        for name in sorted(served.case.links):
+            for link in links:
+                served.idp.faults({"kind": "link", "path": served.lists()[name], "text": link})
+                with pytest.raises(RefusedError):
+                    await served.read()
+    assert not caught
+    if served.case.links:
+        with capsys.disabled():
+            print(f"\n{served.case.kind}: {len(set(links))} hostile links in {', '.join(sorted(served.case.links))}")
+
+
+async def test_one_person(served: Served) -> None:
+    """By id, username and e-mail, with their direct groups; nobody for a stranger."""
+    right = await served.read()
+    direct = right.memberships[right.memberships["member_kind"] == "user"].astype("str")
+    names = dict(zip(right.groups["id"], right.groups["name"], strict=True))
+    async with served.source() as source:
+        for row in list(right.users.itertuples(index=False, name=None))[::7]:
+            wanted = {names[group] for group in direct.loc[direct["member_id"] == row[0], "group_id"]}
+            for key in {row[0], row[1], row[1].upper(), row[2]} - {""}:
+                found = await source.user(key)
+                assert found is not None, key
+                assert tuple(found.user) == row, key
+                assert {group[1] for group in found.groups} == wanted, key
+                assert {member for _, member, _ in found.memberships} <= {row[0]}
+                assert {group for group, _, _ in found.memberships} == {group[0] for group in found.groups}
+        for stranger in ("nobody", "nobody@acme.example", "00u-not-there", "a/../b", "x' or 1 eq 1", "(*)", '"'):
+            assert await source.user(stranger) is None, stranger
+
+
+async def test_wrong_credentials_are_told_and_not_shown(served: Served) -> None:
+    _, others = sandbox.module_of(served.case.kind).credentials()
+    async with served.source(secrets=others) as source:
+        for call in (source.check(), read_source(source, Scope())):
+            with pytest.raises((AuthenticationError, ConfigurationError)) as wrong:
+                await call
+            message = str(wrong.value)
+            assert "acme" in message
+            assert not any(secret in message for secret in others.values())
+
+
+async def test_the_check_says_what_was_found(served: Served) -> None:
+    async with served.source() as source:
+        lines = await source.check()
+        assert lines
+        assert not any("\n" in line for line in lines)
+
+
+async def test_deltas_are_offered_or_refused(served: Served) -> None:
+    async with served.source() as source:
+        mark = await source.mark(Scope())
+        if not source.capabilities.delta:
+            assert mark == ""
+            with pytest.raises(StaleMarkError):
+                await source.changes(Scope(), mark)
+        else:
+            assert mark
+            for bad in ("", "nonsense", "{}"):
+                with pytest.raises(StaleMarkError):
+                    await source.changes(Scope(), bad)
