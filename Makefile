@@ -10,7 +10,7 @@ help:  ## What there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
 
 demo: $(VENV)/ready  ## The whole road on a made-up company, and then the end
-	@$(BIN)/crowdsync demo
+	@$(BIN)/crowdsync demo $(if $(IDP),--idp $(IDP))
 
 test: $(VENV)/ready  ## All tests (PostgreSQL's where its binaries are)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -21,11 +21,11 @@ check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
-bench: $(VENV)/ready  ## Each stage beside its floor: make bench SIZE=small|large
-	@$(BIN)/python -m tests.bench --size $(SIZE)
+bench: $(VENV)/ready  ## Each stage beside its floor: make bench SIZE=small|large [IDP=okta|all: reading it]
+	@$(BIN)/python -m tests.bench$(if $(IDP),.sources --idp $(IDP)) --size $(SIZE)
 
 up: $(VENV)/ready  ## Sandbox, Prefect server and UI, until Ctrl-C
-	@$(BIN)/crowdsync up
+	@$(BIN)/crowdsync up $(if $(IDP),--idp $(IDP))
 
 lock: $(VENV)/ready  ## Write requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install -q uv

@@ -29,6 +29,7 @@ from connectors.errors import (
     RefusedError,
     RetryableError,
 )
+from connectors.idp import SOURCES
 from connectors.settings import DEFAULT_PATH, Settings, load
 from deployments import show
 from deployments.show import printable
@@ -56,6 +57,7 @@ console = Console()
 errors = Console(stderr=True)
 
 SourceName = Annotated[str, typer.Argument(help="A source of crowdsync.toml; may be left out where there is one.")]
+Idp = Annotated[str, typer.Option(help=f"Which identity provider: {', '.join(SOURCES)}.")]
 Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.")]
 
 
@@ -390,12 +392,13 @@ def _free(port: int) -> None:
 def demo(
     people: Annotated[int, typer.Option(help="How many people the company has.", min=10, max=2000)] = 150,
     home: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path(".crowdsync/demo"),
+    idp: Idp = "scim",
 ) -> None:
-    """The whole road on a made-up company: a real SCIM server, an emulated Crowd, a Prefect server."""
+    """The whole road on a made-up company: a real SCIM server or an emulated provider, Crowd, a Prefect server."""
     from deployments.demo import demo as run
 
     with explained():
-        run(console, people, home)
+        run(console, people, home, _kind(idp))
 
 
 @app.command()
@@ -403,13 +406,20 @@ def up(
     people: Annotated[int, typer.Option(help="How many people the company has.", min=10, max=2000)] = 150,
     home: Annotated[Path, typer.Option(help="Where the sandbox keeps its files.")] = Path(".crowdsync/demo"),
     port: Annotated[int, typer.Option(help="Of the Prefect UI.")] = 4200,
+    idp: Idp = "scim",
 ) -> None:
     """The sandbox, the Prefect server and its UI, kept running until Ctrl-C."""
     from deployments.demo import up as run
 
     with explained():
         _free(port)
-        run(console, people, home, port)
+        run(console, people, home, port, _kind(idp))
+
+
+def _kind(idp: str) -> str:
+    if idp not in SOURCES:
+        raise ConfigurationError(f"--idp: {idp!r} is none of {', '.join(SOURCES)}")
+    return idp
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""The demo: a company on a real SCIM server, an emulated Crowd, a Prefect server, and the road between them."""
+"""The demo: a company on a real SCIM server or an emulated provider, an emulated Crowd, a Prefect server, and the
+road between them."""
 
 from __future__ import annotations
 
@@ -11,21 +12,36 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 from rich.console import Console
 
 from connectors.errors import RetryableError
+from connectors.idp import SOURCES
 from deployments import show
 from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, difficult, organisation
 
-SECRETS = {"CROWDSYNC_CROWD_PASSWORD": "sandbox", "CROWDSYNC_SOURCE_TOKEN": "sandbox"}
+PASSWORD = "sandbox"  # noqa: S105 (of a Crowd that lives as long as the demo)
+LATER = {"joiners": 3, "leavers": 3, "disabled": 2, "renamed": 2, "updated": 4, "moved": 6, "new_groups": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A running identity provider: `title` for people, `settings` for crowdsync.toml, `secrets` for the environment;
+    `later` moves its company on by some days."""
+
+    title: str
+    settings: Mapping[str, Any]
+    secrets: Mapping[str, str]
+    later: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +49,7 @@ class Sandbox:
     """What is running."""
 
     crowd: sandbox_crowd.RunningCrowd
-    scim: sandbox_scim.RunningServer
-    company: Organisation
-    ids: dict[str, str]
+    idp: Provider
     ui: str
 
 
@@ -66,14 +80,40 @@ def company_of(people: int) -> Organisation:
     return company.including(people=[person for case in awkward for person in case.people])
 
 
-def demo(console: Console, people: int, home: Path) -> None:
+@contextmanager
+def scim_server(people: int) -> Iterator[Provider]:
+    """A SCIM server that we did not write, filled through SCIM."""
+    company = company_of(people)
+    with sandbox_scim.scim2_server() as server:
+        ids = sandbox_scim.fill(server.url, server.token, company)
+
+        def later() -> None:
+            sandbox_scim.apply_change(server.url, server.token, company, changed(company, seed=11, **LATER), ids)
+
+        yield Provider("scim2-server", {"kind": "scim", "url": server.url}, {"token": server.token}, later)
+
+
+@contextmanager
+def emulated(kind: str, people: int) -> Iterator[Provider]:
+    """An emulated provider of this kind."""
+    with sandbox_idp.running(kind, users=people, groups=max(people // 6, 4), memberships=people * 5, seed=7) as running:
+        yield Provider(
+            f"an emulated {kind}", running.settings, running.secrets, lambda: running.change(seed=11, **LATER)
+        )
+
+
+def provider(kind: str, people: int) -> AbstractContextManager[Provider]:
+    """The provider of the demo: a foreign server for SCIM, an emulator for the others."""
+    return scim_server(people) if kind == "scim" else emulated(kind, people)
+
+
+def demo(console: Console, people: int, home: Path, kind: str = "scim") -> None:
     """Three runs: everything is new, nothing is new, and the company some days later."""
-    with sandbox(people, home) as running:
+    with sandbox(people, home, kind) as running:
         from flows.sync import SyncRequest, sync
 
         console.print(
-            f"A company of {len(running.company.people)} people and {len(running.company.teams)} groups "
-            f"on [bold]scim2-server[/], and an empty Crowd.\n",
+            f"A made-up company of about {people} people on [bold]{running.idp.title}[/], and an empty Crowd.\n",
             highlight=False,
         )
 
@@ -89,10 +129,7 @@ def demo(console: Console, people: int, home: Path) -> None:
 
         run("First run: everybody is new")
         run("Second run: nothing changed")
-        later = changed(
-            running.company, seed=11, joiners=3, leavers=3, disabled=2, renamed=2, updated=4, moved=6, new_groups=1
-        )
-        sandbox_scim.apply_change(running.scim.url, running.scim.token, running.company, later, running.ids)
+        running.idp.later()
         run("Some days later: joiners, leavers, renames, moves")
         console.print(f"History, plans and journal: {home}/crowdsync.db · the runs in Prefect: [bold]make up[/]")
         console.print(
@@ -105,14 +142,14 @@ async def done(flow: Awaitable[Any]) -> Any:
     return await flow
 
 
-def up(console: Console, people: int, home: Path, port: int) -> None:
+def up(console: Console, people: int, home: Path, port: int, kind: str = "scim") -> None:
     """The sandbox and the UI until Ctrl-C, with a deployment that can be started from its form."""
-    with sandbox(people, home, port=port) as running:
+    with sandbox(people, home, kind, port=port) as running:
         from flows.sync import sync
 
         console.print(f"Prefect UI   [bold]{running.ui}[/]  (Deployments → sync → Run)")
         console.print(f"Crowd        {running.crowd.url}  (application crowdsync, password sandbox)")
-        console.print(f"SCIM         {running.scim.url}  (token sandbox)")
+        console.print(f"IdP          {running.idp.settings['url']}  ({running.idp.title})")
         console.print("Ctrl-C ends it all.")
         sync.serve(
             name="acme",
@@ -124,26 +161,30 @@ def up(console: Console, people: int, home: Path, port: int) -> None:
 
 
 @contextmanager
-def sandbox(people: int, home: Path, port: int = 0) -> Iterator[Sandbox]:
+def sandbox(people: int, home: Path, kind: str = "scim", port: int = 0) -> Iterator[Sandbox]:
     """Starts everything at once; the environment then points at it."""
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     for old in home.glob("crowdsync.db*"):
         old.unlink()  # the sandbox's Crowd starts empty, so its history does too
-    company = company_of(people)
     with ExitStack() as stack:
         ui = stack.enter_context(prefect_server(home.parent / "prefect", port))
-        running = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": "sandbox"}))
-        idp = stack.enter_context(sandbox_scim.scim2_server(token=SECRETS["CROWDSYNC_SOURCE_TOKEN"]))
-        ids = sandbox_scim.fill(idp.url, idp.token, company)
+        running = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
+        idp = stack.enter_context(provider(kind, people))
         config = home / "crowdsync.toml"
         config.write_text(
-            _CONFIG.format(store=home / "crowdsync.db", crowd=running.url, scim=idp.url), encoding="utf-8"
+            _CONFIG.format(store=home / "crowdsync.db", crowd=running.url, source=toml(idp.settings)), encoding="utf-8"
         )
-        os.environ |= SECRETS | {"CROWDSYNC_CONFIG": str(config), "PREFECT_API_URL": f"{ui.url}/api"}
+        fields = SOURCES[kind].settings.model_fields
+        os.environ |= {fields[f"{name}_env"].default: value for name, value in idp.secrets.items()}
+        os.environ |= {
+            "CROWDSYNC_CROWD_PASSWORD": PASSWORD,
+            "CROWDSYNC_CONFIG": str(config),
+            "PREFECT_API_URL": f"{ui.url}/api",
+        }
         importlib.import_module("flows.sync")  # seconds, while the server starts
         ui.wait()
-        yield Sandbox(running, idp, company, ids, ui.url)
+        yield Sandbox(running, idp, ui.url)
         _say_goodbye()
 
 
@@ -157,7 +198,7 @@ def _say_goodbye() -> None:
 
 
 _CONFIG = """\
-# Written by `crowdsync demo`. The secrets stand in CROWDSYNC_CROWD_PASSWORD and CROWDSYNC_SOURCE_TOKEN.
+# Written by `crowdsync demo`. The secrets stand in environment variables.
 [store]
 url = "sqlite:///{store}"
 
@@ -166,12 +207,19 @@ url = "{crowd}"
 application = "crowdsync"
 
 [sources.acme]
-kind = "scim"
-url = "{scim}"
-
+{source}
 [sources.acme.policy.scope]
 exclude_groups = ["Project *"]
+
+[[sources.acme.policy.usernames.rules]]
+pattern = '@acme\\.example$'
+replacement = ""
 """
+
+
+def toml(settings: Mapping[str, Any]) -> str:
+    """Texts, numbers and truth values as lines of TOML: what JSON writes of them, TOML reads."""
+    return "".join(f"{name} = {orjson.dumps(value).decode()}\n" for name, value in settings.items())
 
 
 @contextmanager

@@ -1,0 +1,227 @@
+"""Each source at the size of a company: requests beside the fewest possible, and the connector's own work.
+
+    python -m tests.bench.sources --size small|large [--idp okta]
+
+A connector's own share is processor time: waiting for the network is left out. Its floor, in the same process and on
+the same pages, is a bare client that downloads them and parses their JSON. The company comes from an emulator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import math
+import resource
+import ssl
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import httpx
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from connectors.contract import Page, Scope
+from connectors.idp import SOURCES
+from deployments.sandbox import idp as sandbox
+from deployments.sandbox.organisation import Organisation, organisation
+from deployments.sandbox.server import children_of, members_of
+from tasks.extract import read_source
+from tests.bench.child import ROOT
+from tests.bench.servers import SIZES
+
+TARGET: Final = 1.5
+SEED: Final = 1
+
+
+def pages(count: int, size: int) -> int:
+    """Requests for so many records; an empty list takes one too."""
+    return max(1, math.ceil(count / size))
+
+
+def by_group(company: Organisation, size: int, nested: bool) -> int:
+    """Requests for the members of every group, where each group is asked for its own."""
+    children = children_of(company) if nested else {}
+    return sum(
+        pages(len(members) + len(children.get(team.id, ())), size)
+        for team, members in zip(company.teams, members_of(company), strict=True)
+    )
+
+
+MINIMUM: Final[Mapping[str, tuple[Callable[[Organisation], int], str]]] = {
+    "scim": (lambda c: pages(len(c.people), 1000) + pages(len(c.teams), 100), "1000 users, 100 groups with members"),
+}
+"""The fewest requests for a whole read, without token and discovery, and what it rests on."""
+
+
+class Recording(httpx.AsyncBaseTransport):
+    """Passes requests on and keeps what was asked."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, kept: list[httpx.Request]) -> None:
+        self.inner, self.kept = inner, kept
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.kept.append(request)
+        return await self.inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def drained(stream: AsyncIterator[Page[Any]]) -> list[Any]:
+    """The rows of a stream."""
+    rows: list[Any] = []
+    async for page in stream:
+        rows += page.rows
+    return rows
+
+
+@contextmanager
+def quiet() -> Any:
+    """No garbage collection, as while the road reads."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def measured(running: sandbox.RunningIdp, repeats: int) -> dict[str, Any]:
+    """One source: its pages drained, its snapshot, and the bare client on the same requests."""
+    kind = SOURCES[running.kind]
+    settings = kind.settings.model_validate({**running.settings, "timeout": 120})
+    best: dict[str, float] = {}
+    found: dict[str, Any] = {}
+
+    def take(name: str, seconds: float) -> None:
+        best[name] = min(seconds, best.get(name, math.inf))
+
+    for _ in range(repeats):
+        kept: list[httpx.Request] = []
+        source = kind.open("acme", settings, running.secrets)
+        for door in source.doors:
+            door._transport = Recording(door._transport, kept)
+        with quiet():
+            wall, cpu = time.perf_counter(), time.process_time()
+            users = await drained(source.users(Scope()))
+            groups = await drained(source.groups(Scope()))
+            members = await drained(source.memberships([row[0] for row in groups]))
+            take("cpu", time.process_time() - cpu)
+            take("wall", time.perf_counter() - wall)
+        found = {"users": len(users), "groups": len(groups), "memberships": len(members), "requests": len(kept)}
+        del users, groups, members
+        await asyncio.gather(*(door.aclose() for door in source.doors))
+        with quiet():
+            cpu = time.process_time()
+            await replay(kept, settings.concurrency)
+            take("floor", time.process_time() - cpu)
+    source = kind.open("acme", settings, running.secrets)
+    cpu = time.process_time()
+    snapshot = await read_source(source, Scope())
+    best["tables"] = time.process_time() - cpu
+    await asyncio.gather(*(door.aclose() for door in source.doors))
+    assert len(snapshot.users) == found["users"]
+    return {**found, **best, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+async def replay(requests: list[httpx.Request], width: int) -> None:
+    """The same requests by a bare client, `width` at once, each answer parsed."""
+    limits = httpx.Limits(max_connections=width, max_keepalive_connections=width)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing here is https
+    async with httpx.AsyncClient(limits=limits, verify=context, trust_env=False, timeout=120) as client:
+
+        async def one(request: httpx.Request) -> None:
+            answer = await client.request(
+                request.method, request.url, headers=request.headers, content=await request.aread()
+            )
+            orjson.loads(answer.content)
+
+        running: deque[asyncio.Task[None]] = deque()
+        for request in requests:
+            if len(running) == width:
+                await running.popleft()
+            running.append(asyncio.ensure_future(one(request)))
+        await asyncio.gather(*running)
+
+
+def one(kind: str, size: str, repeats: int) -> None:
+    """Measure one source and print it as JSON."""
+    company = SIZES[size]
+    sizes = {"users": company.users, "groups": company.groups, "memberships": company.memberships}
+    with sandbox.running(kind, **sizes, seed=SEED) as running:
+        found = asyncio.run(measured(running, repeats))
+    minimum, why = MINIMUM[kind]
+    found |= {"kind": kind, "minimum": minimum(organisation(**sizes, seed=SEED)), "why": why}
+    print(orjson.dumps(found).decode())
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.sources", description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--idp", choices=[*SOURCES, "all"], default="all")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", action="store_true", help="in this process, as JSON")
+    given = parser.parse_args()
+    if given.one:
+        one(given.idp, given.size, given.repeats)
+        return
+    console = Console(width=150) if not Console().is_terminal else Console()
+    company = SIZES[given.size]
+    table = Table(
+        title=f"{given.size}: {company.users:,} users, {company.groups:,} groups, {company.memberships:,} memberships; "
+        f"best of {given.repeats}; processor seconds",
+        title_justify="left",
+    )
+    for name in (
+        "source",
+        "requests",
+        "fewest",
+        "own s",
+        "bare s",
+        "ratio",
+        "target",
+        "with tables s",
+        "wall s",
+        "peak MB",
+    ):
+        table.add_column(name, justify="left" if name in ("source", "target") else "right", no_wrap=True)
+    results = []
+    for kind in SOURCES if given.idp == "all" else [given.idp]:
+        console.print(f"[dim]… {kind}[/dim]")
+        command = [sys.executable, "-m", "tests.bench.sources", "--one", "--idp", kind, "--size", given.size]
+        command += ["--repeats", str(given.repeats)]
+        made = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        found = orjson.loads(made.stdout)
+        results.append(found)
+        ratio = found["cpu"] / found["floor"]
+        table.add_row(
+            kind,
+            f"{found['requests']:,}",
+            f"{found['minimum']:,}",
+            f"{found['cpu']:.2f}",
+            f"{found['floor']:.2f}",
+            f"{ratio:.2f}",
+            f"≤ {TARGET} {'✓' if ratio <= TARGET else '✗'}",
+            f"{found['tables']:.2f}",
+            f"{found['wall']:.2f}",
+            f"{found['peak'] / 1e6:.0f}",
+        )
+    console.print(table)
+    for found in results:
+        console.print(
+            f"· {found['kind']}: {found['users']:,} users, {found['groups']:,} groups, {found['memberships']:,} "
+            f"memberships; fewest: {found['why']}",
+            highlight=False,
+        )
+
+
+if __name__ == "__main__":
+    main()
