@@ -24,7 +24,7 @@ import httpx
 import pandas as pd
 import pytest
 
-from connectors.errors import AuthenticationError
+from connectors.errors import AuthenticationError, ConfigurationError
 from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
@@ -232,6 +232,42 @@ def test_a_schedule_makes_runs_and_a_deployment_runs(served: Served) -> None:
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert run["name"] == "acme preview"
     assert run["parameters"]["request"]["source"] == "acme"
+
+
+def test_secrets_come_from_blocks(served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Registered, filled in as the UI does it, named in crowdsync.toml; and shown to nobody."""
+    from tasks.blocks import CrowdCredentials, SourceCredentials, register
+
+    told = asyncio.run(register())
+    kinds = {row["name"]: row for row in served.list("block_types")}
+    assert set(told) <= set(kinds)
+    schemas = served.list("block_schemas", block_schemas={"block_type_id": {"any_": [kinds[told[1]]["id"]]}})
+    assert set(schemas[0]["fields"]["secret_fields"]) == {"token", "client_secret", "private_key"}
+    SourceCredentials(token=TOKEN).save("acme-idp")
+    CrowdCredentials(password=PASSWORD).save("acme-crowd")
+    shown = str(served.list("block_documents"))
+    assert "acme-idp" in shown
+    assert TOKEN not in shown
+    assert PASSWORD not in shown
+
+    config = tmp_path / "crowdsync.toml"
+    text = (
+        (served.home / "crowdsync.toml").read_text().replace("[sources.acme]", 'block = "acme-crowd"\n[sources.acme]')
+    )
+    config.write_text(text.replace(str(served.home), str(tmp_path)) + 'block = "acme-idp"\n', encoding="utf-8")
+    monkeypatch.setenv("CROWDSYNC_CONFIG", str(config))
+    for name in ("CROWDSYNC_SOURCE_TOKEN", "CROWDSYNC_CROWD_PASSWORD"):
+        monkeypatch.delenv(name)
+    assert _sync("preview").status in ("planned", "nothing to do")
+
+    for block, told_of in (('"acme-idp"', "sources.acme.block"), ('"acme-crowd"', "directory.block")):
+        config.write_text(config.read_text().replace(block, '"no-such"'), encoding="utf-8")
+        with pytest.raises(ConfigurationError, match=f"{told_of}: Prefect has no block 'no-such'"):
+            _sync("preview")
+        config.write_text(config.read_text().replace('"no-such"', block), encoding="utf-8")
+    SourceCredentials(client_secret="other").save("acme-idp", overwrite=True)
+    with pytest.raises(ConfigurationError, match="has no token; a scim source needs it"):
+        _sync("preview")
 
 
 def test_no_secret_anywhere(served: Served) -> None:
