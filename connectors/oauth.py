@@ -8,6 +8,7 @@ end or when the other side no longer takes them.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from connectors.http import Http
 JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 JWT_GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
+_PEM: Final = re.compile(r"\s*-----BEGIN ([A-Z ]+)-----([A-Za-z0-9+/=\s]+)-----END \1-----\s*")
 _SECRET: Final = ("client_secret", "client_assertion", "assertion")
 
 Form = Callable[[], Mapping[str, str]]
@@ -128,7 +130,11 @@ def assertion(
 
 
 def private_key(pem: str, field: str) -> RSAPrivateKey | EllipticCurvePrivateKey:
-    """A PEM private key. Raises `ConfigurationError` naming `field`."""
+    """A PEM private key; its line ends may have got lost in a form or a variable. Raises `ConfigurationError`
+    naming `field`."""
+    parts = _PEM.fullmatch(pem.replace("\\n", "\n"))
+    if parts:
+        pem = f"-----BEGIN {parts[1]}-----\n{''.join(parts[2].split())}\n-----END {parts[1]}-----\n"
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError):

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Union
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from connectors.errors import ConfigurationError
 from connectors.idp import SOURCES
@@ -58,8 +58,33 @@ class Settings(Strict):
     _file: str = PrivateAttr(DEFAULT_PATH)
 
     store: StoreSettings = StoreSettings()
-    directory: DirectorySettings
+    directory: DirectorySettings | None = None
+    directories: dict[str, DirectorySettings] = Field(default_factory=dict, description="Where there are several.")
     sources: dict[str, AnySource] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Settings:
+        known = [one.name for one in self.all_directories()]
+        if not known:
+            raise ValueError("directory: is missing; add it")
+        if len(set(known)) < len(known):
+            raise ValueError(f"directories: two are called {max(known, key=known.count)!r}; give each its own name")
+        for name, source in self.sources.items():
+            if source.directory and source.directory not in known:
+                raise ValueError(f"sources.{name}.directory: is none of {', '.join(known)}; name one of these")
+            if not source.directory and len(known) > 1:
+                raise ValueError(f"sources.{name}.directory: is missing; name one of {', '.join(known)}")
+        return self
+
+    def all_directories(self) -> list[DirectorySettings]:
+        """Every directory, each under its name."""
+        named = [one.model_copy(update={"name": name}) for name, one in self.directories.items()]
+        return ([self.directory] if self.directory else []) + named
+
+    def directory_of(self, source: str) -> DirectorySettings:
+        """The directory that a source is synced into."""
+        wanted = self.source(source).directory
+        return next(one for one in self.all_directories() if wanted in ("", one.name))
 
     @property
     def file(self) -> str:
@@ -124,5 +149,5 @@ def explain(error: ValidationError, where: str, prefix: tuple[str, ...] = ()) ->
             parts.append(f"{field}: is missing; add it")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            parts.append(f"{field or 'policy'}: {message}")
+            parts.append(f"{field}: {message}" if field else message)
     return f"{where}: " + "; ".join(parts)

@@ -23,6 +23,7 @@ class SourceSettings(Strict):
 
     kind: str = Field(description="Which connector reads it.")
     url: str = Field(description="Base address of its API.")
+    directory: str = Field("", description="The Crowd directory to sync into, where there are several.")
     block: str = Field("", description="Prefect block with its secrets; else they come from the environment.")
     concurrency: int = Field(8, ge=1, le=64, description="Requests under way at once.")
     requests_per_second: float | None = Field(None, gt=0, description="The provider's limit, if it does not say.")

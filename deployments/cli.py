@@ -30,7 +30,7 @@ from connectors.errors import (
     RetryableError,
 )
 from connectors.idp import SOURCES
-from connectors.settings import DEFAULT_PATH, Settings, load
+from connectors.settings import DEFAULT_PATH, DirectorySettings, Settings, load
 from deployments import show
 from deployments.show import printable
 
@@ -138,7 +138,7 @@ async def _doors(settings: Settings, source: str) -> None:
     """Addresses, secrets and certificates are there and make sense; nothing is called yet."""
     from tasks.run import open_directory, open_source
 
-    async with open_source(source, settings.source(source)), open_directory(settings.directory):
+    async with open_source(source, settings.source(source)), open_directory(settings.directory_of(source)):
         pass
 
 
@@ -298,7 +298,10 @@ def check(source: SourceName = "") -> None:
     for name in names:
         step(f"policy of {name}", lambda name=name: _check_policy(settings, name))  # type: ignore[misc]
         step(f"source {name}", lambda name=name: asyncio.run(_check_source(settings, name)))  # type: ignore[misc]
-    step(f"directory {settings.directory.name}", lambda: asyncio.run(_check_directory(settings)))
+    written = {settings.directory_of(name).name for name in names}
+    for one in settings.all_directories():
+        if one.name in written or not source:
+            step(f"directory {one.name}", lambda one=one: asyncio.run(_check_directory(one)))  # type: ignore[misc]
     if failed:
         raise typer.Exit(failed)
 
@@ -329,11 +332,11 @@ async def _check_source(settings: Settings, name: str) -> list[str]:
         return list(await check_source(name, chosen, source))
 
 
-async def _check_directory(settings: Settings) -> list[str]:
+async def _check_directory(settings: DirectorySettings) -> list[str]:
     from tasks.run import check_directory, open_directory
 
-    async with open_directory(settings.directory) as (directory, _):
-        return list(await check_directory(settings.directory, directory))
+    async with open_directory(settings) as (directory, _):
+        return list(await check_directory(settings, directory))
 
 
 @database.command()

@@ -103,7 +103,7 @@ def directory_http(settings: DirectorySettings, password: str) -> Http:
     )
 
 
-_HOW = {"policy", "block", "concurrency", "requests_per_second", "timeout", "page_size", "ca_file"}
+_HOW = {"policy", "directory", "block", "concurrency", "requests_per_second", "timeout", "page_size", "ca_file"}
 
 
 def question(settings: SourceSettings, policy: Policy) -> str:
@@ -115,7 +115,7 @@ def question(settings: SourceSettings, policy: Policy) -> str:
 @asynccontextmanager
 async def begin(settings: Settings, source: str, policy: Policy, mode: str) -> AsyncIterator[Run]:
     """Opens a run; whatever ends it before `finish` is recorded as its failure."""
-    chosen, crowd = settings.source(source), settings.directory
+    chosen, crowd = settings.source(source), settings.directory_of(source)
     async with open_source(source, chosen) as idp, open_directory(crowd) as (directory, door):
         with Store.open(settings.store_url(), busy=settings.store.busy) as store:
             run = Run(
@@ -155,7 +155,7 @@ async def diagnosed(run: Run, settings: Settings, error: BaseException) -> BaseE
         return error
     sides = (
         check_source(run.source_name, settings.source(run.source_name), run.source),
-        check_directory(settings.directory, run.directory),
+        check_directory(settings.directory_of(run.source_name), run.directory),
     )
     found = await asyncio.gather(*sides, return_exceptions=True)
     return next((why for why in found if isinstance(why, (AuthenticationError, ConfigurationError))), error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from urllib.parse import parse_qs
 
 import jwt
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from connectors.errors import AuthenticationError, ConfigurationError, IncompleteError, RetryableError
 from connectors.http import Http
-from connectors.oauth import JWT_BEARER, Tokens, assertion, with_assertion, with_secret
+from connectors.oauth import JWT_BEARER, Tokens, assertion, private_key, with_assertion, with_secret
 from tests.unit.test_http import CLOSE, answer, serving
 
 SECRET = "cl13nt-s3cret"
@@ -120,6 +121,14 @@ def test_an_assertion_is_what_the_rfc_wants(key: str, algorithm: str, named: str
     assert claims["jti"] != jwt.decode(two, options={"verify_signature": False})["jti"]
     form = with_assertion("me", sign, scope="s")()
     assert (form["client_assertion_type"], form["scope"]) == (JWT_BEARER, "s")
+
+
+@pytest.mark.parametrize(
+    "spoilt", [lambda k: k.replace("\n", " "), lambda k: k.replace("\n", "\\n"), lambda k: f"\n {k}\n"]
+)
+def test_a_key_survives_a_form_of_one_line(spoilt: Callable[[str], str]) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    assert private_key(spoilt(pem(key)), "f").private_numbers() == key.private_numbers()
 
 
 @pytest.mark.parametrize("text", ["", "secret", pem(ed25519.Ed25519PrivateKey.generate())])
