@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +26,6 @@ from connectors.contract import Changes, Directory, Held, Page, Scope, Source, S
 from connectors.errors import IncompleteError
 from connectors.model import (
     GROUPS,
-    MEMBERSHIPS,
     USERS,
     GroupRow,
     MembershipRow,
@@ -34,7 +34,6 @@ from connectors.model import (
     held_frame,
     memberships_frame,
     memberships_from_codes,
-    memberships_from_columns,
     users_frame,
 )
 
@@ -259,9 +258,6 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
         | _codes_among(now["member_id"], gone_users) & (now["member_kind"] == "user").to_numpy()
         | _codes_among(now["member_id"], gone_groups) & (now["member_kind"] == "group").to_numpy()
     )
-    kept = now[~ended]
-    if len(changes.left):
-        kept = kept[~_pairs(kept).isin(_pairs(memberships_frame(changes.left)))]
     joined = memberships_frame(changes.memberships)
     known = {
         "user": pd.concat([users["id"], held.loc[held["kind"] == "user", "id"]]),
@@ -275,17 +271,38 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
         strange = new.astype("str")[~new.isin(ids) & ~new.isin(before.memberships["member_id"].cat.categories)]
         if len(strange):
             raise StaleMarkError(f"a member {strange.iloc[0]!r} ({kind}), which is not known")
-    memberships = pd.concat([frame.astype("str") for frame in (kept, joined)], ignore_index=True).drop_duplicates()
-    return Snapshot.of(users, groups, memberships_from_columns(*(memberships[c] for c in MEMBERSHIPS)), held)
+    left = memberships_frame(changes.left)
+    if ended.any() or len(left) or len(joined):
+        now = _altered(now, ended, left, joined)
+    return Snapshot.of(users, groups, now, held)
+
+
+def _altered(now: pd.DataFrame, ended: np.ndarray, left: pd.DataFrame, joined: pd.DataFrame) -> pd.DataFrame:
+    """Memberships less those that ended or have `left`, with those that `joined`: by integer keys, for they are many."""
+    every = [frame for frame in (now, left, joined) if len(frame)]
+    groups, members = (
+        reduce(pd.Index.union, [frame[name].cat.categories for frame in every]) for name in ("group_id", "member_id")
+    )
+
+    def keys(frame: pd.DataFrame) -> np.ndarray:
+        if frame.empty:
+            return np.empty(0, dtype=np.int64)
+        group = groups.get_indexer(frame["group_id"].cat.categories)[frame["group_id"].cat.codes]
+        member = members.get_indexer(frame["member_id"].cat.categories)[frame["member_id"].cat.codes]
+        kind = frame["member_kind"].cat.codes.to_numpy()
+        pairs: np.ndarray = group.astype(np.int64) * len(members) + member
+        return pairs * 2 + kind
+
+    kept = keys(now)[~ended]
+    if len(left):
+        kept = kept[~np.isin(kept, keys(left))]
+    pairs, kinds = np.divmod(np.union1d(kept, keys(joined)), 2)
+    return memberships_from_codes(groups, members, *np.divmod(pairs, max(len(members), 1)), kinds)
 
 
 def _codes_among(column: pd.Series, ids: pd.Index) -> np.ndarray:
     known = ids.get_indexer(column.cat.categories) >= 0 if len(ids) else np.zeros(len(column.cat.categories), bool)
     return known[column.cat.codes.to_numpy()] if len(known) else np.zeros(len(column), dtype=bool)
-
-
-def _pairs(memberships: pd.DataFrame) -> pd.Index:
-    return pd.MultiIndex.from_arrays([memberships[c].astype("str") for c in MEMBERSHIPS])
 
 
 async def read_changes(source: Source, scope: Scope, since: Since) -> Reading:
