@@ -278,7 +278,7 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
 
 
 def _altered(now: pd.DataFrame, ended: np.ndarray, left: pd.DataFrame, joined: pd.DataFrame) -> pd.DataFrame:
-    """Memberships less those that ended or have `left`, with those that `joined`: by integer keys, for they are many."""
+    """Memberships less those that ended or `left`, with those that `joined`: by integer keys, for they are many."""
     every = [frame for frame in (now, left, joined) if len(frame)]
     groups, members = (
         reduce(pd.Index.union, [frame[name].cat.categories for frame in every]) for name in ("group_id", "member_id")
