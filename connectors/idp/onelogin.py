@@ -1,0 +1,398 @@
+"""OneLogin as a source, by its API version 2: https://developers.onelogin.com/api-docs/2/getting-started/dev-overview
+
+OneLogin's roles are the groups: a person has many of them, and they carry access to applications. What OneLogin
+itself calls groups, of which a person has at most one, can be read instead (`groups = "groups"`).
+
+Lists page by cursor; their `Total-Count` proves them whole. Lists of users hold only what `fields` asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from typing import Any, ClassVar, Final, Literal
+
+import orjson
+from pydantic import Field
+
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
+from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError
+from connectors.http import Answer, Http
+from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.oauth import Tokens, with_secret
+from connectors.paging import Part, by_cursor, in_order, of_groups
+from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, text
+from connectors.records import attributes as attributes_of
+from connectors.source import SourceSettings, WithClientSecret, door
+
+_USERS: Final = "/api/2/users"
+_ROLES: Final = "/api/2/roles"
+_GROUPS: Final = "/api/1/groups"
+_FIELDS: Final = ("id", "username", "email", "firstname", "lastname", "status", "state")
+_STATUSES: Final = {0: False, 1: True, 2: False, 4: True, 5: True, 8: True}
+"""Whether an approved person with this status can work; 3 (locked) and 7 (password pending) are settings."""
+_APPROVED: Final = 1
+_OVERLAP: Final = timedelta(minutes=15)
+"""How far before now a delta begins, for clocks that differ and changes that are seen late."""
+_NO_RIGHT: Final = "Give the API credentials the scope Read Users, or Read All where `app` is set (Developers > API Credentials)."  # fmt: skip # noqa: E501
+
+
+class OneLoginSettings(WithClientSecret, SourceSettings):
+    """A OneLogin account."""
+
+    kind: Literal["onelogin"] = "onelogin"
+    url: str = Field(description="Address of the account: https://SUBDOMAIN.onelogin.com")
+    client_id: str = Field(min_length=1, description="Client id of the API credentials.")
+    app: int | None = Field(None, ge=1, description="Only people and roles with this application, by its id.")
+    groups: Literal["roles", "groups"] = Field(
+        "roles", description="What becomes a group: roles, or OneLogin's groups."
+    )
+    username: Literal["username", "email", "samaccountname", "userprincipalname"] = Field(
+        "username", description="The field with the username. Where `username` is not set, the e-mail address counts."
+    )
+    locked_active: bool = Field(True, description="Whether a locked account (status 3) counts as active.")
+    pending_active: bool = Field(False, description="Whether one whose password was never set (7) counts as active.")
+    page_size: int = Field(100, ge=1, le=1000, description="Users a page; OneLogin may give fewer.")
+    role_page_size: int = Field(650, ge=1, le=650, description="Roles a page; of groups, at most 50.")
+    known: ClassVar = ("client_secret",)
+
+
+class OneLogin:
+    """`http` leads to the account's API, `login` to its token endpoint."""
+
+    name: ClassVar[str] = "onelogin"
+    capabilities: ClassVar[Capabilities] = Capabilities(delta=True)
+    settings: ClassVar[type[OneLoginSettings]] = OneLoginSettings
+
+    @classmethod
+    def open(cls, name: str, settings: OneLoginSettings, secrets: Mapping[str, str]) -> OneLogin:
+        """As `Source.open`."""
+        login = door(name, settings)
+        tokens = Tokens(
+            login,
+            "/auth/oauth2/v2/token",
+            with_secret(settings.client_id, secrets["client_secret"]),
+            advice=f"Check client_id, and the secret in {settings.place('client_secret')}.",
+        )
+        return cls(door(name, settings, bearer=tokens), login, settings)
+
+    def __init__(self, http: Http, login: Http, settings: OneLoginSettings) -> None:
+        self._http, self._login, self._settings = http, login, settings
+
+    @property
+    def doors(self) -> Sequence[Http]:
+        """As `Source.doors`."""
+        return self._http, self._login
+
+    async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        """All users, or those with the application."""
+        rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
+        lists = self._users_of_app(asked) if self._settings.app else self._list(_USERS, {"fields": asked}, twice=True)
+        async for records, start, last in lists:
+            held: list[Held] = []
+            yield Page(rows(records, f"user from {start}", held), last, held)
+
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:  # noqa: ARG002
+        """All roles (those with the application), or all groups. They have no attributes."""
+        path, params = _GROUPS, dict[str, str | int]()
+        if self._settings.groups == "roles":
+            path = _ROLES
+            params = {"app_id": self._settings.app} if self._settings.app else {}
+        async for records, start, last in self._list(path, params, twice=True):
+            held: list[Held] = []
+            yield Page(group_rows(records, f"group from {start}", held), last, held)
+
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        """People in these roles, role by role; or in these groups, out of one list of all users."""
+        wanted = dict.fromkeys(groups)
+        if self._settings.groups == "roles":
+            async for page in of_groups(wanted, self._members_of, self._settings.concurrency):
+                yield page
+        elif not wanted:
+            yield Page((), True)
+        else:
+            async for records, _, last in self._list(_USERS, {"fields": "id,group_id"}, twice=True):
+                found = ((str(as_dict(one).get("group_id")), self._id_of(one, _USERS)) for one in records)
+                yield Page([(group, user, "user") for group, user in found if group in wanted], last)
+
+    async def user(self, key: str) -> Person | None:
+        """One person by id, by the field that is the username, or by e-mail address."""
+        record = await self._find(key)
+        if record is None:
+            return None
+        held: list[Held] = []
+        rows = user_rows(self._settings, ())([record], "user", held)
+        if held:
+            raise IncompleteError(f"{self._at(_USERS)}: the user {held[0].id} cannot be read: {held[0].reason}.")
+        user = rows[0]
+        if self._settings.app:
+            apps = self._list(f"{_USERS}/{user[0]}/apps", {"ignore_visibility": "true"})
+            if str(self._settings.app) not in [self._id_of(app, "apps") async for page, *_ in apps for app in page]:
+                return None
+        roles = record.get("role_ids") if self._settings.groups == "roles" else [record.get("group_id")]
+        if not isinstance(roles, list):
+            raise IncompleteError(f"{self._at(_USERS)}: the user {user[0]} came without a list of roles.")
+        mine = {str(one) for one in roles if one is not None}
+        groups = [row async for page in self.groups(Scope()) for row in page.rows if row[0] in mine] if mine else []
+        if len(groups) != len(mine) and not self._settings.app:
+            raise IncompleteError(f"{self._at()}: a role or group of the user {user[0]} is not listed; run again.")
+        return Person(user, groups, [(group[0], user[0], "user") for group in groups])
+
+    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+        """Now, less an overlap, in ISO 8601; "" where only full reads are right (`app`, `groups`)."""
+        if self._settings.app or self._settings.groups != "roles":
+            return ""
+        return (datetime.now(UTC) - _OVERLAP).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    async def changes(self, scope: Scope, mark: str) -> Changes:
+        """Users changed since `mark`; roles and their members whole, for OneLogin does not say when they change.
+
+        Nobody is ever told as gone: OneLogin forgets deleted people and roles at once.
+        """
+        after = await self.mark(scope)
+        try:
+            datetime.strptime(mark, "%Y-%m-%dT%H:%M:%SZ")  # noqa: DTZ007
+        except ValueError:
+            raise StaleMarkError(f"{self._at()}: {mark[:40]!r} is no time to start a delta from.") from None
+        if not after:
+            raise StaleMarkError(f"{self._at()}: no deltas with `app` or `groups`; a full read is due.")
+        held: list[Held] = []
+        groups: list[GroupRow] = []
+        async for page in self.groups(scope):
+            groups += page.rows
+            held += page.held
+        ids = [row[0] for row in groups]
+        # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
+        members = [row async for part in self.memberships(ids) for row in part.rows]
+        rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
+        users: list[UserRow] = []
+        async for records, start, _ in self._list(_USERS, {"fields": asked, "updated_since": mark}):
+            users += rows(records, f"changed user from {start}", held)
+        return Changes(after, users, groups, ids, members, held=held)
+
+    async def check(self) -> Sequence[str]:
+        """As `Source.check`."""
+        app, lines = self._settings.app, [f"{self._at()} answers"]
+        lists = {"users": _USERS, **({"roles": _ROLES} if self._settings.groups == "roles" else {"groups": _GROUPS})}
+        for what, path in {**lists, **({f"people with the application {app}": self._app()} if app else {})}.items():
+            part = await self._part(path, {"limit": 1}, expect=(500,))
+            lines.append(f"{what}: {'not counted by OneLogin' if part.total is None else part.total}")
+        return lines
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def _list(
+        self, path: str, params: Mapping[str, str | int], *, twice: bool = False
+    ) -> AsyncIterator[tuple[Sequence[Any], int, bool]]:
+        """Every record of a list: (records, number of the first, last page?). Ids are unique.
+
+        `twice`: an empty list is asked for again, because one wrong answer must not empty a directory.
+        """
+        roles = self._settings.role_page_size
+        size = {_ROLES: roles, _GROUPS: min(50, roles), self._app(): 1000}.get(path, self._settings.page_size)
+        cursor_name = "after_cursor" if path == _GROUPS else "cursor"
+
+        async def fetch(cursor: str) -> Part:
+            # The cursor is said to stand for the whole query; the filters go with it in case it does not.
+            at = {cursor_name: cursor} if cursor else {"limit": size}
+            return await self._part(path, {**params, **at})
+
+        count, seen = 0, set[Any]()
+        pages = by_cursor(fetch, self._at(path), sparse=True)
+        try:
+            async for records, last in pages:
+                ids = [key for one in records if type(one) is dict and type(key := one.get("id")) is int]
+                seen.update(ids)
+                if len(seen) != count + len(ids):
+                    raise IncompleteError(
+                        f"{self._at(path)}: the server gave a record twice, so another may be missing. "
+                        "The list moved while it was read; run again."
+                    )
+                if last and twice and not seen and not records and (await fetch("")).items:
+                    raise IncompleteError(f"{self._at(path)}: empty, and when asked again not empty. Run again.")
+                yield records, count + 1, last
+                count = len(seen)
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+    async def _users_of_app(self, fields: str) -> AsyncIterator[tuple[Sequence[Any], int, bool]]:
+        """People with the application, as `_list`. Its own list says who, but not their status."""
+        listed = self._list(self._app(), {}, twice=True)
+        ids = [self._id_of(one, self._app()) async for records, *_ in listed for one in records]
+        size = self._settings.page_size
+
+        async def some(start: int) -> list[Any]:
+            asked = ids[start : start + size]
+            found = self._list(_USERS, {"fields": fields, "user_ids": ",".join(asked)})
+            records = [one async for page, *_ in found for one in page]
+            strange = {str(key) for one in records if type(key := as_dict(one).get("id")) is int}.difference(asked)
+            if len(records) != len(asked) or strange:
+                raise IncompleteError(
+                    f"{self._at(_USERS)}: asked for {len(asked)} people of the application, got {len(records)} "
+                    f"and {len(strange)} others. They changed while being read; run again."
+                )
+            return records
+
+        starts = range(0, len(ids), size)
+        batches = in_order(some, starts, self._settings.concurrency)
+        try:
+            for start in starts:
+                yield await anext(batches), start + 1, start == starts[-1]
+        finally:
+            await batches.aclose()  # type: ignore[attr-defined]
+        if not ids:
+            yield (), 1, True
+
+    async def _members_of(self, role: str) -> list[MembershipRow]:
+        """People with a role. (`include_unassigned` would list everybody else, too.)"""
+        path = f"{_ROLES}/{role}/users"
+        rows: list[MembershipRow] = []
+        async for records, *_ in self._list(path, {}):
+            ids = [self._id_of(one, path) for one in records if as_dict(one).get("assigned") is not False]
+            rows += [(role, user, "user") for user in ids]
+        return rows
+
+    async def _find(self, key: str) -> Record | None:
+        """The record of one person, with `role_ids` and `group_id`."""
+        if key.isascii() and key.isdigit():
+            answer = await self._call(f"{_USERS}/{key}", {}, expect=(404,))
+            if answer.status == 200:
+                return self._single(answer, key)
+        names = {"userprincipalname": ("email",)}.get(self._settings.username, (self._settings.username, "email"))
+        for name in dict.fromkeys(names) if key else ():
+            listed = self._list(_USERS, {name: key, "fields": self._fields((name, "role_ids", "group_id"))})
+            found = [one async for page, *_ in listed for one in map(as_dict, page) if _same(one.get(name), key)]
+            if len(found) > 1:
+                raise IncompleteError(f"{self._at(_USERS)}: {len(found)} people have the {name} asked for.")
+            if found and self._settings.groups == "roles" and "role_ids" not in found[0]:
+                user = self._id_of(found[0], _USERS)
+                return self._single(await self._call(f"{_USERS}/{user}", {}), user)
+            if found:
+                return found[0]
+        if self._settings.username == "userprincipalname" and key:
+            raise IncompleteError(
+                f"{self._at(_USERS)}: nobody with this id or e-mail address, and OneLogin cannot be asked for a "
+                "userprincipalname; a full run does the work."
+            )
+        return None
+
+    def _single(self, answer: Answer, key: str) -> Record:
+        record = as_dict(answer.json())
+        if str(record.get("id")) != key:
+            raise IncompleteError(f"{self._at(_USERS)}: asked for the user {key}, and got something else.")
+        return record
+
+    async def _part(self, path: str, params: Mapping[str, str | int], expect: Sequence[int] = ()) -> Part:
+        """A page: an array with headers in version 2, an envelope in version 1."""
+        answer = await self._call(path, params, expect)
+        found = answer.json()
+        if path == _GROUPS:
+            items, after = as_dict(found).get("data"), as_dict(as_dict(found).get("pagination")).get("after_cursor")
+            total = ""
+        else:
+            items, after, total = found, answer.headers.get("after-cursor"), answer.headers.get("total-count", "")
+        if not isinstance(items, list) or not isinstance(after, str | None) or not (total.isdecimal() or not total):
+            raise IncompleteError(f"{self._at(path)}: the answer is no list of OneLogin's. Check `url`.")
+        return Part(items, int(total) if total else None, None, after or None)
+
+    async def _call(self, path: str, params: Mapping[str, str | int], expect: Sequence[int] = ()) -> Answer:
+        # 401 to a new token is OneLogin's way to say that a right is missing.
+        answer = await self._http.call("GET", path, params=params, expect=(401, *expect))
+        if answer.status == 200 or (answer.status == 404 and 404 in expect):
+            return answer
+        told = f"{self._at(path)}: {answer.status}{_detail(answer)}."
+        if answer.status in (401, 403):
+            raise ForbiddenError(f"{told} {_NO_RIGHT}")
+        if answer.status == 404 and path == self._app():
+            raise ConfigurationError(f"{told} `app` is the number in the address of the application's page.")
+        if answer.status == 404 and path in (_USERS, _ROLES, _GROUPS):
+            raise ConfigurationError(f"{told} Set `url` to https://SUBDOMAIN.onelogin.com, without a path.")
+        if answer.status == 500:
+            raise AuthenticationError(
+                f"{told} If this stays, the person who made the API credentials may have been deleted: make new ones "
+                "(Developers > API Credentials)."
+            )
+        raise IncompleteError(f"{told} Run again.")
+
+    def _fields(self, attributes: Iterable[str]) -> str:
+        """What to ask a list of users for."""
+        more = (self._settings.username, *sorted(path.partition(".")[0] for path in attributes))
+        return ",".join(dict.fromkeys((*_FIELDS, *more)))
+
+    def _id_of(self, record: Any, what: str) -> str:
+        key = as_dict(record).get("id")
+        if type(key) is not int:
+            raise IncompleteError(f"{self._at(what)}: a record has no id, or one that is not a number.")
+        return str(key)
+
+    def _app(self) -> str:
+        return f"/api/2/apps/{self._settings.app}/users"
+
+    def _at(self, path: str = "") -> str:
+        return f"{self._http.name}: {path or 'OneLogin'}"
+
+
+# --- record → row ------------------------------------------------------------------------------
+
+
+def user_rows(settings: OneLoginSettings, attributes: Iterable[str]) -> Rows[UserRow]:
+    """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
+    extra, field = attributes_of(attributes, dotted("onelogin")), settings.username
+    statuses = {**_STATUSES, 3: settings.locked_active, 7: settings.pending_active}
+    meanings = {(status, state): on and state == _APPROVED for status, on in statuses.items() for state in range(4)}
+    names = ("id", "status", "state", "email", "firstname", "lastname", field)
+    take = itemgetter(*names)
+
+    def one(record: Record) -> UserRow:
+        try:
+            key, status, state, email, first, last, username = take(record)
+        except (KeyError, TypeError):
+            key, status, state, email, first, last, username = map(object_of(record).get, names)
+        if type(key) is not int:
+            raise Flaw("no id, or one that is not a number")
+        active = meanings.get((status, state)) if type(status) is type(state) is int else None
+        if active is None:
+            raise Flaw(f"status {_shown(status)} with state {_shown(state)}, whose meaning is not known")
+        if email is None:
+            email = ""
+        if first is None:
+            first = ""
+        if last is None:
+            last = ""
+        if username is None and field == "username":
+            username = email
+        if not (type(username) is type(email) is type(first) is type(last) is str and username):
+            raise Flaw(f"no {field}, or a name or e-mail address that is not text")
+        return str(key), username, email, first, last, f"{first} {last}".strip(), active, extra(record)
+
+    return each(one, "user", field)
+
+
+def _group_row(record: Record) -> GroupRow:
+    key = object_of(record).get("id")
+    if type(key) is not int:
+        raise Flaw("no id, or one that is not a number")
+    return str(key), needed(record, "name"), "", "{}"
+
+
+group_rows: Final = each(_group_row, "group", "name")
+"""As `user_rows`."""
+
+
+def _shown(value: Any) -> str:
+    return orjson.dumps(value).decode()[:80]
+
+
+def _same(value: Any, key: str) -> bool:
+    return isinstance(value, str) and value.lower() == key.lower()
+
+
+def _detail(answer: Answer) -> str:
+    """What an error of version 2 or 1 says."""
+    try:
+        error = as_dict(orjson.loads(answer.body))
+    except orjson.JSONDecodeError:
+        return ""
+    said = text(as_dict(error.get("status")).get("message") or error.get("message"))
+    return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""
