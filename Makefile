@@ -4,16 +4,19 @@ BIN    := $(VENV)/bin
 SIZE   ?= small
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench up lock clean
+.PHONY: help demo test test-keycloak check bench up lock clean
 
 help:  ## What there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/ready  ## The whole road on a made-up company, and then the end
 	@$(BIN)/crowdsync demo $(if $(IDP),--idp $(IDP))
 
 test: $(VENV)/ready  ## All tests (PostgreSQL's where its binaries are)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-keycloak: $(VENV)/ready  ## The whole road from a real Keycloak (needs Java 17 and Maven, and some minutes)
+	@$(BIN)/python -m pytest tests/keycloak/real_keycloak.py
 
 check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 Measured on Keycloak 26.7.3; the option `old` gives what servers before 23 did: the whole group tree nested in one
 list, no list of children, and a user who is locked for a while reads as disabled when asked for alone. Keycloak has
 no rate limit: `limit` is that of a proxy before it, in requests a second. Beside the people there are service
-accounts, some of them members of groups. A group has one parent at most: of several the first counts,
+accounts, some of them members of groups. A group has one parent at most: of several, the first counts.
 """
 
 from __future__ import annotations
@@ -65,11 +65,14 @@ class Group(NamedTuple):
     children: list[str]
     members: list[int]
     attributes: dict[str, list[str]]
+    description: str
 
 
 class Keycloak:
-    """As `server.Emulator`. `options`: client_id, client_secret, role, realm, token_realm, prefix, lifetime, limit,
-    old."""
+    """As `server.Emulator`. `options`: client_id, client_secret, role (view-users, query-users or ""), realm,
+    token_realm, prefix (of all paths), lifetime (of tokens, seconds), limit, old; literal: * in a search for groups is
+    but a character, as it was once; likeness: one person's username begins as those of service accounts do;
+    shared_mail: two people have one e-mail address."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.company = Organisation(0, [], [])
@@ -81,6 +84,9 @@ class Keycloak:
         self._lifetime = int(options.get("lifetime", 300))
         self._limit = int(options.get("limit", 0))
         self._old = bool(options.get("old", False))
+        self._literal = bool(options.get("literal", False))
+        self._likeness = bool(options.get("likeness", False))
+        self._shared_mail = bool(options.get("shared_mail", False))
         self._tokens: dict[str, float] = {}
         self._second, self._asked = 0, 0
         self._moved = 0
@@ -94,7 +100,7 @@ class Keycloak:
         """As `Emulator.load`. Usernames are lower-case and unique: a second bearer would not have been let in."""
         self.company = company
         users, taken = [_service(client) for client in _SERVICES], set[str]()
-        for person in company.people:
+        for person in self._as_wished(company):
             if (name := person.username.lower()) not in taken and len(name) <= 255:
                 taken.add(name)
                 users.append(_user(person))
@@ -106,6 +112,16 @@ class Keycloak:
         self._by_id = {user.id: i for i, user in enumerate(users)}
         self._by_name = {user.username: i for i, user in enumerate(users)}
         self._load_groups(company)
+
+    def _as_wished(self, company: Organisation) -> Iterator[Person]:
+        member = int(company.member_person[0]) if len(company.member_person) else 0
+        for at, person in enumerate(company.people):
+            if self._likeness and at == member:
+                yield person._replace(username=f"service-account-{person.username}")
+            elif self._shared_mail and at < 2:
+                yield person._replace(email="shared@acme.example")
+            else:
+                yield person
 
     def _load_groups(self, company: Organisation) -> None:
         parents: dict[str, str] = {}
@@ -138,6 +154,7 @@ class Keycloak:
                 [child.id for child in children],
                 members[team.id],
                 {"kind": [team.kind]} if team.kind else {},
+                f"Works on {team.about}" if team.kind == "project" else "",
             )
             waiting += [(child, path) for child in reversed(children)]
         assert len(self._groups) == len(teams)
@@ -168,6 +185,9 @@ class Keycloak:
         self._throttle()
         if not request.path.startswith(f"{self._prefix}/"):
             raise self._refusal(404, "Unable to find matching target resource method")
+        if "//" in request.path:
+            told = {"error": "missingNormalization", "error_description": "Request path not normalized"}
+            raise Refusal(Answer(orjson.dumps(told), 400))
         match _steps(request.path.removeprefix(self._prefix)):
             case ["realms", realm, "protocol", "openid-connect", "token"]:
                 return self._token(request, realm)
@@ -370,7 +390,10 @@ class Keycloak:
         self, group: Group, *, brief: bool, bare: bool = False, counts: bool = True, below: Sequence[Any] = ()
     ) -> dict[str, Any]:
         """A group as an object; `bare` as it stands among the groups of a user."""
-        shown: dict[str, Any] = {"id": group.id, "name": group.name, "path": group.path}
+        shown: dict[str, Any] = {"id": group.id, "name": group.name}
+        if group.description and not self._old:
+            shown["description"] = group.description
+        shown["path"] = group.path
         if group.parent and not self._old:
             shown["parentId"] = group.parent
         if counts and not bare and not self._old:
@@ -407,7 +430,8 @@ class Keycloak:
 
     def _matching(self, words: str, exact: bool, pairs: str = "") -> list[Group]:
         """Groups anywhere in the tree whose name has these words in it."""
-        pattern = re.compile(".*".join(map(re.escape, words.split("*"))), re.IGNORECASE)
+        parts = [words] if self._literal else words.split("*")
+        pattern = re.compile(".*".join(map(re.escape, parts)), re.IGNORECASE)
         wanted = [pair.partition(":") for pair in pairs.split()]
         found = [
             group

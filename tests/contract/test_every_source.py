@@ -23,7 +23,7 @@ from connectors.idp import SOURCES
 from connectors.model import Snapshot
 from deployments.sandbox import idp as sandbox
 from deployments.sandbox.organisation import Organisation, organisation
-from tasks.extract import read_source
+from tasks.extract import merged, read_source
 from tests.contract.sources import Case
 from tests.unit.test_http import HOSTS, SCHEMES
 
@@ -125,10 +125,11 @@ def check_whole(snapshot: Snapshot, whole: Organisation, case: Case) -> None:
         for t, p in zip(whole.member_team.tolist(), whole.member_person.tolist(), strict=True)
     }
     if nested:
-        wanted |= {
-            (teams[parent].name, teams[child].name, "group")
-            for parent, child in zip(whole.nest_parent.tolist(), whole.nest_child.tolist(), strict=True)
-        }
+        pairs = list(zip(whole.nest_parent.tolist(), whole.nest_child.tolist(), strict=True))
+        if case.tree:
+            first = {child: parent for parent, child in reversed(pairs)}
+            pairs = [(parent, child) for child, parent in first.items()]
+        wanted |= {(teams[parent].name, teams[child].name, "group") for parent, child in pairs}
     assert got == wanted
     assert len(snapshot.memberships) == len(wanted)
     assert snapshot.held.empty
@@ -337,3 +338,37 @@ async def test_deltas_are_offered_or_refused(served: Served) -> None:
             for bad in ("", "nonsense", "{}"):
                 with pytest.raises(StaleMarkError):
                     await source.changes(Scope(), bad)
+
+
+async def test_a_delta_ends_where_a_full_read_does(served: Served) -> None:
+    """Some days later, again and again; of those who left, only whom the source calls deleted is gone."""
+    if not SOURCES[served.case.kind].capabilities.delta:
+        return
+    try:
+        async with served.source() as source:
+            mark = await source.mark(Scope())
+            before = await read_source(source, Scope())
+            same = await source.changes(Scope(), mark)
+            assert merged(before, same).digest() == before.digest()
+            known = before
+            for seed, leavers in ((1, 0), (2, 0), (3, 2)):
+                served.idp.change(
+                    seed=seed, joiners=2, disabled=1, renamed=2, updated=2, moved=4, new_groups=1, renamed_groups=1,
+                    leavers=leavers,
+                )  # fmt: skip
+                changes = await source.changes(Scope(), mark)
+                mark, known = changes.mark, merged(known, changes)
+                full = await read_source(source, Scope())
+                if not leavers:
+                    assert known.digest() == full.digest(), seed
+            left = set(known.users["id"]) - set(full.users["id"])
+            assert len(left) == (0 if changes.gone_users else 2)
+            rest = known.users[~known.users["id"].isin(left)].reset_index(drop=True)
+            assert rest.equals(full.users)
+            assert known.groups.equals(full.groups)
+            extra = known.memberships[~known.memberships["member_id"].isin(left)].astype("str")
+            assert set(extra.itertuples(index=False, name=None)) == set(
+                full.memberships.astype("str").itertuples(index=False, name=None)
+            )
+    finally:
+        served.idp.load(**SIZE)

@@ -18,8 +18,8 @@ class Case:
     with pages small enough that 30 users, 12 groups and 60 memberships take several; `page` is how many users come
     in a page then. `options` are given to the emulator beside its credentials. `counted` names the lists whose
     number the API tells, so that a page that lost a record is seen ("users", "groups", "members"). `links`: lists
-    whose next page is a link or an address in the answer. `circular`: groups can be nested in a circle. `username`
-    is what stands in the column of a person.
+    whose next page is a link or an address in the answer. `circular`: groups can be nested in a circle; `tree`:
+    a group has one parent at most, of several the first counts. `username` is what stands in the column of a person.
     """
 
     kind: str
@@ -32,4 +32,5 @@ class Case:
     counted: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
     circular: bool = True
+    tree: bool = False
     username: Callable[[Person], str] = lambda person: f"{person.username}@acme.example"

@@ -1,0 +1,423 @@
+"""Keycloak, one realm, by its admin REST API: https://www.keycloak.org/docs-api/latest/rest-api/index.html
+
+Lists are read by offset from tables that move meanwhile. Each page is therefore asked for with one record more, which
+must be the first of the page after it: where a page boundary moved, the two differ. Users are counted before and
+after, groups before. A group's members have no count: an empty list of them is asked for twice.
+
+Keycloak leaves the users that stand for clients (service accounts) out of the list of users, but not out of groups
+nor of searches by name. Nothing marks them but the start of their username, which a person may bear too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Literal
+from urllib.parse import quote
+
+import orjson
+from pydantic import Field
+
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
+from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError
+from connectors.http import Answer, Http
+from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.oauth import Tokens, with_secret
+from connectors.paging import Part, by_cursor, by_index, in_order, of_groups
+from connectors.records import Record, Rows, as_dict, each, needed, object_of, optional, truth
+from connectors.records import attributes as attributes_of
+from connectors.source import SourceSettings, WithClientSecret, door
+
+_SERVICE: Final = "service-account-"
+_ID: Final = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|f:.+", re.IGNORECASE)  # f: from another store
+_GONE: Final = "is gone since it was listed; run again"
+
+
+class KeycloakSettings(WithClientSecret, SourceSettings):
+    """A realm of a Keycloak server."""
+
+    kind: Literal["keycloak"] = "keycloak"
+    url: str = Field(
+        description="Address of the server, with its path if it has one, e.g. https://idp.example.org/auth"
+    )
+    realm: str = Field(min_length=1, description="The realm whose people are read.")
+    client_id: str = Field(min_length=1, description="A client with a service account that has the role view-users.")
+    token_realm: str = Field("", description="The client's realm, if it is another one, such as master.")
+    group_names: Literal["name", "path"] = Field(
+        "name", description="What a group is called in Crowd: its name, or its path (/top/sub), which is unique."
+    )
+    known: ClassVar = ("client_secret",)
+
+
+class Keycloak:
+    """As `Source`. `groups` remembers who is nested in whom for the `memberships` that follow."""
+
+    name: ClassVar[str] = "keycloak"
+    capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True)
+    settings: ClassVar[type[KeycloakSettings]] = KeycloakSettings
+
+    @classmethod
+    def open(cls, name: str, settings: KeycloakSettings, secrets: Mapping[str, str]) -> Keycloak:
+        """As `Source.open`."""
+        return cls(name, settings, secrets["client_secret"])
+
+    def __init__(self, name: str, settings: KeycloakSettings, secret: str) -> None:
+        self._settings, self._size, self._ahead = settings, settings.page_size, settings.concurrency
+        realm = settings.token_realm or settings.realm
+        self._login = door(name, settings)
+        tokens = Tokens(
+            self._login,
+            f"/realms/{quote(realm, safe='')}/protocol/openid-connect/token",
+            with_secret(settings.client_id, secret),
+            advice=f"Check client_id and its secret, and that it is a client of the realm {realm} with client "
+            "authentication and service account roles switched on.",
+        )
+        self._http = door(name, settings, bearer=tokens)
+        self._root = f"/admin/realms/{quote(settings.realm, safe='')}"
+        self._group = group_rows(settings.group_names)
+        self._below: dict[str, list[str]] | None = None
+
+    @property
+    def doors(self) -> Sequence[Http]:
+        """As `Source.doors`."""
+        return self._http, self._login
+
+    async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        """All people of the realm, without service accounts."""
+        rows, at = user_rows(scope.attributes), 1
+        async for records, last in self._people(briefRepresentation=_brief(scope)):
+            held: list[Held] = []
+            yield Page(rows(records, f"record of the page from {at}", held), last, held)
+            at += len(records)
+
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
+        """All groups of all levels."""
+        held: list[Held] = []
+        records = await self._tree(_brief(scope))
+        yield Page(self._group(scope)(records, "group", held), True, held)
+
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        """Direct members of these groups; a nested group is a member of its parent."""
+        below = self._below
+        if below is None or not below.keys() >= set(groups):
+            await self._tree("true")
+            below = self._below or {}
+        robots = _Robots(self)
+
+        async def members(key: str) -> list[MembershipRow]:
+            rows: list[MembershipRow] = [(key, child, "group") for child in below.get(key, ())]
+            async for found, _ in by_cursor(self._members(key, robots), self._at("members"), first="0", sparse=True):
+                rows += [(key, member, "user") for member in found]
+            return rows
+
+        pages = of_groups(groups, members, self._ahead)
+        try:
+            async for page in pages:
+                yield page
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+    async def user(self, key: str) -> Person | None:
+        """One person by id, username or e-mail address. Never by `/users/{id}`: that says of whoever is locked for a
+        while after wrong passwords, on older servers, that they are disabled."""
+        queries: list[dict[str, str]] = [{"username": key, "exact": "true"}]
+        if "@" in key:
+            queries.append({"email": key, "exact": "true"})
+        if _ID.fullmatch(key):
+            queries.insert(0, {"search": f"id:{key}"})
+        for query in queries if key.strip() else ():
+            records = await self._found(query)
+            if len(records) > 1:
+                raise IncompleteError(f"{self._at('users')}: {key!r} is not one person's; ask by id or username.")
+            if records:
+                break
+        else:
+            return None
+        if await _Robots(self).has(records[0]):
+            return None
+        held: list[Held] = []
+        rows = user_rows(frozenset())(records, "record", held)
+        groups = self._group(Scope())(await self._groups_of(records[0]), "group", held) if rows else []
+        if held:
+            raise IncompleteError(f"{self._at('users')}: {held[0].kind} {held[0].id} cannot be read: {held[0].reason}.")
+        return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups])
+
+    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+        """Keycloak does not tell when a user or group was changed."""
+        return ""
+
+    async def changes(self, scope: Scope, mark: str) -> Changes:  # noqa: ARG002
+        """There are none."""
+        raise StaleMarkError(f"{self._at()}: no deltas; a full read is due.")
+
+    async def check(self) -> Sequence[str]:
+        """As `Source.check`."""
+        people, groups = await asyncio.gather(self._count("/users/count"), self._count("/groups/count"))
+        if people:
+            await self._found({}, proved=False)
+        return [
+            f"{self._at()} answers client {self._settings.client_id}",
+            f"users: {people} without service accounts",
+            f"groups: {groups} of all levels",
+        ]
+
+    # --- users ---------------------------------------------------------------------------------
+
+    async def _people(self, **filters: str) -> AsyncIterator[tuple[Sequence[Any], bool]]:
+        """Pages of the plain list of users, or of one with `search`: without service accounts."""
+        chosen = {name: value for name, value in filters.items() if name == "search"}
+        total, size, title = await self._count("/users/count", chosen), self._size, self._at("users")
+        next_id: Any = None
+
+        async def fetch(at: int, count: int) -> tuple[int, Answer]:
+            return at, await self._get("/users", {"first": at, "max": count + 1, **filters})
+
+        def read(page: tuple[int, Answer]) -> Part:
+            nonlocal next_id
+            at, items = page[0], self._items(page[1])
+            if total and not at and not items:
+                raise self._blind(total)
+            if len(items) != min(size + 1, total - at):
+                raise IncompleteError(f"{title}: {total} counted, but {len(items)} listed from {at} on; run again.")
+            if at:
+                self._meet(next_id, items)
+            next_id = _id(items[size]) if len(items) > size else None
+            return Part(items[:size], total)
+
+        pages = by_index(fetch, read, title, count=size, first=0, ahead=self._ahead)
+        try:
+            async for items, last in pages:
+                if last and (now := await self._count("/users/count", chosen)) != total:
+                    raise IncompleteError(f"{title}: {total} before the list was read, {now} after; run again.")
+                yield items, last
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+    async def _found(self, query: Mapping[str, str], *, proved: bool = True) -> list[Any]:
+        """Users that a filter finds, two at most. Where nobody is, the count must say so too."""
+        answer = await self._get("/users", {**query, "first": 0, "max": 2, "briefRepresentation": "true"})
+        items = self._items(answer)
+        if not items and (total := await self._count("/users/count", query) if proved else 1):
+            raise self._blind(total)
+        return items
+
+    def _blind(self, total: int) -> ForbiddenError:
+        return ForbiddenError(
+            f"{self._at('users')}: {total} counted and none shown, as to a client with too few roles. {self._grant()}"
+        )
+
+    async def _groups_of(self, record: Record) -> list[Any]:
+        path = f"/users/{quote(str(record.get('id')), safe='')}/groups"
+        total = await self._count(f"{path}/count")
+        items = self._items(await self._get(path, {"first": 0, "max": total + 1, "briefRepresentation": "true"}))
+        if len(items) != total:
+            raise IncompleteError(f"{self._at('groups of a user')}: {total} counted, {len(items)} listed; run again.")
+        return items
+
+    # --- groups --------------------------------------------------------------------------------
+
+    async def _tree(self, brief: str) -> list[Any]:
+        """Every group once, each with its `parentId`; in one list where the server can do that."""
+        total = await self._count("/groups/count")
+        flat = {"search": "*", "populateHierarchy": "false", "subGroupsCount": "false"}
+        records = await self._some("/groups", total, brief, flat)
+        if len(records) != total or any(as_dict(record).get("subGroups") for record in records):
+            records = await self._walk(total, brief)
+        self._below = {key: [] for record in records if isinstance(key := _id(record), str)}
+        for record in records:
+            parent, key = as_dict(record).get("parentId"), _id(record)
+            if parent in self._below and isinstance(key, str):
+                self._below[parent].append(key)
+        return records
+
+    async def _walk(self, total: int, brief: str) -> list[Any]:
+        """Level by level; servers before 23 give all levels in the first answer."""
+        found: list[Any] = []
+        level = await self._some("/groups", total, brief)
+        while level and len(found) <= total:
+            found += level
+            below: list[Any] = []
+            parents: list[Record] = []
+            for record in filter(None, map(as_dict, level)):
+                if nested := record.get("subGroups"):
+                    below += [{"parentId": _id(record), **as_dict(child)} for child in nested]
+                elif record.get("subGroupCount"):
+                    parents.append(record)
+            children = in_order(lambda parent: self._children(parent, brief), parents, self._ahead)
+            try:
+                async for some in children:
+                    below += some
+            finally:
+                await children.aclose()  # type: ignore[attr-defined]
+            level = below
+        after = await self._count("/groups/count")
+        if not total == len(found) == after:
+            raise IncompleteError(
+                f"{self._at('groups')}: {len(found)} listed; {total} counted before and {after} after; run again."
+            )
+        return found
+
+    async def _children(self, parent: Record, brief: str) -> list[Any]:
+        total, path = parent["subGroupCount"], f"/groups/{quote(str(_id(parent)), safe='')}/children"
+        items = await self._some(path, total if type(total) is int else 0, brief)
+        return [{"parentId": _id(parent), **as_dict(item)} for item in items]
+
+    async def _some(self, path: str, total: int, brief: str, more: Mapping[str, str] | None = None) -> list[Any]:
+        """Groups are not paged: several may have one name, and their order is then no order."""
+        params: dict[str, str | int] = {"first": 0, "max": total + 1, "briefRepresentation": brief, **(more or {})}
+        return self._items(await self._get(path, params))
+
+    def _members(self, key: str, robots: _Robots) -> Callable[[str], Awaitable[Part]]:
+        """A function offset → page of the ids of a group's members."""
+        path, size = f"/groups/{quote(key, safe='')}/members", self._size
+        ahead: dict[str, Any] = {}
+
+        async def fetch(offset: str) -> Part:
+            at = int(offset)
+            answer = await self._get(path, {"first": at, "max": size + 1, "briefRepresentation": "true"})
+            items = self._items(answer)
+            if at:
+                self._meet(ahead[offset], items)
+            after = None
+            if len(items) > size:
+                after = str(at + size)
+                ahead[after] = _id(items.pop())
+            try:
+                if f'"{_SERVICE}'.encode() in answer.body:
+                    items = [item for item in items if not await robots.has(item)]
+                ids = [item["id"] for item in items]
+            except (KeyError, TypeError):
+                ids = [None]
+            if len(items) > size or not set(map(type, ids)) <= {str}:
+                raise IncompleteError(f"{self._at('members')} of {key}: a record that is no member; run again.")
+            return Part(ids, next=after)
+
+        return fetch
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def _meet(self, expected: Any, items: Sequence[Any]) -> None:
+        """The first record of a page is the one that the page before ended with, unless one of them makes no sense."""
+        first = _id(items[0]) if items else ""
+        if first != expected and isinstance(first, str) and isinstance(expected, str):
+            raise IncompleteError(f"{self._at()}: a list moved while it was read; run again.")
+
+    async def _count(self, path: str, query: Mapping[str, str] | None = None) -> int:
+        said = (await self._get(path, query)).json()
+        number = said.get("count") if isinstance(said, dict) else said
+        if type(number) is not int or number < 0:
+            raise IncompleteError(f"{self._at()}: {path} is no count; run again.")
+        return number
+
+    def _items(self, answer: Answer) -> list[Any]:
+        found = answer.json()
+        if not isinstance(found, list):
+            raise IncompleteError(f"{answer.url} is no list but a JSON {type(found).__name__}; check `url`.")
+        return found
+
+    async def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> Answer:
+        answer = await self._http.call("GET", self._root + path, params=params)
+        if answer.status == 200:
+            return answer
+        try:
+            error = as_dict(orjson.loads(answer.body)).get("error")
+        except orjson.JSONDecodeError:
+            error = None
+        told = (
+            f"{self._at()}: {answer.status} for {path}{f' ({answer.scrub(error)[:100]})' if type(error) is str else ''}"
+        )
+        if answer.status == 403:
+            raise ForbiddenError(f"{told}. {self._grant()}")
+        if answer.status == 404 and path.count("/") > 2:
+            raise IncompleteError(f"{told}: it {_GONE}.")
+        if answer.status == 404:
+            raise ConfigurationError(f"{told}. Check `realm`, and whether `url` needs a path such as /auth at its end.")
+        raise IncompleteError(f"{told}; run again.")
+
+    def _grant(self) -> str:
+        own = self._settings.token_realm in ("", self._settings.realm)
+        roles = "realm-management" if own else f"{self._settings.realm}-realm"
+        return (
+            f"Give the client {self._settings.client_id} the role view-users of {roles}: "
+            "Clients, the client, Service account roles, Assign role."
+        )
+
+    def _at(self, what: str = "") -> str:
+        return f"{self._http.name}: realm {self._settings.realm}{what and f', {what}'}"
+
+
+class _Robots:
+    """Tells service accounts from people whose username begins alike: the plain list has only these."""
+
+    def __init__(self, source: Keycloak) -> None:
+        self._source = source
+        self._people: asyncio.Task[set[Any]] | None = None
+
+    async def has(self, record: Any) -> bool:
+        """Whether this user is a service account."""
+        if not str(as_dict(record).get("username")).startswith(_SERVICE):
+            return False
+        if self._people is None:
+            self._people = asyncio.ensure_future(self._read())
+        return _id(record) not in await asyncio.shield(self._people)
+
+    async def _read(self) -> set[Any]:
+        pages = self._source._people(search=_SERVICE, briefRepresentation="true")
+        return {_id(record) async for records, _ in pages for record in records}
+
+
+# --- record → row ------------------------------------------------------------------------------
+
+
+def user_rows(attributes: frozenset[str]) -> Rows[UserRow]:
+    """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
+    extra = attributes_of(attributes, _steps)
+
+    def one(record: Any) -> UserRow:
+        try:
+            key, username, active = record["id"], record["username"], record["enabled"]
+            get = record.get
+            email, first, last = get("email", ""), get("firstName", ""), get("lastName", "")
+            texts = type(key) is type(username) is type(email) is type(first) is type(last) is str
+            if texts and key and username and (active is True or active is False):
+                return key, username, email, first, last, f"{first} {last}".strip(), active, extra(record)
+        except (KeyError, TypeError, AttributeError):
+            pass
+        object_of(record)
+        key, username, active = needed(record, "id"), needed(record, "username"), truth(record, "enabled")
+        email, first, last = (optional(record, name) for name in ("email", "firstName", "lastName"))
+        return key, username, email, first, last, f"{first} {last}".strip(), active, extra(record)
+
+    return each(one, "user", "username")
+
+
+def group_rows(title: str) -> Callable[[Scope], Rows[GroupRow]]:
+    """As `user_rows`, for each scope; `title` is the field that becomes the name."""
+
+    def of(scope: Scope) -> Rows[GroupRow]:
+        extra = attributes_of(scope.attributes, _steps)
+
+        def one(record: Any) -> GroupRow:
+            object_of(record)
+            return needed(record, "id"), needed(record, title), optional(record, "description"), extra(record)
+
+        return each(one, "group", title)
+
+    return of
+
+
+def _steps(path: str) -> Sequence[str]:
+    """`emailVerified`, or `attributes.` and the name of an attribute, dots and all."""
+    head, dot, rest = path.partition(".")
+    if not head or (dot and not (rest and head == "attributes")):
+        raise ConfigurationError(f"keycloak: {path!r} is no path such as attributes.department or emailVerified.")
+    return (head, rest) if dot else (head,)
+
+
+def _brief(scope: Scope) -> str:
+    return "false" if scope.attributes else "true"
+
+
+def _id(record: Any) -> Any:
+    return record.get("id") if isinstance(record, dict) else None

@@ -1,0 +1,15 @@
+"""Keycloak. Groups come in one list, and from servers that cannot do that level by level."""
+
+from tests.contract.sources import Case
+
+CASE = Case(
+    kind="keycloak",
+    users=r"/admin/realms/acme/users$",
+    groups=r"/admin/realms/acme/groups(/[^/]+/children)?$",
+    members=r"/admin/realms/acme/groups/[^/]+/members$",
+    settings={"page_size": 10},
+    counted=frozenset({"users", "groups"}),
+    circular=False,
+    tree=True,
+    username=lambda person: person.username.lower(),
+)

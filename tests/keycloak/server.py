@@ -1,0 +1,182 @@
+"""A real Keycloak, on this machine, with what its administrators do.
+
+The distribution is fetched once, by Maven, and unpacked into `.cache/keycloak`. Each `running` server has a database
+of its own, in memory, and ends with the block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = "26.7.3"
+SHA256 = "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
+ARTIFACT = f"org.keycloak:keycloak-quarkus-dist:{VERSION}:tar.gz"
+COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+AT_ONCE = 50
+"""People in one import: it is one transaction, and gets slower with each of them."""
+READY = 180
+"""Seconds that a start may take; the first one also builds."""
+
+
+def distribution() -> Path:
+    """The unpacked server. Raises `RuntimeError` naming what is missing on the machine."""
+    place = ROOT / ".cache" / "keycloak" / VERSION
+    if place.exists():
+        return place
+    if shutil.which("mvn") is None:
+        raise RuntimeError("Keycloak is fetched by mvn, and there is none: install Maven (Debian: apt install maven)")
+    fresh = place.with_name(f"{VERSION}.{os.getpid()}")
+    try:
+        command = ["mvn", "-q", "-B", "-C", f"-Dmaven.repo.local={fresh / 'm2'}", COPY, f"-Dartifact={ARTIFACT}"]
+        made = subprocess.run([*command, f"-DoutputDirectory={fresh}"], capture_output=True, text=True, timeout=900)
+        if made.returncode:
+            raise RuntimeError(f"{ARTIFACT} cannot be fetched: {made.stdout.strip()[-400:]}")
+        archive = next(fresh.glob("*.tar.gz"))
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != SHA256:
+            raise RuntimeError(f"{ARTIFACT} has the SHA-256 {found} and not {SHA256}; nothing of it was run")
+        with tarfile.open(archive) as tar:
+            tar.extractall(fresh, filter="data")
+        (fresh / f"keycloak-{VERSION}").rename(place)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return place
+
+
+@contextmanager
+def running(log: Path) -> Iterator[Server]:
+    """A server in development mode on a free port, with a bootstrap administrator; its output goes to `log`."""
+    home, password = distribution(), secrets.token_urlsafe(16)
+    if shutil.which("java") is None:
+        raise RuntimeError("Keycloak needs Java 17 or newer (Debian: apt install default-jre-headless)")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(home / "bin" / "kc.sh"), "start-dev", "--db=dev-mem", "--http-host=127.0.0.1"]
+    environment = {
+        **os.environ,
+        "KC_BOOTSTRAP_ADMIN_USERNAME": "admin",
+        "KC_BOOTSTRAP_ADMIN_PASSWORD": password,
+        "JAVA_OPTS_KC_HEAP": "-Xms128m -Xmx1g",
+    }
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*command, f"--http-port={port}"], env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        server = Server(f"http://127.0.0.1:{port}", password)
+        end = time.monotonic() + READY
+        while not server.answers():
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"Keycloak did not start: {log.read_text()[-1500:]}")
+            time.sleep(0.5)
+        with closing(server.door):
+            yield server
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@dataclass
+class Server:
+    """The administrator's side: everything goes through the admin API."""
+
+    url: str
+    password: str
+    door: httpx.Client = field(init=False)
+    until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.door = httpx.Client(base_url=self.url, trust_env=False, timeout=120)
+
+    def answers(self) -> bool:
+        """Whether it is up."""
+        try:
+            return self.door.get("/realms/master").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
+        """One call below `/admin/realms`: the JSON of its answer, or the id of what it made."""
+        if time.monotonic() > self.until:
+            form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": self.password}
+            said = self.door.post("/realms/master/protocol/openid-connect/token", data=form).raise_for_status().json()
+            self.door.headers["authorization"] = f"Bearer {said['access_token']}"
+            self.until = time.monotonic() + said["expires_in"] / 2
+        answer = self.door.request(method, f"/admin/realms{path}", json=body, params=query)
+        assert answer.is_success, (method, path, answer.status_code, answer.text[:300])
+        if answer.content:
+            return answer.json()
+        return answer.headers.get("location", "").rpartition("/")[2]
+
+    def make_realm(
+        self,
+        realm: str,
+        *,
+        users: Iterable[Mapping[str, Any]],
+        groups: Iterable[Mapping[str, Any]],
+        clients: Iterable[str],
+        secret: str,
+    ) -> None:
+        """A realm with people, groups, and clients with a service account, of which the first may `view-users`.
+
+        A user's `groups` are paths."""
+        robots = [
+            {
+                "clientId": client,
+                "secret": secret,
+                "publicClient": False,
+                "serviceAccountsEnabled": True,
+                "standardFlowEnabled": False,
+            }
+            for client in clients
+        ]
+        self.call(
+            "POST",
+            "",
+            {
+                "realm": realm,
+                "enabled": True,
+                "editUsernameAllowed": True,
+                "loginWithEmailAllowed": False,
+                "duplicateEmailsAllowed": True,
+                "groups": list(groups),
+            },
+        )
+        profile = self.call("GET", f"/{realm}/users/profile")
+        self.call("PUT", f"/{realm}/users/profile", {**profile, "unmanagedAttributePolicy": "ENABLED"})
+        for robot in robots:
+            self.call("POST", f"/{realm}/clients", robot)
+        waiting = iter(users)
+        while some := list(islice(waiting, AT_ONCE)):
+            self.call("POST", f"/{realm}/partialImport", {"ifResourceExists": "FAIL", "users": some})
+        role_owner = self.call("GET", f"/{realm}/clients", clientId="realm-management")[0]["id"]
+        role = self.call("GET", f"/{realm}/clients/{role_owner}/roles/view-users")
+        robot_id = self.robot(realm, robots[0]["clientId"])
+        self.call("POST", f"/{realm}/users/{robot_id}/role-mappings/clients/{role_owner}", [role])
+
+    def robot(self, realm: str, client: str) -> str:
+        """The id of a client's service account."""
+        found = self.call("GET", f"/{realm}/users", username=f"service-account-{client}", exact="true")
+        return str(found[0]["id"])
