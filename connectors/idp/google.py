@@ -1,0 +1,417 @@
+"""Google Workspace by its Directory API: https://developers.google.com/workspace/admin/directory/reference/rest
+
+A service account reads in the name of an administrator (domain-wide delegation). Lists page by token and say no total:
+the end of the chain is their proof, and an empty page is asked for twice. An empty page has no array at all, so that
+it is one shows in its `kind` only.
+
+A group's `directMembersCount` must agree with its members. It is described as the number of users; whether nested
+groups count is not sure. Either will do, but the same for all groups of a read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Literal
+from urllib.parse import quote
+
+import orjson
+from pydantic import Field
+
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
+from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError
+from connectors.http import Answer, Http
+from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.oauth import JWT_GRANT, Form, Tokens, assertion
+from connectors.paging import Part, by_cursor, of_groups
+from connectors.records import Record, Rows, as_dict, each, needed, object_of, optional, text, truth
+from connectors.records import attributes as attributes_of
+from connectors.source import SourceSettings, WithPrivateKey, door
+
+_ROOT: Final = "/admin/directory/v1"
+_AUDIENCE: Final = "https://oauth2.googleapis.com/token"
+"""What an assertion is for: Google's public address, whatever `token_url` leads to."""
+SCOPES: Final = tuple(
+    f"https://www.googleapis.com/auth/admin.directory.{name}.readonly" for name in ("user", "group", "group.member")
+)
+_SIZES: Final = {"users": 500, "groups": 200, "members": 200}
+"""The most records a page of each list."""
+_USER: Final = ("id", "primaryEmail", "name", "suspended", "archived")
+_GROUP: Final = "id,email,name,description,directMembersCount"
+_MEMBERS: Final = {"USER": "user", "GROUP": "group"}
+"""Not EXTERNAL (from elsewhere), nor CUSTOMER (everybody in the account)."""
+_BUSY: Final = frozenset(("userRateLimitExceeded", "rateLimitExceeded", "quotaExceeded"))
+_PATH: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_ADVICE: Final = {
+    "accessNotConfigured": "Switch the Admin SDK API on in the service account's Google Cloud project.",
+    "insufficientPermissions": f"Delegate to the service account the scopes {' '.join(SCOPES)} (Admin console, "
+    "Security > Access and data control > API controls > Domain-wide delegation).",
+}
+
+
+class GoogleSettings(WithPrivateKey, SourceSettings):
+    """A Google Workspace account."""
+
+    kind: Literal["google"] = "google"
+    url: str = Field("https://admin.googleapis.com", description="Address of the Directory API.")
+    token_url: str = Field(
+        "https://oauth2.googleapis.com", description="Address of the token endpoint, without /token."
+    )
+    subject: str = Field(min_length=3, description="E-mail address of the administrator in whose name it reads.")
+    customer: str = Field("my_customer", min_length=1, description="The account, if it is not the administrator's own.")
+    domain: str = Field("", description="Only people and groups of this domain, instead of the whole account.")
+    group_names: Literal["name", "email"] = Field(
+        "name", description="What a group is called in Crowd: its name, or its address, which is unique."
+    )
+    member_counts: bool = Field(
+        True, description="Whether a group's members must agree with the number that Google tells of them."
+    )
+    private_key_env: str = Field("CROWDSYNC_SOURCE_KEY", description="Environment variable with the key file's JSON.")
+    private_key_file: str = Field("", description="Or the service account's key file (JSON) itself.")
+    requests_per_second: float | None = Field(38, gt=0, description="Google's own limit is 2400 a minute.")
+    page_size: int = Field(500, ge=1, le=500, description="Users a page; groups and members at most 200.")
+    known: ClassVar = ("private_key",)
+
+
+class Google:
+    """As `Source`. `groups` keeps how many members each has for the `memberships` that follow."""
+
+    name: ClassVar[str] = "google"
+    capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True)
+    settings: ClassVar[type[GoogleSettings]] = GoogleSettings
+
+    @classmethod
+    def open(cls, name: str, settings: GoogleSettings, secrets: Mapping[str, str]) -> Google:
+        """As `Source.open`."""
+        return cls(name, settings, secrets["private_key"])
+
+    def __init__(self, name: str, settings: GoogleSettings, key: str) -> None:
+        self._settings = settings
+        self._login = door(name, settings, settings.token_url, rate=None)
+        form, client = _grant(f"sources.{name}.private_key", key, settings)
+        tokens = Tokens(
+            self._login,
+            "/token",
+            form,
+            advice=f"In the Admin console (Security > Access and data control > API controls > Domain-wide delegation) "
+            f"the client {client} needs the scopes {','.join(SCOPES)}. Check also that `subject` is an active user of "
+            f"the account and that the key in {settings.place('private_key')} was not deleted.",
+        )
+        self._http = door(name, settings, bearer=tokens, busy=_busy, attempts=9)
+        self._where = {"domain": settings.domain} if settings.domain else {"customer": settings.customer}
+        self._group = group_rows(settings.group_names)
+        self._counts: dict[str, int] = {}
+
+    @property
+    def doors(self) -> Sequence[Http]:
+        """As `Source.doors`."""
+        return self._http, self._login
+
+    async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        """All users; a plain list never shows deleted ones."""
+        rows, at = user_rows(scope.attributes), 1
+        async for records, last in self._list("users", "/users", _fields(scope), {**self._where, **_view(scope)}):
+            held: list[Held] = []
+            yield Page(rows(records, f"user of the page from {at}", held), last, held)
+            at += len(records)
+
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:  # noqa: ARG002
+        """All groups. They have no attributes."""
+        counts, at = dict[str, int](), 1
+        async for records, last in self._list("groups", "/groups", _GROUP, self._where):
+            held: list[Held] = []
+            rows = self._group(records, f"group of the page from {at}", held)
+            counts.update((str(one.get("id")), _count(one)) for one in map(as_dict, records))
+            if last:
+                self._counts = counts
+            yield Page(rows, last, held)
+            at += len(records)
+
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        """Direct members, users and groups; neither are those from elsewhere, nor the entry for everybody."""
+        ways = set[bool]()  # whether nested groups are counted
+
+        async def members(group: str) -> list[MembershipRow]:
+            return await self._proved(group, ways)
+
+        pages = of_groups(dict.fromkeys(groups), members, self._settings.concurrency)
+        try:
+            async for page in pages:
+                yield page
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+    async def user(self, key: str) -> Person | None:
+        """One person by id or e-mail address. An old address is an alias, and stands for who has it now."""
+        record = await self._find(key) if "@" in key or key.isdecimal() else None
+        if record is None:
+            return None
+        held: list[Held] = []
+        users, domain = user_rows(())([record], "user", held), self._settings.domain.lower()
+        if held or (key.isdecimal() and users[0][0] != key):
+            why = held[0].reason if held else "another one came"
+            who = held[0].id if held else users[0][0]
+            raise IncompleteError(f"{self._at('users')}: the user {who} cannot be read: {why}.")
+        if domain and not users[0][1].lower().endswith(f"@{domain}"):
+            return None
+        groups: list[GroupRow] = []
+        async for records, _ in self._list("groups", "/groups", _GROUP, {"userKey": users[0][0]}):
+            inside = (one for one in records if not domain or _address(one).endswith(f"@{domain}"))
+            groups += self._group(inside, "group", held)
+        if held:
+            raise IncompleteError(f"{self._at('groups')}: the group {held[0].id} cannot be read: {held[0].reason}.")
+        return Person(users[0], groups, [(group[0], users[0][0], "user") for group in groups])
+
+    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+        """Google does not tell when a user or group was changed."""
+        return ""
+
+    async def changes(self, scope: Scope, mark: str) -> Changes:  # noqa: ARG002
+        """There are none."""
+        raise StaleMarkError(f"{self._at()}: no deltas; a full read is due.")
+
+    async def check(self) -> Sequence[str]:
+        """As `Source.check`. Google counts neither users nor groups."""
+        lines = [f"{self._at()} answers in the name of {self._settings.subject}"]
+        for what in ("users", "groups"):
+            found = await self._page(what, f"/{what}", {**self._where, "maxResults": 1, "fields": f"kind,{what}(id)"})
+            lines.append(f"{what}: {'can be read' if found.items else 'there are none'}")
+        for group in found.items:
+            await self._page("members", _members(str(as_dict(group).get("id"))), {"maxResults": 1, "fields": "kind"})
+            lines.append("members: can be read")
+        return lines
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def _list(
+        self, what: str, path: str, fields: str, params: Mapping[str, str]
+    ) -> AsyncIterator[tuple[Sequence[Any], bool]]:
+        """Every record of a list, page by page."""
+        size = min(self._settings.page_size, _SIZES[what])
+        asked: dict[str, str | int] = {**params, "maxResults": size, "fields": f"kind,nextPageToken,{what}({fields})"}
+
+        async def fetch(token: str) -> Part:
+            return await self._page(what, path, {**asked, "pageToken": token} if token else asked)
+
+        pages = by_cursor(fetch, self._at(path), sparse=True)
+        try:
+            async for items, last in pages:
+                yield items, last
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+    async def _page(self, what: str, path: str, params: Mapping[str, str | int]) -> Part:
+        found = (await self._call(path, params)).json()
+        items, token = as_dict(found).get(what, ()), as_dict(found).get("nextPageToken")
+        if (
+            as_dict(found).get("kind") != f"admin#directory#{what}"
+            or not isinstance(items, list | tuple)
+            or not isinstance(token, str | None)
+        ):
+            raise IncompleteError(f"{self._at(path)}: the answer is no list of {what}. Check `url`.")
+        return Part(items, next=token or None)
+
+    async def _proved(self, group: str, ways: set[bool]) -> list[MembershipRow]:
+        """A group's members, as many as Google counts; both are asked for again where they do not agree."""
+        if not self._settings.member_counts:
+            return (await self._members_of(group))[0]
+        counted, number = self._counts.get(group), 0
+        for again in (False, True):
+            if again or counted is None:
+                counted = await self._count_of(group)
+            rows, number = await self._members_of(group)
+            people = number - sum(row[2] == "group" for row in rows)
+            if counted in (people, number):
+                if people < number:
+                    ways.add(counted == number)
+                if len(ways) < 2:
+                    return rows
+                break
+            if again and counted < people:  # more may have come since, or the count may lag: nobody is missing
+                return rows
+        raise IncompleteError(
+            f"{self._at('members')}: the group {group} has {number} members here, and {counted} by Google's own count. "
+            "They changed while being read, or the answer is damaged; run again. Where it stays so though the members "
+            "are right, set member_counts = false."
+        )
+
+    async def _members_of(self, group: str) -> tuple[list[MembershipRow], int]:
+        """Members that are users or groups, and the number of members of every kind."""
+        path, rows, number = _members(group), list[MembershipRow](), 0
+        async for records, _ in self._list("members", path, "id,type", {}):
+            try:
+                found = [(group, one["id"], _MEMBERS[one["type"]]) for one in records if one["type"] in _MEMBERS]
+                kinds = {one["type"] for one in records}
+            except (KeyError, TypeError):
+                found, kinds = [], {""}
+            if not all(type(one) is str and one for one in (*kinds, *(key for _, key, _ in found))):
+                raise IncompleteError(f"{self._at(path)}: a member without id or type; run again.")
+            rows += found
+            number += len(records)
+        if len({key for _, key, _ in rows}) < len(rows):
+            raise IncompleteError(f"{self._at(path)}: a member came twice, so another may be missing; run again.")
+        return rows, number
+
+    async def _count_of(self, group: str) -> int:
+        found = (await self._call(f"/groups/{quote(group, safe='')}", {"fields": "id,directMembersCount"})).json()
+        if as_dict(found).get("id") != group:
+            raise IncompleteError(f"{self._at('groups')}: asked for the group {group}, and got something else.")
+        return _count(found)
+
+    async def _find(self, key: str) -> Record | None:
+        path = f"/users/{quote(key, safe='')}"
+        if not key.isprintable():
+            return None
+        answer = await self._call(path, {"fields": ",".join(_USER)}, nobody=True)
+        if answer.status == 200:
+            return as_dict(answer.json())
+        if answer.status == 403:  # so it says of addresses outside the account; or does it of everybody?
+            await self._page("users", "/users", {**self._where, "maxResults": 1, "fields": "kind,users(id)"})
+        return None
+
+    async def _call(self, path: str, params: Mapping[str, str | int], *, nobody: bool = False) -> Answer:
+        """`nobody`: the answers to a person who is not there are answers, too."""
+        answer = await self._http.call("GET", _ROOT + path, params=params)
+        if answer.status == 200:
+            return answer
+        reason, said = _error(answer.body)
+        if nobody and (answer.status, reason) in ((404, "notFound"), (400, "invalid"), (403, "forbidden")):
+            return answer
+        where = self._at("/users" if nobody else path)
+        told = f"{where}: {answer.status} {reason} ({' '.join(answer.scrub(said).split())[:200]})."
+        if answer.status == 403:
+            raise ForbiddenError(f"{told} {_ADVICE.get(reason, self._role())}")
+        if answer.status in (400, 404) and path.count("/") == 1 and "pageToken" not in params:
+            raise ConfigurationError(f"{told} Check `url`, `customer` or `domain`, and the attributes of the mapping.")
+        raise IncompleteError(f"{told} Run again.")
+
+    def _role(self) -> str:
+        return (
+            f"Give {self._settings.subject} an administrator role with the Admin API privileges Users > Read and "
+            "Groups > Read (Admin console, Account > Admin roles)."
+        )
+
+    def _at(self, what: str = "") -> str:
+        return f"{self._http.name}: {what or 'Google Workspace'}"
+
+
+# --- record → row ------------------------------------------------------------------------------
+
+
+def user_rows(attributes: Iterable[str]) -> Rows[UserRow]:
+    """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
+    extra = attributes_of(attributes, _steps)
+
+    def one(record: Any) -> UserRow:
+        try:
+            key, email, name, suspended = record["id"], record["primaryEmail"], record["name"], record["suspended"]
+            archived = record.get("archived", False)
+            first, last, whole = name.get("givenName", ""), name.get("familyName", ""), name.get("fullName", "")
+            texts = type(key) is type(email) is type(first) is type(last) is type(whole) is str
+            if texts and key and email and type(suspended) is type(archived) is bool:
+                active = not suspended and not archived
+                return key, email, email, first, last, whole or f"{first} {last}".strip(), active, extra(record)
+        except (KeyError, TypeError, AttributeError):
+            pass
+        key, email = needed(object_of(record), "id"), needed(record, "primaryEmail")
+        suspended, archived = truth(record, "suspended"), "archived" in record and truth(record, "archived")
+        name = object_of(record.get("name") or {})
+        first, last, whole = (optional(name, field) for field in ("givenName", "familyName", "fullName"))
+        active = not suspended and not archived
+        return key, email, email, first, last, whole or f"{first} {last}".strip(), active, extra(record)
+
+    return each(one, "user", "primaryEmail")
+
+
+def group_rows(title: str) -> Rows[GroupRow]:
+    """As `user_rows`; `title` is the field that becomes the name."""
+
+    def one(record: Any) -> GroupRow:
+        object_of(record)
+        return needed(record, "id"), needed(record, title), optional(record, "description"), "{}"
+
+    return each(one, "group", title)
+
+
+def _steps(path: str) -> Sequence[str]:
+    """`orgUnitPath`, `organizations.department`, or `customSchemas.SCHEMA.FIELD`. Raises `ConfigurationError`."""
+    way = path.split(".")
+    if not _PATH.fullmatch(path) or (way[0] == "customSchemas" and len(way) < 3):
+        raise ConfigurationError(
+            f"google: {path!r} is no attribute path such as organizations.department or customSchemas.SCHEMA.FIELD."
+        )
+    return way
+
+
+def _fields(scope: Scope) -> str:
+    """What to ask of each user."""
+    return ",".join(dict.fromkeys((*_USER, *sorted(_steps(path)[0] for path in scope.attributes))))
+
+
+def _view(scope: Scope) -> dict[str, str]:
+    """Custom schemas come only when they are asked for."""
+    ways = [way for path in scope.attributes if (way := _steps(path))[0] == "customSchemas"]
+    return {"projection": "custom", "customFieldMask": ",".join(sorted({way[1] for way in ways}))} if ways else {}
+
+
+def _members(group: str) -> str:
+    return f"/groups/{quote(group, safe='')}/members"
+
+
+def _address(group: Any) -> str:
+    return text(as_dict(group).get("email")).lower()
+
+
+def _count(group: Record) -> int:
+    """`directMembersCount`, which comes as text; -1 where it is not told."""
+    said = group.get("directMembersCount")
+    return int(said) if isinstance(said, str) and said.isdecimal() else -1
+
+
+# --- the service account -----------------------------------------------------------------------
+
+
+def _grant(field: str, file: str, settings: GoogleSettings) -> tuple[Form, str]:
+    """The grant that a service account's key file makes, and the client's number for messages. The `token_uri` in the
+    file is not used. Raises `ConfigurationError` naming `field`."""
+    try:
+        found = as_dict(orjson.loads(file))
+    except orjson.JSONDecodeError:
+        found = {}
+    email, key, key_id = (found.get(name) for name in ("client_email", "private_key", "private_key_id"))
+    if not (isinstance(email, str) and isinstance(key, str) and isinstance(key_id, str) and email and key):
+        raise ConfigurationError(
+            f"{field}: this is not a service account's key file: JSON with client_email, private_key and "
+            "private_key_id. Put in the whole file that Google Cloud gave."
+        )
+    sign = assertion(
+        key,
+        field=field,
+        audience=_AUDIENCE,
+        issuer=email,
+        subject=settings.subject,
+        headers={"kid": key_id},
+        seconds=3600,
+        scope=" ".join(SCOPES),
+    )
+    client = text(found.get("client_id") or email)
+    return lambda: {"grant_type": JWT_GRANT, "assertion": sign()}, client
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+def _error(body: bytes) -> tuple[str, str]:
+    """The reason and the message of an error."""
+    try:
+        error = as_dict(as_dict(orjson.loads(body)).get("error"))
+    except orjson.JSONDecodeError:
+        return "", "no reason given"
+    errors = error.get("errors")
+    first = as_dict(errors[0]) if isinstance(errors, list) and errors else {}
+    return text(first.get("reason")), text(error.get("message"))
+
+
+def _busy(status: int, body: bytes) -> bool:
+    """A 403 that only says: too many requests."""
+    return status == 403 and _error(body)[0] in _BUSY

@@ -1,0 +1,13 @@
+"""Google Workspace. Only members are counted; so that a nested group that is missing is seen too, all of them."""
+
+from tests.contract.sources import Case
+
+CASE = Case(
+    kind="google",
+    users=r"/admin/directory/v1/users$",
+    groups=r"/admin/directory/v1/groups$",
+    members=r"/admin/directory/v1/groups/[^/]+/members$",
+    settings={"page_size": 10},
+    options={"counts": "all"},
+    counted=frozenset({"members"}),
+)
