@@ -231,7 +231,8 @@ class Http:
         elif isinstance(bearer, str):
             fixed["authorization"] = f"Bearer {bearer}"
             self._secrets.append(bearer)
-        self._secrets += [v for k, v in fixed.items() if "key" in k or "token" in k or "auth" in k]
+        told = [v for k, v in fixed.items() if "key" in k or "token" in k or "auth" in k]
+        self._secrets += [one for v in told for one in (v, v.rpartition(" ")[2])]  # also without its scheme
         for key, value in fixed.items():
             if not value.isascii() or _FORBIDDEN.search(value.replace(" ", "").replace("\\", "")):
                 raise ConfigurationError(
@@ -540,6 +541,10 @@ class Http:
                 raise RetryableError(f"{self.name}: {self._root} asked to wait {left:.0f} s more.", left)
             await asyncio.sleep(left)
         self._paused_until = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """No call starts for so many seconds: for answers that ask for it elsewhere than in their headers."""
+        self._pause(seconds)
 
     def _pause(self, seconds: float | None) -> None:
         if seconds:

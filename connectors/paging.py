@@ -162,9 +162,9 @@ async def by_cursor(
 
 
 async def of_groups(
-    groups: Iterable[str], members: Callable[[str], Awaitable[list[MembershipRow]]], ahead: int
+    groups: Iterable[Key], members: Callable[[Key], Awaitable[list[MembershipRow]]], ahead: int
 ) -> AsyncIterator[Page[MembershipRow]]:
-    """`members` of each group, up to `ahead` groups at once, as pages of about `ROWS` memberships."""
+    """`members` of each group (or bundle of groups), up to `ahead` at once, as pages of about `ROWS` memberships."""
     each = in_order(members, groups, ahead)
     rows: list[MembershipRow] = []
     try:

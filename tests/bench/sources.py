@@ -54,8 +54,45 @@ def by_group(company: Organisation, size: int, nested: bool) -> int:
     )
 
 
+def people_and_groups(users: int, groups: int) -> Callable[[Organisation], int]:
+    """Requests for both lists by pages of these sizes."""
+    return lambda company: pages(len(company.people), users) + pages(len(company.teams), groups)
+
+
+def batched(company: Organisation) -> int:
+    """Members of groups by $batch: 20 first pages a request, the others one by one."""
+    return math.ceil(len(company.teams) / 20) + by_group(company, 999, True) - len(company.teams)
+
+
 MINIMUM: Final[Mapping[str, tuple[Callable[[Organisation], int], str]]] = {
-    "scim": (lambda c: pages(len(c.people), 1000) + pages(len(c.teams), 100), "1000 users, 100 groups with members"),
+    "scim": (people_and_groups(1000, 100), "1000 users, 100 groups with members a page"),
+    "okta": (
+        lambda c: people_and_groups(200, 200)(c) + by_group(c, 1000, False),
+        "200 users, 200 groups a page; each group's members, 1000 a page",
+    ),
+    "entra": (
+        lambda c: people_and_groups(999, 999)(c) + batched(c),
+        "999 users, 999 groups a page; members of 20 groups in one $batch, 999 a page",
+    ),
+    "onelogin": (
+        lambda c: people_and_groups(100, 650)(c) + by_group(c, 100, False),
+        "100 users, 650 roles a page; each role's members, 100 a page",
+    ),
+    "keycloak": (
+        lambda c: pages(len(c.people), 1000) + 3 + by_group(c, 1000, False),
+        "1000 users a page, one list of groups, a count of each; each group's members, 1000 a page",
+    ),
+    "google": (
+        lambda c: people_and_groups(500, 200)(c) + by_group(c, 200, True),
+        "500 users, 200 groups a page; each group's members, 200 a page",
+    ),
+    "idcs": (
+        lambda c: (
+            pages(len(c.people), 1000)
+            + max(pages(len(c.teams), 1000), pages(len(c.member_team) + len(c.nest_child), 10_000))
+        ),
+        "1000 users, 1000 groups a page; at most 10,000 members an answer",
+    ),
 }
 """The fewest requests for a whole read, without token and discovery, and what it rests on."""
 
