@@ -1,0 +1,15 @@
+"""Microsoft Entra ID: first pages of members in batches, next ones by links."""
+
+from deployments.sandbox import entra
+from tests.contract.sources import Case
+
+CASE = Case(
+    kind="entra",
+    users=r"/v1\.0/users$",
+    groups=r"/v1\.0/groups$",
+    members=r"/v1\.0/(\$batch|groups/[^/]+/members)$",
+    settings={"page_size": 10},
+    options={"guests": 7},
+    links=frozenset({"users", "groups", "members"}),
+    username=lambda person: entra.upn(person, 7),
+)
