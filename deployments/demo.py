@@ -30,6 +30,14 @@ from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, difficult, organisation
 
 PASSWORD = "sandbox"  # noqa: S105 (of a Crowd that lives as long as the demo)
+TITLES = {
+    "okta": "Okta",
+    "entra": "Microsoft Entra ID",
+    "onelogin": "OneLogin",
+    "keycloak": "Keycloak",
+    "google": "Google Workspace",
+    "idcs": "Oracle identity domain",
+}
 LATER = {"joiners": 3, "leavers": 3, "disabled": 2, "renamed": 2, "updated": 4, "moved": 6, "new_groups": 1}
 
 
@@ -98,7 +106,7 @@ def emulated(kind: str, people: int) -> Iterator[Provider]:
     """An emulated provider of this kind."""
     with sandbox_idp.running(kind, users=people, groups=max(people // 6, 4), memberships=people * 5, seed=7) as running:
         yield Provider(
-            f"an emulated {kind}", running.settings, running.secrets, lambda: running.change(seed=11, **LATER)
+            f"an emulated {TITLES[kind]}", running.settings, running.secrets, lambda: running.change(seed=11, **LATER)
         )
 
 
