@@ -112,6 +112,23 @@ class RunningIdp:
 
 
 @contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that is ended at the end, by force if need be."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+@contextmanager
 def running(
     kind: str,
     *,
@@ -132,24 +149,15 @@ def running(
     if difficult:
         command.append("--difficult")
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    try:
+    with ending(
+        subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith("listening on "):
             raise RuntimeError(f"the {kind} sandbox did not start (exit {process.wait()}): {line.strip()}")
         url = line.removeprefix("listening on ").strip()
         yield RunningIdp(kind, url, {"kind": kind, **module.settings(url)}, secrets, process)
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def with_difficult(company: Organisation) -> Organisation:

@@ -31,7 +31,7 @@ import httpx
 import numpy as np
 import orjson
 
-from deployments.sandbox.idp import RunningIdp, running
+from deployments.sandbox.idp import RunningIdp, ending, running
 from deployments.sandbox.organisation import (
     ENTERPRISE_SCHEMA,
     GROUP_SCHEMA,
@@ -521,22 +521,6 @@ def prepared(
         yield RunningScim(idp.url + ROOT, token, idp)
 
 
-@contextmanager
-def _process(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
-
-
 @dataclass(frozen=True, slots=True)
 class RunningServer:
     """A `scim2-server` process."""
@@ -554,7 +538,7 @@ def scim2_server(*, token: str = "sandbox", port: int = 0) -> Iterator[RunningSe
             port = free.getsockname()[1]
     command = [str(Path(sys.executable).with_name("scim2-server")), "--port", str(port), "--bearer-token", token]
     url = f"http://127.0.0.1:{port}{ROOT}"
-    with _process(
+    with ending(
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
     ) as process:
         deadline = time.monotonic() + 30
