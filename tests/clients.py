@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -43,3 +44,22 @@ def drive(script: Path, *arguments: str, package: Path, environment: Mapping[str
     )
     assert run.returncode == 0, run.stderr[-4000:]
     return json.loads(run.stdout)
+
+
+def node_package(manifest: Path) -> Path:
+    """What a package.json names, from npm, in `.cache` under the name of its directory."""
+    place = ROOT / ".cache" / manifest.parent.name
+    wanted, kept = manifest.read_bytes(), place / "package.json"
+    if not (place / "node_modules").exists() or not kept.exists() or kept.read_bytes() != wanted:
+        if shutil.which("npm") is None:
+            pytest.skip("npm is not installed")
+        fresh = place.with_name(f"{place.name}.{os.getpid()}")
+        fresh.mkdir(parents=True)
+        (fresh / "package.json").write_bytes(wanted)
+        install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
+        made = subprocess.run(install, cwd=fresh, capture_output=True, text=True, timeout=600)
+        if made.returncode:
+            pytest.skip(f"{manifest} is not cached and cannot be fetched: {made.stderr.strip()[-200:]}")
+        shutil.rmtree(place, ignore_errors=True)
+        fresh.rename(place)
+    return place

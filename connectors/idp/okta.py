@@ -1,0 +1,450 @@
+"""Okta as a source: https://developer.okta.com/docs/api/openapi/okta-management/management/tag/User/
+
+Lists page by links in `Link` headers, and say no total: the end of the chain is all the proof there is, and an empty
+page is asked for again. Users come through a filter that everybody passes, because the plain list leaves deactivated
+people out; and through `filter` rather than `search`, which reads a store that lags behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, ClassVar, Final, Literal
+from urllib.parse import quote
+
+import orjson
+from pydantic import Field, field_validator, model_validator
+
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
+from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError
+from connectors.http import Answer, Http
+from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.oauth import Tokens, assertion, with_assertion
+from connectors.paging import Part, by_cursor, of_groups
+from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, optional, text
+from connectors.records import attributes as attributes_of
+from connectors.source import SourceSettings, WithPrivateKey, WithToken, door
+
+_USERS: Final = "/api/v1/users"
+_GROUPS: Final = "/api/v1/groups"
+_TOKEN: Final = "/oauth2/v1/token"  # noqa: S105 (a path)
+_MARK: Final = "%Y-%m-%dT%H:%M:%S.000Z"
+_EVERYBODY: Final = 'lastUpdated gt "1970-01-01T00:00:00.000Z"'
+_OVERLAP: Final = timedelta(minutes=5)
+"""How far before Okta's now a delta begins, for changes that are seen late."""
+_STATUSES: Final = {
+    **dict.fromkeys(("ACTIVE", "PASSWORD_EXPIRED", "RECOVERY"), True),
+    **dict.fromkeys(("STAGED", "SUSPENDED", "DEPROVISIONED"), False),
+}
+"""Whether an account with this status can be used; LOCKED_OUT and PROVISIONED are settings."""
+_ASSIGNED: Final = {
+    **dict.fromkeys(("ACTIVE", "PROVISIONED"), True),
+    **dict.fromkeys(("PENDING", "STAGED", "APPROVED", "IMPORTED", "MATCHED", "UNASSIGNED", "IMPLICIT"), False),
+    **dict.fromkeys(("INACTIVE", "SUSPENDED", "REVOKED", "DEPROVISIONED"), False),
+}
+"""The same of an assignment to an application."""
+_TYPES: Final = frozenset(("OKTA_GROUP", "APP_GROUP", "BUILT_IN"))
+
+
+class OktaSettings(WithToken, WithPrivateKey, SourceSettings):
+    """An Okta organisation."""
+
+    kind: Literal["okta"] = "okta"
+    url: str = Field(description="Address of the organisation: https://ORG.okta.com")
+    client_id: str = Field("", description="Client id of the service app; without one, an API token is used.")
+    key_id: str = Field("", description="Id (kid) of the service app's public key.")
+    app: str = Field("", pattern="^[A-Za-z0-9]*$", description="Only people and groups assigned to this app, by id.")
+    group_types: frozenset[Literal["OKTA_GROUP", "APP_GROUP", "BUILT_IN"]] = Field(
+        frozenset(("OKTA_GROUP", "APP_GROUP")), min_length=1, description="Kinds of groups to read."
+    )
+    locked_out_active: bool = Field(True, description="Whether LOCKED_OUT, after wrong passwords, counts as active.")
+    provisioned_active: bool = Field(False, description="Whether PROVISIONED, no password set yet, counts as active.")
+    known: ClassVar = ("token", "private_key")
+
+    @field_validator("url")
+    @classmethod
+    def _not_the_console(cls, url: str) -> str:
+        if "-admin." in url:
+            raise ValueError("this is the address of the admin console; leave out `-admin`")
+        return url
+
+    @model_validator(mode="after")
+    def _key_of_client(self) -> OktaSettings:
+        if self.key_id and not self.client_id:
+            raise ValueError("key_id belongs to a service app: set client_id too")
+        return self
+
+    def secrets(self) -> tuple[str, ...]:
+        """As `SourceSettings.secrets`: the private key of a service app, or an API token."""
+        return ("private_key",) if self.client_id else ("token",)
+
+    def scopes(self) -> tuple[str, ...]:
+        """The least that a service app must be granted."""
+        return ("okta.users.read", "okta.groups.read", *(("okta.apps.read",) if self.app else ()))
+
+
+class Okta:
+    """`http` leads to the API, `login` to the token endpoint of a service app."""
+
+    name: ClassVar[str] = "okta"
+    capabilities: ClassVar[Capabilities] = Capabilities(delta=True)
+    settings: ClassVar[type[OktaSettings]] = OktaSettings
+
+    @classmethod
+    def open(cls, name: str, settings: OktaSettings, secrets: Mapping[str, str]) -> Okta:
+        """As `Source.open`."""
+        headers = {"content-type": "application/json"}
+        if not settings.client_id:
+            headers["authorization"] = f"SSWS {secrets['token'].strip()}"
+            return cls(door(name, settings, headers=headers), None, settings)
+        login, scopes = door(name, settings), " ".join(settings.scopes())
+        sign = assertion(
+            secrets["private_key"],
+            field=f"sources.{name}.private_key",
+            audience=settings.url.rstrip("/") + _TOKEN,
+            issuer=settings.client_id,
+            subject=settings.client_id,
+            headers={"kid": settings.key_id} if settings.key_id else {},
+        )
+        advice = (
+            f"Check client_id, key_id, and the key in {settings.place('private_key')}; grant the service app the "
+            f"scopes {scopes} (tab Okta API Scopes), and do not require DPoP of it."
+        )
+        tokens = Tokens(login, _TOKEN, with_assertion(settings.client_id, sign, scope=scopes), advice=advice)
+        return cls(door(name, settings, headers=headers, bearer=tokens), login, settings)
+
+    def __init__(self, http: Http, login: Http | None, settings: OktaSettings) -> None:
+        self._http, self._login, self._settings = http, login, settings
+        self._app = f"/api/v1/apps/{settings.app}"
+
+    @property
+    def doors(self) -> Sequence[Http]:
+        """As `Source.doors`."""
+        return (self._http, self._login) if self._login else (self._http,)
+
+    async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        """All users, also deactivated ones; or those assigned to the application."""
+        rows = user_rows(self._settings, scope.attributes)
+        size = self._settings.page_size
+        if self._settings.app:
+            lists = self._list(f"{self._app}/users", {"expand": "user", "limit": min(size, 500)})
+        else:
+            lists = self._list(_USERS, {"filter": _EVERYBODY, "limit": min(size, 200)})
+        async for records, start, last in lists:
+            held: list[Held] = []
+            yield Page(rows(records, f"user from {start}", held), last, held)
+
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
+        """All groups of the chosen types; or those of them that are assigned to the application."""
+        if self._settings.app:
+            size = min(max(self._settings.page_size, 20), 200)
+            lists = self._list(f"{self._app}/groups", {"expand": "group", "limit": size})
+        else:
+            lists = self._list(_GROUPS, {"limit": min(self._settings.page_size, 200)})
+        async for page in self._group_pages(lists, scope.attributes, embedded=bool(self._settings.app)):
+            yield page
+
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        """Members of these groups, group by group: Okta knows no list of several."""
+        async for page in of_groups(dict.fromkeys(groups), self._members_of, self._settings.concurrency):
+            yield page
+
+    async def user(self, key: str) -> Person | None:
+        """One person by id, login or e-mail address."""
+        record = await self._find(key)
+        if record is None:
+            return None
+        key = self._id_of(record)
+        path = f"{_USERS}/{key}"
+        if self._settings.app:
+            path = f"{self._app}/users/{key}"
+            answer = await self._call(path, {"expand": "user"}, expect=(404,))
+            if answer.status == 404:
+                return None
+            record = as_dict(answer.json())
+        held: list[Held] = []
+        users = user_rows(self._settings, ())([record], "user", held)
+        pages = self._group_pages(self._list(f"{_USERS}/{key}/groups", {}), ())
+        groups: list[GroupRow] = []
+        async for page in pages:
+            groups += page.rows
+            held += page.held
+        if held:
+            raise IncompleteError(f"{self._at(path)}: a {held[0].kind} cannot be read: {held[0].reason}.")
+        if self._settings.app and groups:
+            assigned = {row[0] async for page in self.groups(Scope()) for row in page.rows}
+            groups = [row for row in groups if row[0] in assigned]
+        return Person(users[0], groups, [(group[0], users[0][0], "user") for group in groups])
+
+    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+        """Okta's clock, less an overlap; "" where only full reads are right (`app`)."""
+        if self._settings.app:
+            return ""
+        answer = await self._call(_GROUPS, {"limit": 1})
+        try:
+            return (parsedate_to_datetime(answer.headers["date"]).astimezone(UTC) - _OVERLAP).strftime(_MARK)
+        except (KeyError, ValueError):
+            return ""  # some proxy took the clock away: no deltas then
+
+    async def changes(self, scope: Scope, mark: str) -> Changes:
+        """Users and groups changed since `mark`, and the members of these groups whole.
+
+        Nobody is ever told as gone: Okta forgets erased people and groups at once.
+        """
+        try:
+            datetime.strptime(mark, _MARK)  # noqa: DTZ007
+        except ValueError:
+            raise StaleMarkError(f"{self._at()}: {mark[:40]!r} is no time to start a delta from.") from None
+        if self._settings.app:
+            raise StaleMarkError(f"{self._at()}: no deltas with `app`; a full read is due.")
+        after, since = await self.mark(scope), f'lastUpdated gt "{mark}"'
+        held: list[Held] = []
+        groups: list[GroupRow] = []
+        size = min(self._settings.page_size, 200)
+        changed: dict[str, str | int] = {"filter": f'{since} or lastMembershipUpdated gt "{mark}"', "limit": size}
+        async for page in self._group_pages(self._list(_GROUPS, changed), scope.attributes):
+            groups += page.rows
+            held += page.held
+        ids = [row[0] for row in groups]
+        # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
+        members = [row async for part in self.memberships(ids) for row in part.rows]
+        rows = user_rows(self._settings, scope.attributes)
+        users: list[UserRow] = []
+        async for records, start, _ in self._list(_USERS, {"filter": since, "limit": size}):
+            users += rows(records, f"changed user from {start}", held)
+        return Changes(after, users, groups, ids, members, held=held)
+
+    async def check(self) -> Sequence[str]:
+        """As `Source.check`."""
+        how = "a service app's key" if self._login else "an API token"
+        lists = {"users": _USERS, "groups": _GROUPS}
+        if app := self._settings.app:
+            lists |= {f"people with the app {app}": f"{self._app}/users", f"its groups: {app}": f"{self._app}/groups"}
+        for path in lists.values():
+            self._records(await self._call(path, {"limit": 20}), path)
+        return [f"{self._at()} answers to {how}", *(f"{what}: can be read" for what in lists)]
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def _list(self, path: str, params: Mapping[str, str | int]) -> AsyncIterator[tuple[Sequence[Any], int, bool]]:
+        """Every record of a list: (records, number of the first, last page?). Ids are unique."""
+
+        async def fetch(link: str) -> Part:
+            answer = await (self._call(link, {}) if link else self._call(path, params))
+            following = answer.link("next")
+            return Part(self._records(answer, path), next=self._http.path_of(following) if following else None)
+
+        count, seen = 0, set[str]()
+        pages = by_cursor(fetch, self._at(path), sparse=True)
+        try:
+            async for records, last in pages:
+                ids = [key for one in records if type(one) is dict and type(key := one.get("id")) is str]
+                seen.update(ids)
+                if len(seen) != count + len(ids):
+                    raise IncompleteError(
+                        f"{self._at(path)}: the server gave a record twice, so another may be missing. "
+                        "The list moved while it was read; run again."
+                    )
+                yield records, count + 1, last
+                count = len(seen)
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+    async def _group_pages(
+        self,
+        lists: AsyncIterator[tuple[Sequence[Any], int, bool]],
+        attributes: Iterable[str],
+        *,
+        embedded: bool = False,
+    ) -> AsyncIterator[Page[GroupRow]]:
+        """Lists of groups → pages, without the types that are not wanted. `embedded`: the groups of assignments."""
+        rows, left_out = group_rows(attributes, embedded=embedded), _TYPES - self._settings.group_types
+        async for records, start, last in lists:
+            if left_out:
+                records = [one for one in records if _type(one, embedded) not in left_out]
+            held: list[Held] = []
+            yield Page(rows(records, f"group from {start}", held), last, held)
+
+    async def _members_of(self, group: str) -> list[MembershipRow]:
+        path = f"{_GROUPS}/{group}/users"
+        rows: list[MembershipRow] = []
+        async for records, *_ in self._list(path, {"limit": min(self._settings.page_size, 1000)}):
+            try:
+                ids = [one["id"] for one in records]
+            except (KeyError, TypeError):
+                ids = [None]
+            if not set(map(type, ids)) <= {str}:
+                raise IncompleteError(f"{self._at(path)}: a member has no id, or one that is not text. Run again.")
+            rows += [(group, user, "user") for user in ids]
+        return rows
+
+    async def _find(self, key: str) -> Record | None:
+        """The record of one person. Okta also takes short logins and `me`; these are not asked for here."""
+        if key.isprintable() and key.strip(".") and "/" not in key:
+            record = await self._get(key)
+            if record and (record.get("id") == key or _same(record, "login", key)):
+                return record
+        said = orjson.dumps(key).decode()
+        # A filter is up to date and minds case; a search is neither, so what it finds is read again.
+        for how in ("filter", "search") if key else ():
+            asked: dict[str, str | int] = {how: f"profile.login eq {said} or profile.email eq {said}", "limit": 200}
+            found = [as_dict(one) async for records, *_ in self._list(_USERS, asked) for one in records]
+            named = [one for one in found if _same(one, "login", key)]
+            named = named or [one for one in found if _same(one, "email", key)]
+            if len(named) > 1:
+                raise IncompleteError(f"{self._at(_USERS)}: {len(named)} people have the login or e-mail asked for.")
+            if named:
+                return named[0] if how == "filter" else await self._get(self._id_of(named[0]))
+        return None
+
+    async def _get(self, key: str) -> Record | None:
+        answer = await self._call(f"{_USERS}/{quote(key, safe='')}", {}, expect=(404,))
+        return as_dict(answer.json()) if answer.status == 200 else None
+
+    def _id_of(self, record: Record) -> str:
+        key = record.get("id")
+        if type(key) is not str or not key:
+            raise IncompleteError(f"{self._at(_USERS)}: a user has no id, or one that is not text. Run again.")
+        return key
+
+    def _records(self, answer: Answer, path: str) -> list[Any]:
+        found = answer.json()
+        if not isinstance(found, list):
+            raise IncompleteError(f"{self._at(path)}: the answer is no list of Okta's. Check `url`.")
+        return found
+
+    async def _call(self, path: str, params: Mapping[str, str | int], expect: Sequence[int] = ()) -> Answer:
+        answer = await self._http.call("GET", path, params=params, expect=(401, *expect))
+        if answer.status == 200 or (answer.status == 404 and 404 in expect):
+            return answer
+        plain, by_key = path.partition("?")[0], self._login is not None
+        told = f"{self._at(plain)}: {answer.status}{_detail(answer)}."
+        if answer.status == 401:
+            place = self._settings.place("private_key" if by_key else "token")
+            way = (
+                f"Check that the service app of {place} is active (Applications)."
+                if by_key
+                else f"Check the API token in {place}: it ends when nobody uses it for 30 days, or when the admin who "
+                "made it is deactivated (Security > API > Tokens)."
+            )
+            raise AuthenticationError(f"{told} {way}")
+        if answer.status == 403:
+            scope = f"okta.{plain.split('/')[3]}.read"
+            way = (
+                f"Grant the service app the scope {scope} (tab Okta API Scopes) and a role that may view users and "
+                "groups, such as Read-only Administrator (tab Admin roles)."
+                if by_key
+                else "The API token may do what its admin may: give that admin a role that may view users and groups, "
+                "such as Read-only Administrator (Security > Administrators)."
+            )
+            raise ForbiddenError(f"{told} {way}")
+        if answer.status == 404 and plain.startswith("/api/v1/apps/"):
+            raise ConfigurationError(f"{told} `app` is the part that begins with 0oa in the address of the app's page.")
+        if answer.status == 404 and plain in (_USERS, _GROUPS):
+            raise ConfigurationError(f"{told} Set `url` to https://ORG.okta.com, without a path.")
+        raise IncompleteError(f"{told} Run again.")
+
+    def _at(self, path: str = "") -> str:
+        return f"{self._http.name}: {path or 'Okta'}"
+
+
+# --- record → row ------------------------------------------------------------------------------
+
+
+def user_rows(settings: OktaSettings, attributes: Iterable[str]) -> Rows[UserRow]:
+    """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`.
+
+    The records are users or, with `app`, assignments with their user in `_embedded`.
+    """
+    extra, app = attributes_of(attributes, dotted("okta")), bool(settings.app)
+    statuses = {**_STATUSES, "LOCKED_OUT": settings.locked_out_active, "PROVISIONED": settings.provisioned_active}
+
+    def one(record: Record) -> UserRow:
+        assigned = True
+        if app:
+            key, assigned = needed(object_of(record), "id"), _meaning(_ASSIGNED, record)
+            record = _embedded(record, "user")
+            if record.get("id") != key:
+                raise Flaw("the assignment is another user's")
+        try:
+            key, status, profile = record["id"], record["status"], record["profile"]
+            login, get = profile["login"], profile.get
+            active = statuses[status]
+        except (KeyError, TypeError, AttributeError):
+            raise _flaw(record, statuses) from None
+        email = get("email") or ""
+        first, last = get("firstName") or "", get("lastName") or ""
+        display = get("displayName") or f"{first} {last}".strip()
+        if not (type(key) is type(login) is type(email) is type(first) is type(last) is type(display) is str):
+            raise _flaw(record, statuses)
+        if not (key and login):
+            raise _flaw(record, statuses)
+        return key, login, email, first, last, display, active and assigned, extra(record)
+
+    return each(one, "user", "_embedded.user.profile.login" if app else "profile.login")
+
+
+def _flaw(record: Any, statuses: Mapping[str, bool]) -> Flaw:
+    """What is wrong with a user record."""
+    try:
+        needed(object_of(record), "id")
+        _meaning(statuses, record)
+        if not isinstance(record.get("profile"), dict):
+            return Flaw("no profile")
+        needed(record["profile"], "login")
+        return Flaw("a name or e-mail address that is not text")
+    except Flaw as flaw:
+        return flaw
+
+
+def _meaning(statuses: Mapping[str, bool], record: Record) -> bool:
+    status = needed(record, "status")
+    if status not in statuses:
+        raise Flaw(f"status {status[:40]!r}, whose meaning is not known")
+    return statuses[status]
+
+
+def group_rows(attributes: Iterable[str], *, embedded: bool = False) -> Rows[GroupRow]:
+    """As `user_rows`; `embedded`: assignments to an application, with their group."""
+    extra = attributes_of(attributes, dotted("okta"))
+
+    def one(record: Record) -> GroupRow:
+        record = _embedded(object_of(record), "group") if embedded else object_of(record)
+        key, kind, profile = needed(record, "id"), needed(record, "type"), record.get("profile")
+        if kind not in _TYPES:
+            raise Flaw(f"type {kind[:40]!r}, whose meaning is not known")
+        if not isinstance(profile, dict):
+            raise Flaw("no profile")
+        return key, needed(profile, "name"), optional(profile, "description"), extra(record)
+
+    return each(one, "group", "_embedded.group.profile.name" if embedded else "profile.name")
+
+
+def _embedded(record: Record, what: str) -> Record:
+    found = as_dict(record.get("_embedded")).get(what)
+    if not isinstance(found, dict):
+        raise Flaw(f"no _embedded.{what}, which was asked for")
+    return found
+
+
+def _type(record: Any, embedded: bool) -> Any:
+    kind = (as_dict(as_dict(as_dict(record).get("_embedded")).get("group")) if embedded else as_dict(record)).get(
+        "type"
+    )
+    return kind if isinstance(kind, str) else None
+
+
+def _same(record: Record, field: str, key: str) -> bool:
+    value = as_dict(record.get("profile")).get(field)
+    return isinstance(value, str) and value.lower() == key.lower()
+
+
+def _detail(answer: Answer) -> str:
+    """Code and summary of an error of Okta's."""
+    try:
+        error = as_dict(orjson.loads(answer.body))
+    except orjson.JSONDecodeError:
+        return ""
+    said = " ".join(text(error.get(name)) for name in ("errorCode", "errorSummary") if error.get(name))
+    return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""
