@@ -115,6 +115,24 @@ def dotted(connector: str) -> Callable[[str], Sequence[str]]:
     return steps
 
 
+def scim_path(connector: str) -> Callable[[str], Sequence[str]]:
+    """How a SCIM path such as `title`, `name.middleName` or `urn:…:User:department` is split. Raises
+    `ConfigurationError` for one that is none."""
+
+    def steps(path: str) -> Sequence[str]:
+        schema, _, rest = path.rpartition(":")
+        way = rest.split(".")
+        if "[" in path or not all(way):
+            raise ConfigurationError(
+                f"{connector}: {path!r} is no attribute path such as title, name.middleName or urn:…:title."
+            )
+        if schema and not schema.lower().startswith("urn:ietf:params:scim:schemas:core:"):
+            way.insert(0, schema)
+        return way
+
+    return steps
+
+
 def values_at(record: Record, way: Sequence[str]) -> list[str]:
     """All values at the end of these steps, through lists, without regard to case."""
     found: list[Any] = [record]

@@ -27,7 +27,7 @@ from connectors.errors import ConfigurationError, CrowdsyncError, ForbiddenError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.paging import Part, by_cursor, by_index, in_order
-from connectors.records import Flaw, Record, Rows, as_dict, each, text
+from connectors.records import Flaw, Record, Rows, as_dict, each, scim_path, text
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithToken, door
 
@@ -454,7 +454,7 @@ _Members = tuple[list[str], list[str], list[str]]
 
 def user_rows(attributes: Iterable[str], absent_active: bool = True) -> Rows[UserRow]:
     """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
-    extra = attributes_of(attributes, _steps)
+    extra = attributes_of(attributes, scim_path("scim"))
 
     def one(record: Record) -> UserRow:
         if not isinstance(record, dict):
@@ -508,7 +508,7 @@ def user_rows(attributes: Iterable[str], absent_active: bool = True) -> Rows[Use
 
 def group_rows(attributes: Iterable[str]) -> Rows[GroupRow]:
     """As `user_rows`."""
-    extra = attributes_of(attributes, _steps)
+    extra = attributes_of(attributes, scim_path("scim"))
 
     def one(record: Record) -> GroupRow:
         if not isinstance(record, dict):
@@ -525,17 +525,6 @@ def group_rows(attributes: Iterable[str]) -> Rows[GroupRow]:
         return key, name, about, extra(record)
 
     return each(one, "group", "displayName")
-
-
-def _steps(path: str) -> list[str]:
-    """`title`, `name.middleName` or `urn:…:User:department` → its steps."""
-    schema, _, rest = path.rpartition(":")
-    steps = rest.split(".")
-    if "[" in path or not all(steps):
-        raise ConfigurationError(f"scim: {path!r} is no attribute path such as title, name.middleName or urn:…:title.")
-    if schema and not schema.lower().startswith("urn:ietf:params:scim:schemas:core:"):
-        steps.insert(0, schema)
-    return steps
 
 
 def _listed(group: Record) -> Any:

@@ -90,7 +90,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. Header names are in lower case; of a query name that comes twice the last value counts."""
+    """One request. Header names are in lower case; of a query name that comes twice the last value counts.
+
+    `target` is path and query as they were sent."""
 
     method: str
     path: str
@@ -98,6 +100,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     fault: Fault | None = None
+    target: str = ""
 
     def fails(self, kind: str) -> bool:
         """Whether this request is to fail in this way."""
@@ -289,7 +292,7 @@ class Connection(asyncio.Protocol):
             self._send(self._control(method, path, body))
             return
         fault = next((f for f in self.state.faults if f.fires(path)), None)
-        request = Request(method, path, dict(parse_qsl(raw, keep_blank_values=True)), headers, body, fault)
+        request = Request(method, path, dict(parse_qsl(raw, keep_blank_values=True)), headers, body, fault, target)
         self.state.counts[self.state.emulator.label(request)] += 1
         if request.fails("reset"):
             linger = struct.pack("ii", 1, 0)  # close sends RST instead of FIN

@@ -1,0 +1,412 @@
+"""Oracle IDCS, or an OCI IAM identity domain, as a source: its REST API is SCIM with Oracle's additions.
+
+https://docs.oracle.com/en/cloud/paas/iam-domains-rest-api/
+
+Lists page by index; `totalResults` proves them whole. Members come with lists of groups, some dozens of groups at a
+time: an answer with more than 10,000 members fails as a whole, so one that comes has them all. Where it fails, half
+of the groups are asked for, and the members of one group alone in pages. (The groups in the records of users would
+cost no request, but nothing would prove that none is missing.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, ClassVar, Final, Literal
+from urllib.parse import quote
+
+import orjson
+from pydantic import Field
+
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
+from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError
+from connectors.http import Answer, Http
+from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.oauth import Tokens
+from connectors.paging import Part, by_cursor, by_index, of_groups
+from connectors.records import Flaw, Record, Rows, as_dict, each, needed, object_of, optional, scim_path, truth
+from connectors.records import attributes as attributes_of
+from connectors.source import SourceSettings, WithClientSecret, door
+
+_ROOT: Final = "/admin/v1"
+_USERS: Final = f"{_ROOT}/Users"
+_GROUPS: Final = f"{_ROOT}/Groups"
+_USER: Final = "urn:ietf:params:scim:schemas:oracle:idcs:extension:user:User"
+_GROUP: Final = "urn:ietf:params:scim:schemas:oracle:idcs:extension:group:Group"
+_OF_USERS: Final = ("userName", "displayName", "name", "emails", "active", "deleteInProgress", f"{_USER}:serviceUser")
+_OF_GROUPS: Final = ("displayName", "deleteInProgress", f"{_GROUP}:description")
+_FORM: Final = {"grant_type": "client_credentials", "scope": "urn:opc:idm:__myscopes__"}
+_ACCEPT: Final = {"accept": "application/scim+json, application/json;q=0.9"}
+_TOO_MANY: Final = (400, 413, 422, 500, 502, 504)
+"""How an answer with too many members may fail; Oracle does not say how."""
+_INSIDE: Final = 1000
+_OVERLAP: Final = timedelta(minutes=15)
+"""How far before now a delta begins, for clocks that differ and changes that are seen late."""
+_TIME: Final = "%Y-%m-%dT%H:%M:%S.000Z"
+_NO_RIGHT: Final = (
+    "Give the confidential application an application role that reads users and groups, such as User Administrator "
+    "(its OAuth configuration > Client configuration > App roles)."
+)
+
+
+class IdcsSettings(WithClientSecret, SourceSettings):
+    """Oracle IDCS, or an OCI IAM identity domain."""
+
+    kind: Literal["idcs"] = "idcs"
+    url: str = Field(description="The domain URL: https://idcs-….identity.oraclecloud.com")
+    client_id: str = Field(min_length=1, description="Client id of the confidential application.")
+    page_size: int = Field(1000, ge=1, le=1000, description="Records a page.")
+    groups_at_once: int = Field(50, ge=1, le=100, description="Groups whose members are asked for in one request.")
+    known: ClassVar = ("client_secret",)
+
+
+class Idcs:
+    """`http` leads to the domain's API, `login` to its token endpoint."""
+
+    name: ClassVar[str] = "idcs"
+    capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True, delta=True)
+    settings: ClassVar[type[IdcsSettings]] = IdcsSettings
+
+    @classmethod
+    def open(cls, name: str, settings: IdcsSettings, secrets: Mapping[str, str]) -> Idcs:
+        """As `Source.open`."""
+        url = settings.url.rstrip("/").removesuffix(_ROOT)
+        login = door(name, settings, url, basic=(settings.client_id, secrets["client_secret"]))
+        tokens = Tokens(
+            login,
+            "/oauth2/v1/token",
+            lambda: _FORM,
+            advice=f"Check client_id, the secret in {settings.place('client_secret')}, and that the application is "
+            "active and allows the grant Client credentials.",
+        )
+        return cls(door(name, settings, url, bearer=tokens, headers=_ACCEPT), login, settings)
+
+    def __init__(self, http: Http, login: Http, settings: IdcsSettings) -> None:
+        self._http, self._login, self._settings = http, login, settings
+
+    @property
+    def doors(self) -> Sequence[Http]:
+        """As `Source.doors`."""
+        return self._http, self._login
+
+    async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        """All users but service users and those being deleted."""
+        rows = user_rows(_user_paths(scope))
+        async for records, start, last in self._list(_USERS, {"attributes": _asked(_OF_USERS, _user_paths(scope))}):
+            held: list[Held] = []
+            yield Page(rows(_staying(records), f"user from {start}", held), last, held)
+
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
+        """All groups but those being deleted."""
+        rows = group_rows(_group_paths(scope))
+        async for records, start, last in self._list(_GROUPS, {"attributes": _asked(_OF_GROUPS, _group_paths(scope))}):
+            held: list[Held] = []
+            yield Page(rows(_staying(records), f"group from {start}", held), last, held)
+
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        """Direct members, users and groups, of the groups with these ids."""
+        bare: list[str] = []
+        first = partial(self._members_of, attributes="members.value,members.type", bare=bare)
+        async for page in of_groups(self._bundles(dict.fromkeys(groups)), first, self._settings.concurrency):
+            yield Page(page.rows, False)
+        # No members look like members that were not sent: those groups again, in the words of the documentation.
+        again = partial(self._members_of, attributes="members", bare=[])
+        async for page in of_groups(self._bundles(bare), again, self._settings.concurrency):
+            yield page
+
+    async def user(self, key: str) -> Person | None:
+        """One person by id, then by username, then by e-mail address."""
+        if not key:
+            return None
+        said = orjson.dumps(key).decode()
+        asked = {
+            "filter": f"id eq {said} or userName eq {said} or emails.value eq {said}",
+            "attributes": _asked((*_OF_USERS, "groups.value", "groups.type"), ()),
+        }
+        listed = self._list(_USERS, asked)
+        records = [one async for page, *_ in listed for one in _staying(page) if isinstance(one, dict)]
+        for found in (
+            [one for one in records if one.get("id") == key],
+            [one for one in records if str(one.get("userName")).lower() == key.lower()],
+            [one for one in records if _email(one.get("emails")).lower() == key.lower()],
+        ):
+            if len(found) > 1:
+                raise IncompleteError(f"{self._at(_USERS)}: {len(found)} people have the name or address asked for.")
+            if found:
+                return await self._person(found[0])
+        return None
+
+    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+        """Now, less an overlap, as SCIM writes it."""
+        return (datetime.now(UTC) - _OVERLAP).strftime(_TIME)
+
+    async def changes(self, scope: Scope, mark: str) -> Changes:
+        """Users and groups changed since `mark`; the members of these groups whole.
+
+        Nobody is ever told as gone: deleted users and groups leave no trace.
+        """
+        after = await self.mark(scope)
+        try:
+            datetime.strptime(mark, _TIME)  # noqa: DTZ007
+        except ValueError:
+            raise StaleMarkError(f"{self._at()}: {mark[:40]!r} is no time to start a delta from.") from None
+        since, held = {"filter": f'meta.lastModified gt "{mark}"'}, list[Held]()
+        rows, asked = group_rows(_group_paths(scope)), _asked(_OF_GROUPS, _group_paths(scope))
+        groups: list[GroupRow] = []
+        async for records, start, _ in self._list(_GROUPS, {**since, "attributes": asked}, twice=False):
+            groups += rows(_staying(records), f"changed group from {start}", held)
+        ids = [row[0] for row in groups]
+        # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
+        members = [row async for page in self.memberships(ids) for row in page.rows]
+        people, asked = user_rows(_user_paths(scope)), _asked(_OF_USERS, _user_paths(scope))
+        users: list[UserRow] = []
+        async for records, start, _ in self._list(_USERS, {**since, "attributes": asked}, twice=False):
+            users += people(_staying(records), f"changed user from {start}", held)
+        return Changes(after, users, groups, ids, members, held=held)
+
+    async def check(self) -> Sequence[str]:
+        """As `Source.check`."""
+        lines = [f"{self._at()} answers"]
+        for what, path in (("users, service users among them", _USERS), ("groups", _GROUPS)):
+            part = self._part(await self._get(path, {"attributes": "id", "count": 1, "startIndex": 1}))
+            lines.append(f"{what}: {part.total}")
+        return lines
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def _list(
+        self, path: str, params: Mapping[str, str | int], *, twice: bool = True
+    ) -> AsyncIterator[tuple[Sequence[Any], int, bool]]:
+        """Every record of a list: (records, number of the first, last page?). Ids are unique.
+
+        `twice`: an empty list is asked for again, because one wrong answer must not empty a directory.
+        """
+
+        async def fetch(start: int, count: int) -> Answer:
+            return await self._get(path, {**params, "sortBy": "id", "startIndex": start, "count": count})
+
+        count, known, seen = 0, 0, set[str]()
+        pages = by_index(fetch, self._part, self._at(path), count=self._settings.page_size)
+        try:
+            async for records, last in pages:
+                ids = [key for one in records if type(one) is dict and type(key := one.get("id")) is str]
+                seen.update(ids)
+                known += len(ids)
+                if len(seen) != known:
+                    raise IncompleteError(
+                        f"{self._at(path)}: the server gave a record twice, so another may be missing. "
+                        "The list moved while it was read; run again."
+                    )
+                if last and twice and not count and not records and self._part(await fetch(1, 1)).items:
+                    raise IncompleteError(f"{self._at(path)}: empty, and when asked again not empty. Run again.")
+                yield records, count + 1, last
+                count += len(records)
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+    async def _members_of(self, groups: Sequence[str], *, attributes: str, bare: list[str]) -> list[MembershipRow]:
+        """Members of these groups; those that came without are added to `bare`.
+
+        Where an answer fails, it may have been too large: by halves, then."""
+        records = await self._with_ids(groups, attributes, expect=_TOO_MANY)
+        if records is None and len(groups) == 1:
+            return await self._members_by_page(groups[0])
+        if records is None:
+            half = len(groups) // 2
+            parts = [
+                await self._members_of(p, attributes=attributes, bare=bare) for p in (groups[:half], groups[half:])
+            ]
+            return parts[0] + parts[1]
+        bare += [key for key, record in records.items() if not record.get("members")]
+        return [row for key, record in records.items() for row in self._rows(key, record.get("members") or [])]
+
+    async def _with_ids(
+        self, ids: Sequence[str], attributes: str, *, expect: Sequence[int] = ()
+    ) -> dict[str, Record] | None:
+        """The groups with these ids, all of them; None where the answer is one of `expect`."""
+        condition = " or ".join(f"id eq {orjson.dumps(key).decode()}" for key in ids)
+        params = {"filter": condition, "attributes": attributes, "sortBy": "id", "startIndex": "1"}
+        answer = await self._get(_GROUPS, {**params, "count": len(ids)}, expect)
+        if answer.status != 200:
+            return None
+        part = self._part(answer)
+        found = {str(as_dict(one).get("id")): as_dict(one) for one in part.items}
+        if part.total != len(ids) or len(part.items) != len(ids) or found.keys() != set(ids):
+            raise IncompleteError(
+                f"{self._at(_GROUPS)}: asked for {len(ids)} groups, got {len(part.items)} of {part.total}. "
+                "They changed while being read, or the answer is damaged; run again."
+            )
+        return found
+
+    async def _members_by_page(self, group: str) -> list[MembershipRow]:
+        """Members of one group, in pages inside the attribute. Nothing counts them: an empty page is the end."""
+        path = f"{_GROUPS}/{quote(group, safe='')}"
+
+        async def fetch(start: str) -> Part:
+            asked = {"attributes": f"members[startIndex={start}&count={_INSIDE}]"}
+            record = as_dict((await self._get(path, asked)).json())
+            if record.get("id") != group:
+                raise IncompleteError(f"{self._at(path)}: the answer is not this group; run again.")
+            members = record.get("members") or []
+            if not isinstance(members, list):
+                raise IncompleteError(f"{self._at(path)}: `members` is not a list.")
+            return Part(members, next=str(int(start) + len(members)) if members else None)
+
+        rows, seen = list[MembershipRow](), set[MembershipRow]()
+        async for members, _ in by_cursor(fetch, self._at(path), first="1", sparse=True):
+            rows += (page := self._rows(group, members))
+            seen.update(page)
+            if len(seen) != len(rows):
+                raise IncompleteError(f"{self._at(path)}: a member came twice, so another may be missing; run again.")
+        return rows
+
+    def _rows(self, group: str, members: Any) -> list[MembershipRow]:
+        """Members that are users or groups, and no others, such as applications."""
+        try:
+            rows = [
+                (group, one["value"], "user" if kind == "User" else "group")
+                for one in members
+                if (kind := one["type"]) == "User" or kind == "Group"
+            ]
+        except (KeyError, TypeError):
+            rows = [(group, "", "")]
+        if not all(type(row[1]) is str and row[1] for row in rows):
+            raise IncompleteError(f"{self._at(_GROUPS)}: a member of the group {group} has no value or type.")
+        if len({row[1] for row in rows}) != len(rows):
+            raise IncompleteError(f"{self._at(_GROUPS)}: the group {group} has a member twice; run again.")
+        return rows
+
+    async def _person(self, record: Record) -> Person:
+        """A record with `groups` → the person; which groups are direct is said by their type."""
+        held: list[Held] = []
+        users = user_rows(())([record], "user", held)
+        if held:
+            raise IncompleteError(f"{self._at(_USERS)}: the user {held[0].id} cannot be read: {held[0].reason}.")
+        user, entries = users[0], record.get("groups")
+        if not entries:  # as in `memberships`
+            path = f"{_USERS}/{quote(user[0], safe='')}"
+            entries = as_dict((await self._get(path, {"attributes": "groups,groups.type"})).json()).get("groups") or []
+        kinds = {as_dict(one).get("value"): as_dict(one).get("type") for one in entries}
+        ids = [key for key, kind in kinds.items() if kind == "direct" and isinstance(key, str)]
+        if len(ids) + list(kinds.values()).count("indirect") != len(entries):
+            raise IncompleteError(f"{self._at(_USERS)}: it is not said which groups of {user[0]} are direct.")
+        groups: list[GroupRow] = []
+        for some in self._bundles(ids):
+            found = await self._with_ids(some, _asked(_OF_GROUPS, ())) or {}
+            groups += group_rows(())(_staying(found.values()), "group", held)
+        if held:
+            raise IncompleteError(f"{self._at(_GROUPS)}: a group of {user[0]} cannot be read: {held[0].reason}.")
+        return Person(user, groups, [(group[0], user[0], "user") for group in groups])
+
+    async def _get(self, path: str, params: Mapping[str, str | int], expect: Sequence[int] = ()) -> Answer:
+        answer = await self._http.call("GET", path, params=params, expect=(401, *expect))
+        if answer.status == 200 or answer.status in expect:
+            return answer
+        told = f"{self._at(path)}: {answer.status}{_detail(answer)}."
+        if answer.status in (401, 403):  # 401 also to a new token
+            raise ForbiddenError(f"{told} {_NO_RIGHT}")
+        if answer.status == 404:
+            raise ConfigurationError(f"{told} Set `url` to the domain URL, without a path.")
+        raise IncompleteError(told)
+
+    def _part(self, answer: Answer) -> Part:
+        """A ListResponse. `itemsPerPage` is what was asked for, and says nothing."""
+        found = as_dict(answer.json())
+        total, start, items = found.get("totalResults"), found.get("startIndex"), found.get("Resources", [])
+        if type(total) is not int or not isinstance(items, list):
+            raise IncompleteError(f"{answer.url} is not a ListResponse; keys: {', '.join(list(found)[:6]) or 'none'}.")
+        return Part(items, total, start if type(start) is int else None)
+
+    def _bundles(self, ids: Iterable[str]) -> list[list[str]]:
+        every, size = list(ids), self._settings.groups_at_once
+        return [every[at : at + size] for at in range(0, len(every), size)]
+
+    def _at(self, path: str = "") -> str:
+        return f"{self._http.name}: {path.removeprefix(_ROOT) or 'the identity domain'}"
+
+
+# --- record → row ------------------------------------------------------------------------------
+
+
+def user_rows(attributes: Iterable[str]) -> Rows[UserRow]:
+    """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
+    extra = attributes_of(attributes, scim_path("idcs"))
+
+    def one(record: Record) -> UserRow:
+        record = object_of(record)
+        first = last = ""
+        name = record.get("name")
+        if name is not None:
+            first, last = optional(object_of(name), "givenName"), optional(name, "familyName")
+        display = optional(record, "displayName") or f"{first} {last}".strip()
+        email = _email(record.get("emails"))
+        key, username = needed(record, "id"), needed(record, "userName")
+        return key, username, email, first, last, display, truth(record, "active"), extra(record)
+
+    return each(one, "user", "userName")
+
+
+def group_rows(attributes: Iterable[str]) -> Rows[GroupRow]:
+    """As `user_rows`."""
+    extra = attributes_of(attributes, scim_path("idcs"))
+
+    def one(record: Record) -> GroupRow:
+        record = object_of(record)
+        about = optional(object_of(record.get(_GROUP) or {}), "description")
+        return needed(record, "id"), needed(record, "displayName"), about, extra(record)
+
+    return each(one, "group", "displayName")
+
+
+def _email(emails: Any) -> str:
+    """The primary address, else that of work, else the first; never the one for recovery."""
+    if not emails:
+        return ""
+    try:
+        usable = [one for one in emails if one.get("type") != "recovery" and one.get("value")]
+        best = [one for one in usable if one.get("primary") is True] or [
+            one for one in usable if one.get("type") == "work"
+        ]
+    except (AttributeError, TypeError):
+        raise Flaw("emails is not a list of objects") from None
+    return optional((best or usable or [{}])[0], "value")
+
+
+def _staying(records: Iterable[Any]) -> list[Any]:
+    """The records without service users and what is being deleted."""
+    return [one for one in records if type(one) is not dict or not _leaves(one)]
+
+
+def _leaves(record: Record) -> bool:
+    more = record.get(_USER)
+    return record.get("deleteInProgress") is True or (type(more) is dict and more.get("serviceUser") is True)
+
+
+def _user_paths(scope: Scope) -> list[str]:
+    return sorted(path for path in scope.attributes if ":Group:" not in path)
+
+
+def _group_paths(scope: Scope) -> list[str]:
+    return sorted(path for path in scope.attributes if ":Group:" in path)
+
+
+def _asked(names: Iterable[str], paths: Iterable[str]) -> str:
+    """`attributes` of a request. Raises `ConfigurationError` for what is no attribute path."""
+    for path in paths:
+        if not re.fullmatch(r"[\w.:$-]+", path):
+            raise ConfigurationError(f"idcs: {path!r} is no attribute path such as title, name.middleName or urn:…:x.")
+    return ",".join(dict.fromkeys((*names, *paths)))
+
+
+def _detail(answer: Answer) -> str:
+    """What Oracle says of an error, with the id that its support asks for."""
+    try:
+        said = as_dict(orjson.loads(answer.body))
+    except orjson.JSONDecodeError:
+        said = {}
+    more = next((as_dict(value) for key, value in said.items() if key.endswith(":messages:Error")), {})
+    words = [said.get("detail"), more.get("messageId"), answer.headers.get("x-oracle-dms-ecid")]
+    told = ", ".join(" ".join(answer.scrub(str(word)).split())[:200] for word in words if word)
+    return f" ({told})" if told else ""

@@ -1,0 +1,12 @@
+"""Oracle IDCS and OCI identity domains, members in filtered lists of groups, or where these fail group by group."""
+
+from tests.contract.sources import Case
+
+CASE = Case(
+    kind="idcs",
+    users=r"/admin/v1/Users$",
+    groups=r"/admin/v1/Groups(/[^/]+)?$",
+    members="",
+    settings={"page_size": 10, "groups_at_once": 4},
+    counted=frozenset({"users", "groups"}),
+)
