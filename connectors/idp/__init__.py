@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from connectors.idp.entra import Entra
+from connectors.idp.google import Google
+from connectors.idp.idcs import Idcs
+from connectors.idp.keycloak import Keycloak
+from connectors.idp.okta import Okta
+from connectors.idp.onelogin import OneLogin
 from connectors.idp.scim import Scim
 
-SOURCES: Final[Mapping[str, type[Any]]] = {source.name: source for source in (Scim,)}
+SOURCES: Final[Mapping[str, type[Any]]] = {
+    source.name: source for source in (Entra, Google, Idcs, Keycloak, Okta, OneLogin, Scim)
+}
 """Name in the configuration → class, each a `connectors.contract.Source`."""
