@@ -161,6 +161,31 @@ async def by_cursor(
         cursor = part.next
 
 
+async def distinct(
+    pages: AsyncIterator[tuple[Sequence[Any], bool]], what: str, kind: type = str
+) -> AsyncIterator[tuple[Sequence[Any], int, bool]]:
+    """Pages of records → (records, number of the first from 1, last page?), proving that no `id` comes twice.
+
+    `kind` is the type of an id; what has none is left to whoever makes rows of it.
+    """
+    count, known, seen = 0, 0, set[Any]()
+    try:
+        async for records, last in pages:
+            # Sets of the ids of whole pages: the proof must not cost as much as the reading.
+            ids = [key for one in records if type(one) is dict and type(key := one.get("id")) is kind]
+            seen.update(ids)
+            known += len(ids)
+            if len(seen) != known:
+                raise IncompleteError(
+                    f"{what}: the server gave a record twice, so another may be missing (records {count + 1} to "
+                    f"{count + len(records)}). The list moved while it was read; run again."
+                )
+            yield records, count + 1, last
+            count += len(records)
+    finally:
+        await pages.aclose()  # type: ignore[attr-defined]
+
+
 async def of_groups(
     groups: Iterable[Key], members: Callable[[Key], Awaitable[list[MembershipRow]]], ahead: int
 ) -> AsyncIterator[Page[MembershipRow]]:

@@ -11,7 +11,7 @@ cost no request, but nothing would prove that none is missing.)
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Final, Literal
@@ -25,7 +25,7 @@ from connectors.errors import ConfigurationError, ForbiddenError, IncompleteErro
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens
-from connectors.paging import Part, by_cursor, by_index, of_groups
+from connectors.paging import Part, by_cursor, by_index, distinct, of_groups
 from connectors.records import Flaw, Record, Rows, as_dict, each, needed, object_of, optional, scim_path, truth
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, door
@@ -35,12 +35,15 @@ _USERS: Final = f"{_ROOT}/Users"
 _GROUPS: Final = f"{_ROOT}/Groups"
 _USER: Final = "urn:ietf:params:scim:schemas:oracle:idcs:extension:user:User"
 _GROUP: Final = "urn:ietf:params:scim:schemas:oracle:idcs:extension:group:Group"
+_LEAVES: Final = "deleteInProgress"
 _OF_USERS: Final = ("userName", "displayName", "name", "emails", "active", "deleteInProgress", f"{_USER}:serviceUser")
 _OF_GROUPS: Final = ("displayName", "deleteInProgress", f"{_GROUP}:description")
 _FORM: Final = {"grant_type": "client_credentials", "scope": "urn:opc:idm:__myscopes__"}
 _ACCEPT: Final = {"accept": "application/scim+json, application/json;q=0.9"}
 _TOO_MANY: Final = (400, 413, 422, 500, 502, 504)
 """How an answer with too many members may fail; Oracle does not say how."""
+_MANY: Final = 10_000
+"""More members than that make an answer fail."""
 _INSIDE: Final = 1000
 _OVERLAP: Final = timedelta(minutes=15)
 """How far before now a delta begins, for clocks that differ and changes that are seen late."""
@@ -85,6 +88,7 @@ class Idcs:
 
     def __init__(self, http: Http, login: Http, settings: IdcsSettings) -> None:
         self._http, self._login, self._settings = http, login, settings
+        self._at_once = settings.groups_at_once
 
     @property
     def doors(self) -> Sequence[Http]:
@@ -187,38 +191,38 @@ class Idcs:
         async def fetch(start: int, count: int) -> Answer:
             return await self._get(path, {**params, "sortBy": "id", "startIndex": start, "count": count})
 
-        count, known, seen = 0, 0, set[str]()
         pages = by_index(fetch, self._part, self._at(path), count=self._settings.page_size)
-        try:
-            async for records, last in pages:
-                ids = [key for one in records if type(one) is dict and type(key := one.get("id")) is str]
-                seen.update(ids)
-                known += len(ids)
-                if len(seen) != known:
-                    raise IncompleteError(
-                        f"{self._at(path)}: the server gave a record twice, so another may be missing. "
-                        "The list moved while it was read; run again."
-                    )
-                if last and twice and not count and not records and self._part(await fetch(1, 1)).items:
-                    raise IncompleteError(f"{self._at(path)}: empty, and when asked again not empty. Run again.")
-                yield records, count + 1, last
-                count += len(records)
-        finally:
-            await pages.aclose()  # type: ignore[attr-defined]
+        async for records, start, last in distinct(pages, self._at(path)):
+            if last and twice and start == 1 and not records and self._part(await fetch(1, 1)).items:
+                raise IncompleteError(f"{self._at(path)}: empty, and when asked again not empty. Run again.")
+            yield records, start, last
 
     async def _members_of(self, groups: Sequence[str], *, attributes: str, bare: list[str]) -> list[MembershipRow]:
         """Members of these groups; those that came without are added to `bare`.
 
-        Where an answer fails, it may have been too large: by halves, then."""
-        records = await self._with_ids(groups, attributes, expect=_TOO_MANY)
-        if records is None and len(groups) == 1:
+        Where an answer fails, it may have been too large: by halves, then, and fewer groups in the next requests."""
+        rows = await self._together(groups, attributes, bare)
+        if rows is None:
+            self._at_once = max(1, len(groups) // 2)
+            return await self._halves(groups, attributes, bare)
+        if 4 * len(rows) < _MANY:
+            self._at_once = min(2 * self._at_once, self._settings.groups_at_once)
+        return rows
+
+    async def _halves(self, groups: Sequence[str], attributes: str, bare: list[str]) -> list[MembershipRow]:
+        if len(groups) == 1:
             return await self._members_by_page(groups[0])
+        rows: list[MembershipRow] = []
+        for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
+            found = await self._together(half, attributes, bare)
+            rows += await self._halves(half, attributes, bare) if found is None else found
+        return rows
+
+    async def _together(self, groups: Sequence[str], attributes: str, bare: list[str]) -> list[MembershipRow] | None:
+        """Members of these groups by one request; None where its answer failed."""
+        records = await self._with_ids(groups, attributes, expect=_TOO_MANY)
         if records is None:
-            half = len(groups) // 2
-            parts = [
-                await self._members_of(p, attributes=attributes, bare=bare) for p in (groups[:half], groups[half:])
-            ]
-            return parts[0] + parts[1]
+            return None
         bare += [key for key, record in records.items() if not record.get("members")]
         return [row for key, record in records.items() for row in self._rows(key, record.get("members") or [])]
 
@@ -265,18 +269,16 @@ class Idcs:
     def _rows(self, group: str, members: Any) -> list[MembershipRow]:
         """Members that are users or groups, and no others, such as applications."""
         try:
-            rows = [
-                (group, one["value"], "user" if kind == "User" else "group")
-                for one in members
-                if (kind := one["type"]) == "User" or kind == "Group"
-            ]
+            users = [one["value"] for one in members if one["type"] == "User"]
+            nested = [one["value"] for one in members if one["type"] == "Group"]
         except (KeyError, TypeError):
-            rows = [(group, "", "")]
-        if not all(type(row[1]) is str and row[1] for row in rows):
+            users, nested = [], [None]
+        ids = set(users).union(nested) if set(map(type, users)) | set(map(type, nested)) <= {str} else {""}
+        if "" in ids:
             raise IncompleteError(f"{self._at(_GROUPS)}: a member of the group {group} has no value or type.")
-        if len({row[1] for row in rows}) != len(rows):
+        if len(ids) != len(users) + len(nested):
             raise IncompleteError(f"{self._at(_GROUPS)}: the group {group} has a member twice; run again.")
-        return rows
+        return [(group, one, "user") for one in users] + [(group, one, "group") for one in nested]
 
     async def _person(self, record: Record) -> Person:
         """A record with `groups` → the person; which groups are direct is said by their type."""
@@ -319,9 +321,13 @@ class Idcs:
             raise IncompleteError(f"{answer.url} is not a ListResponse; keys: {', '.join(list(found)[:6]) or 'none'}.")
         return Part(items, total, start if type(start) is int else None)
 
-    def _bundles(self, ids: Iterable[str]) -> list[list[str]]:
-        every, size = list(ids), self._settings.groups_at_once
-        return [every[at : at + size] for at in range(0, len(every), size)]
+    def _bundles(self, ids: Iterable[str]) -> Iterator[list[str]]:
+        """So many at once as fit into an answer, as far as is known when each is needed."""
+        every, at = list(ids), 0
+        while at < len(every):
+            size = self._at_once
+            yield every[at : at + size]
+            at += size
 
     def _at(self, path: str = "") -> str:
         return f"{self._http.name}: {path.removeprefix(_ROOT) or 'the identity domain'}"
@@ -334,7 +340,7 @@ def user_rows(attributes: Iterable[str]) -> Rows[UserRow]:
     """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
     extra = attributes_of(attributes, scim_path("idcs"))
 
-    def one(record: Record) -> UserRow:
+    def careful(record: Record) -> UserRow:
         record = object_of(record)
         first = last = ""
         name = record.get("name")
@@ -344,6 +350,17 @@ def user_rows(attributes: Iterable[str]) -> Rows[UserRow]:
         email = _email(record.get("emails"))
         key, username = needed(record, "id"), needed(record, "userName")
         return key, username, email, first, last, display, truth(record, "active"), extra(record)
+
+    def one(record: Record) -> UserRow:
+        try:
+            key, username, active, name = record["id"], record["userName"], record["active"], record["name"]
+            first, last, display = name.get("givenName") or "", name["familyName"] or "", record["displayName"]
+            texts = type(key) is type(username) is type(first) is type(last) is type(display) is str
+        except (KeyError, TypeError, AttributeError):
+            return careful(record)
+        if not (texts and key and username and display and (active is True or active is False)):
+            return careful(record)
+        return key, username, _email(record.get("emails")), first, last, display, active, extra(record)
 
     return each(one, "user", "userName")
 
@@ -364,6 +381,8 @@ def _email(emails: Any) -> str:
     """The primary address, else that of work, else the first; never the one for recovery."""
     if not emails:
         return ""
+    if type(emails) is list and len(emails) == 1 and type(emails[0]) is dict and emails[0].get("type") == "work":
+        return optional(emails[0], "value")  # as good as always
     try:
         usable = [one for one in emails if one.get("type") != "recovery" and one.get("value")]
         best = [one for one in usable if one.get("primary") is True] or [
@@ -376,12 +395,12 @@ def _email(emails: Any) -> str:
 
 def _staying(records: Iterable[Any]) -> list[Any]:
     """The records without service users and what is being deleted."""
-    return [one for one in records if type(one) is not dict or not _leaves(one)]
+    return [one for one in records if type(one) is not dict or not ((_USER in one or _LEAVES in one) and _leaves(one))]
 
 
 def _leaves(record: Record) -> bool:
     more = record.get(_USER)
-    return record.get("deleteInProgress") is True or (type(more) is dict and more.get("serviceUser") is True)
+    return record.get(_LEAVES) is True or (type(more) is dict and more.get("serviceUser") is True)
 
 
 def _user_paths(scope: Scope) -> list[str]:

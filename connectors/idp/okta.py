@@ -21,7 +21,7 @@ from connectors.errors import AuthenticationError, ConfigurationError, Forbidden
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, assertion, with_assertion
-from connectors.paging import Part, by_cursor, of_groups
+from connectors.paging import Part, by_cursor, distinct, of_groups
 from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, optional, text
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithPrivateKey, WithToken, door
@@ -235,21 +235,8 @@ class Okta:
             following = answer.link("next")
             return Part(self._records(answer, path), next=self._http.path_of(following) if following else None)
 
-        count, seen = 0, set[str]()
-        pages = by_cursor(fetch, self._at(path), sparse=True)
-        try:
-            async for records, last in pages:
-                ids = [key for one in records if type(one) is dict and type(key := one.get("id")) is str]
-                seen.update(ids)
-                if len(seen) != count + len(ids):
-                    raise IncompleteError(
-                        f"{self._at(path)}: the server gave a record twice, so another may be missing. "
-                        "The list moved while it was read; run again."
-                    )
-                yield records, count + 1, last
-                count = len(seen)
-        finally:
-            await pages.aclose()  # type: ignore[attr-defined]
+        async for page in distinct(by_cursor(fetch, self._at(path), sparse=True), self._at(path)):
+            yield page
 
     async def _group_pages(
         self,

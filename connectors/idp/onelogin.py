@@ -21,7 +21,7 @@ from connectors.errors import AuthenticationError, ConfigurationError, Forbidden
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, with_secret
-from connectors.paging import Part, by_cursor, in_order, of_groups
+from connectors.paging import Part, by_cursor, distinct, in_order, of_groups
 from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, text
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, door
@@ -198,23 +198,10 @@ class OneLogin:
             at = {cursor_name: cursor} if cursor else {"limit": size}
             return await self._part(path, {**params, **at})
 
-        count, seen = 0, set[Any]()
-        pages = by_cursor(fetch, self._at(path), sparse=True)
-        try:
-            async for records, last in pages:
-                ids = [key for one in records if type(one) is dict and type(key := one.get("id")) is int]
-                seen.update(ids)
-                if len(seen) != count + len(ids):
-                    raise IncompleteError(
-                        f"{self._at(path)}: the server gave a record twice, so another may be missing. "
-                        "The list moved while it was read; run again."
-                    )
-                if last and twice and not seen and not records and (await fetch("")).items:
-                    raise IncompleteError(f"{self._at(path)}: empty, and when asked again not empty. Run again.")
-                yield records, count + 1, last
-                count = len(seen)
-        finally:
-            await pages.aclose()  # type: ignore[attr-defined]
+        async for records, start, last in distinct(by_cursor(fetch, self._at(path), sparse=True), self._at(path), int):
+            if last and twice and start == 1 and not records and (await fetch("")).items:
+                raise IncompleteError(f"{self._at(path)}: empty, and when asked again not empty. Run again.")
+            yield records, start, last
 
     async def _users_of_app(self, fields: str) -> AsyncIterator[tuple[Sequence[Any], int, bool]]:
         """People with the application, as `_list`. Its own list says who, but not their status."""

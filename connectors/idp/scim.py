@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, CrowdsyncError, ForbiddenError, IncompleteError, RefusedError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
-from connectors.paging import Part, by_cursor, by_index, in_order
+from connectors.paging import Part, by_cursor, by_index, distinct, in_order
 from connectors.records import Flaw, Record, Rows, as_dict, each, scim_path, text
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithToken, door
@@ -36,6 +37,8 @@ _SINGLES: Final = 20
 """Up to so many groups are read one by one rather than out of the whole list."""
 _AT_ONCE: Final = 8
 _ROWS: Final = 10_000
+_TYPE: Final = itemgetter("type")
+_VALUE: Final = itemgetter("value")
 _READ: Final = (
     *("id", "userName", "name", "givenName", "familyName", "formatted", "displayName", "emails", "value", "type"),
     *("primary", "active", "members", "description", "$ref", "display", "groups"),
@@ -242,25 +245,12 @@ class Scim:
         async def cursored(cursor: str) -> Part:
             return read(await self._get(what, {"cursor": cursor, "count": size, **more}))
 
-        title, count, seen = self._at(what), 0, set[str]()
+        title = self._at(what)
         pages = by_cursor(cursored, title) if self._paging == "cursor" else by_index(indexed, read, title, count=size)
-        try:
-            async for records, last in pages:
-                # Sets of the ids of whole pages: the proof must not cost as much as the reading.
-                ids = [key for x in records if isinstance(x, dict) and type(key := x.get("id")) is str]
-                before = len(seen)
-                seen.update(ids)
-                if len(seen) != before + len(ids):
-                    raise IncompleteError(
-                        f"{title}: the server gave a record twice, so another may be missing (index {count + 1} "
-                        f"to {count + len(records)}). The list moved while it was read; run again."
-                    )
-                if last and not count and not records:
-                    await self._empty(what, params)
-                yield records, count + 1, last
-                count += len(records)
-        finally:
-            await pages.aclose()  # type: ignore[attr-defined]
+        async for records, start, last in distinct(pages, title):
+            if last and start == 1 and not records:
+                await self._empty(what, params)
+            yield records, start, last
 
     async def _empty(self, what: str, params: Mapping[str, str | int] | None) -> None:
         """Nothing proves an empty list, so it is asked for again: one damaged answer must not remove all."""
@@ -412,23 +402,23 @@ class Scim:
         nested: list[str] = []
         unsure: list[str] = []
         try:
-            for member in members:
-                kind = member.get("type")
-                if kind == "User":
-                    users.append(member["value"])
-                elif kind == "Group":
-                    nested.append(member["value"])
-                else:
-                    into = self._kind(kind, member.get("$ref"))
+            kinds = _kinds(members)
+            if kinds == {"User"}:  # as good as always
+                users = list(map(_VALUE, members))
+            elif kinds == {"User", "Group"}:
+                users = [member["value"] for member in members if member["type"] == "User"]
+                nested = [member["value"] for member in members if member["type"] == "Group"]
+            else:
+                for member in members:
+                    into = self._kind(member.get("type"), member.get("$ref"))
                     if into:
                         (users if into == "user" else nested if into == "group" else unsure).append(member["value"])
-        except (KeyError, AttributeError):
+        except (KeyError, AttributeError, TypeError):
             raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no value.") from None
         if not set(map(type, users)) | set(map(type, nested)) | set(map(type, unsure)) <= {str}:
             raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no text as its value.")
         # A person is a member of many groups: one text for all of them.
-        same = self._same.setdefault
-        return [same(x, x) for x in users], nested, unsure
+        return list(map(self._same.setdefault, users, users)), nested, unsure
 
     def _kind(self, kind: Any, ref: Any) -> str:
         """user, group, unsure, or "" for a device and the like, which Crowd has no place for."""
@@ -539,6 +529,14 @@ def _folded(value: Any) -> Any:
     if isinstance(value, dict):
         return {_CORE.get(key.lower(), key): _folded(one) for key, one in value.items()}
     return [_folded(one) for one in value] if isinstance(value, list) else value
+
+
+def _kinds(members: Sequence[Any]) -> set[Any]:
+    """The types of members; empty where one of them has none."""
+    try:
+        return set(map(_TYPE, members))
+    except (KeyError, TypeError):
+        return set()
 
 
 def _same_name(record: Record, key: str) -> bool:
