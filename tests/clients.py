@@ -29,7 +29,7 @@ def client_package(*requirements: str) -> Path:
         made = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if made.returncode:
             pytest.skip(f"{requirements} are not cached and cannot be fetched: {made.stderr.strip()[-200:]}")
-        fresh.rename(place)
+        _put(fresh, place)
     return place
 
 
@@ -50,7 +50,9 @@ def node_package(manifest: Path) -> Path:
     """What a package.json names, from npm, in `.cache` under the name of its directory."""
     place = ROOT / ".cache" / manifest.parent.name
     wanted, kept = manifest.read_bytes(), place / "package.json"
-    if not (place / "node_modules").exists() or not kept.exists() or kept.read_bytes() != wanted:
+    if kept.exists() and kept.read_bytes() != wanted:
+        shutil.rmtree(place)
+    if not (place / "node_modules").exists():
         if shutil.which("npm") is None:
             pytest.skip("npm is not installed")
         fresh = place.with_name(f"{place.name}.{os.getpid()}")
@@ -60,6 +62,13 @@ def node_package(manifest: Path) -> Path:
         made = subprocess.run(install, cwd=fresh, capture_output=True, text=True, timeout=600)
         if made.returncode:
             pytest.skip(f"{manifest} is not cached and cannot be fetched: {made.stderr.strip()[-200:]}")
-        shutil.rmtree(place, ignore_errors=True)
-        fresh.rename(place)
+        _put(fresh, place)
     return place
+
+
+def _put(fresh: Path, place: Path) -> None:
+    """What was fetched goes where it belongs, unless another process was faster."""
+    try:
+        fresh.rename(place)
+    except OSError:
+        shutil.rmtree(fresh)

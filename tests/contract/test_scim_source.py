@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -32,9 +31,9 @@ from connectors.http import Http
 from connectors.idp import SOURCES
 from connectors.idp.scim import Scim, user_rows
 from connectors.paging import Part, by_cursor
+from tests.clients import node_package
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / ".cache" / "scimmy"
 TOKEN = "t0ken-of-the-tests"
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 
@@ -215,20 +214,12 @@ async def test_scim2_server_check_and_wrong_token(scim2: Served) -> None:
 @pytest.fixture(scope="module")
 def scimmy() -> Iterator[str]:
     """scimmyjs/scimmy-routers, from npm, kept in .cache."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
-    wanted = (HERE / "scimmy" / "package.json").read_bytes()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    kept = CACHE / "package.json"
-    if not (CACHE / "node_modules").exists() or not kept.exists() or kept.read_bytes() != wanted:
-        kept.write_bytes(wanted)
-        install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(install, cwd=CACHE, check=True, timeout=120, capture_output=True)
+    place = node_package(HERE / "scimmy" / "package.json")
     port = free_port()
     groups = [*GROUPS, {"id": "g8", "displayName": "Empty"}]
     process = subprocess.Popen(
         ["node", str(HERE / "scimmy" / "server.mjs"), str(port), TOKEN],
-        cwd=CACHE,
+        cwd=place,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "NODE_ENV": "test"},
