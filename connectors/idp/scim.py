@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
@@ -37,8 +36,6 @@ _SINGLES: Final = 20
 """Up to so many groups are read one by one rather than out of the whole list."""
 _AT_ONCE: Final = 8
 _ROWS: Final = 10_000
-_TYPE: Final = itemgetter("type")
-_VALUE: Final = itemgetter("value")
 _READ: Final = (
     *("id", "userName", "name", "givenName", "familyName", "formatted", "displayName", "emails", "value", "type"),
     *("primary", "active", "members", "description", "$ref", "display", "groups"),
@@ -286,18 +283,36 @@ class Scim:
     def _slim(self, answer: Answer) -> Any:
         """A list of groups, taken apart group by group: as objects, the members of a whole page are many times as
         large as its bytes. `members` become `_Members`."""
+        names = ("totalResults", "startIndex", "nextCursor")
         try:
-            parts = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
-            raw = msgspec.json.decode(parts.pop("Resources", b"[]"), type=list[msgspec.Raw])
-            found = {name: orjson.loads(bytes(value)) for name, value in parts.items()}
-            found["Resources"] = [self._slimmed(orjson.loads(memoryview(one))) for one in raw]
+            page = _PAGE.decode(answer.body)
+            if page.Resources is msgspec.UNSET:
+                return answer.json()
+            records = [self._slimmed(one) for one in page.Resources]
         except (msgspec.DecodeError, orjson.JSONDecodeError):
             return answer.json()
-        return found
+        found = {name: said for name in names if (said := getattr(page, name)) is not msgspec.UNSET}
+        return {**found, "Resources": records}
 
-    def _slimmed(self, record: Any) -> Any:
-        if isinstance(record, dict) and type(record.get("id")) is str and (members := _listed(record)) is not None:
-            record["members"] = self._members(members, record["id"])
+    def _slimmed(self, fields: dict[str, msgspec.Raw]) -> Record:
+        listed = fields.pop("members", None)
+        record = {name: orjson.loads(memoryview(value)) for name, value in fields.items()}
+        key = record.get("id")
+        if listed is None or type(key) is not str:
+            if listed is not None:
+                record["members"] = orjson.loads(memoryview(listed))
+            if type(key) is str and (members := _listed(record)) is not None:
+                record[next(name for name in record if name.lower() == "members")] = self._members(members, key)
+            return record
+        try:
+            some = _MEMBERS.decode(listed)
+        except msgspec.ValidationError:  # a kind that is not said, or is another: with care, then
+            members = orjson.loads(memoryview(listed))
+            record["members"] = members if members is None else self._members(members, key)
+        else:
+            users = [one.value for one in some if one.type == "User"]
+            nested = [one.value for one in some if one.type == "Group"] if len(users) < len(some) else []
+            record["members"] = self._same_texts(users), nested, []
         return record
 
     async def _single(self, what: str, key: str, **params: str) -> Record | None:
@@ -402,23 +417,25 @@ class Scim:
         nested: list[str] = []
         unsure: list[str] = []
         try:
-            kinds = _kinds(members)
-            if kinds == {"User"}:  # as good as always
-                users = list(map(_VALUE, members))
-            elif kinds == {"User", "Group"}:
-                users = [member["value"] for member in members if member["type"] == "User"]
-                nested = [member["value"] for member in members if member["type"] == "Group"]
-            else:
-                for member in members:
-                    into = self._kind(member.get("type"), member.get("$ref"))
+            for member in members:
+                kind = member.get("type")
+                if kind == "User":
+                    users.append(member["value"])
+                elif kind == "Group":
+                    nested.append(member["value"])
+                else:
+                    into = self._kind(kind, member.get("$ref"))
                     if into:
                         (users if into == "user" else nested if into == "group" else unsure).append(member["value"])
         except (KeyError, AttributeError, TypeError):
             raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no value.") from None
         if not set(map(type, users)) | set(map(type, nested)) | set(map(type, unsure)) <= {str}:
             raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no text as its value.")
-        # A person is a member of many groups: one text for all of them.
-        return list(map(self._same.setdefault, users, users)), nested, unsure
+        return self._same_texts(users), nested, unsure
+
+    def _same_texts(self, users: list[str]) -> list[str]:
+        """A person is a member of many groups: one text for all of them."""
+        return list(map(self._same.setdefault, users, users))
 
     def _kind(self, kind: Any, ref: Any) -> str:
         """user, group, unsure, or "" for a device and the like, which Crowd has no place for."""
@@ -437,6 +454,22 @@ class Scim:
 
 
 _Members = tuple[list[str], list[str], list[str]]
+
+
+class _Member(msgspec.Struct, gc=False):
+    value: str
+    type: Literal["User", "Group"]
+
+
+class _Page(msgspec.Struct):
+    totalResults: Any = msgspec.UNSET  # noqa: N815
+    startIndex: Any = msgspec.UNSET  # noqa: N815
+    nextCursor: Any = msgspec.UNSET  # noqa: N815
+    Resources: list[dict[str, msgspec.Raw]] | msgspec.UnsetType = msgspec.UNSET
+
+
+_PAGE: Final = msgspec.json.Decoder(_Page)
+_MEMBERS: Final = msgspec.json.Decoder(list[_Member])
 
 
 # --- record → row ------------------------------------------------------------------------------
@@ -529,14 +562,6 @@ def _folded(value: Any) -> Any:
     if isinstance(value, dict):
         return {_CORE.get(key.lower(), key): _folded(one) for key, one in value.items()}
     return [_folded(one) for one in value] if isinstance(value, list) else value
-
-
-def _kinds(members: Sequence[Any]) -> set[Any]:
-    """The types of members; empty where one of them has none."""
-    try:
-        return set(map(_TYPE, members))
-    except (KeyError, TypeError):
-        return set()
 
 
 def _same_name(record: Record, key: str) -> bool:
