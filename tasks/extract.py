@@ -1,4 +1,4 @@
-"""Reading one side whole: pages → snapshot.
+"""Reading one side: pages → snapshot; or what changed, on top of the snapshot before.
 
 A stream that ends without its last page, a second record of one id, or a membership that points at
 nobody in the directory raises `IncompleteError`; nothing is concluded from such a read.
