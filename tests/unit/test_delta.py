@@ -68,6 +68,8 @@ def test_only_what_the_source_calls_deleted_goes() -> None:
     now = merged(BEFORE, Changes("m", gone_users=["a"], gone_groups=["g"]))
     assert (list(now.users["id"]), list(now.groups["id"])) == (["b", "c"], ["h"])
     assert pairs(now) == {("h", "c", "user")}
+    assert pairs(merged(BEFORE, Changes("m", gone_users=["c"]))) == pairs(BEFORE) - {("h", "c", "user")}
+    assert pairs(merged(BEFORE, Changes("m", gone_groups=["g"]))) == {("h", "c", "user")}
 
 
 def test_a_record_that_makes_no_sense_any_more_is_held_and_stays_in_its_groups() -> None:
