@@ -108,8 +108,9 @@ _HOW = {"policy", "directory", "block", "concurrency", "requests_per_second", "t
 
 def question(settings: SourceSettings, policy: Policy) -> str:
     """Digest of what a source is asked for: its settings but for how it is asked, and the attributes."""
-    asked = [settings.model_dump(mode="json", exclude=_HOW), sorted(policy.attributes.wanted())]
-    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    asked = [settings.model_dump(exclude=_HOW), policy.attributes.wanted()]
+    # Sets are sorted: their own order is another one in every process.
+    return hashlib.sha256(orjson.dumps(asked, default=sorted, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @asynccontextmanager
