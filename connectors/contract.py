@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
-from connectors.errors import IncompleteError
 from connectors.model import GroupRow, MembershipRow, UserRow
 
 if TYPE_CHECKING:
@@ -90,10 +89,6 @@ class Changes:
     gone_users: Sequence[str] = ()
     gone_groups: Sequence[str] = ()
     held: Sequence[Held] = ()
-
-
-class StaleMarkError(IncompleteError):
-    """The source does not know this mark any more, or something is in doubt: a full read is due."""
 
 
 @dataclass(frozen=True, slots=True)

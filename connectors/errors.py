@@ -8,6 +8,7 @@ CrowdsyncError
 │   ├── AuthenticationError   the other side does not accept our credentials
 │   ├── ForbiddenError        it accepts them, and does not allow this call
 │   ├── IncompleteError       a read did not prove itself whole
+│   │   └── StaleMarkError    what changed cannot be told: read everything
 │   └── LimitError            a plan is larger than its policy allows
 └── RecordError           one record is held, or one operation failed; the others go on
 
@@ -55,6 +56,10 @@ class ForbiddenError(RefusedError):
 
 class IncompleteError(RefusedError):
     """A read did not prove itself whole, so nothing may be concluded from it."""
+
+
+class StaleMarkError(IncompleteError):
+    """The source does not know this mark any more, or something is in doubt: a full read is due."""
 
 
 class LimitError(RefusedError):

@@ -22,8 +22,8 @@ import pyarrow as pa
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.contract import Changes, Directory, Held, Page, Scope, Source, StaleMarkError
-from connectors.errors import IncompleteError
+from connectors.contract import Changes, Directory, Held, Page, Scope, Source
+from connectors.errors import IncompleteError, StaleMarkError
 from connectors.model import (
     GROUPS,
     USERS,

@@ -25,8 +25,15 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
-from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, RefusedError, RetryableError
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    IncompleteError,
+    RefusedError,
+    RetryableError,
+    StaleMarkError,
+)
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Form, Tokens, assertion, private_key, with_assertion, with_secret

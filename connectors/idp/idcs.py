@@ -20,8 +20,8 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
-from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleMarkError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens

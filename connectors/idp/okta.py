@@ -16,8 +16,8 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
-from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleMarkError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, assertion, with_assertion

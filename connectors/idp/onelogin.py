@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Final, Literal
 import orjson
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
-from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleMarkError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, with_secret

@@ -22,8 +22,15 @@ import msgspec
 import orjson
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope, StaleMarkError
-from connectors.errors import ConfigurationError, CrowdsyncError, ForbiddenError, IncompleteError, RefusedError
+from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.errors import (
+    ConfigurationError,
+    CrowdsyncError,
+    ForbiddenError,
+    IncompleteError,
+    RefusedError,
+    StaleMarkError,
+)
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.paging import Part, by_cursor, by_index, distinct, in_order

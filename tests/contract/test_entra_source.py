@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from connectors import http as door
-from connectors.contract import Changes, Scope, StaleMarkError
+from connectors.contract import Changes, Scope
 from connectors.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -20,6 +20,7 @@ from connectors.errors import (
     IncompleteError,
     RefusedError,
     RetryableError,
+    StaleMarkError,
 )
 from connectors.idp.entra import Entra, EntraSettings
 from connectors.model import Snapshot

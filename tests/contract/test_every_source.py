@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from connectors import http as door
-from connectors.contract import Scope, Source, StaleMarkError
-from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, RefusedError
+from connectors.contract import Scope, Source
+from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, RefusedError, StaleMarkError
 from connectors.idp import SOURCES
 from connectors.model import Snapshot
 from deployments.sandbox import idp as sandbox

@@ -13,13 +13,14 @@ import orjson
 import pytest
 
 from connectors import http as door
-from connectors.contract import Held, Scope, StaleMarkError
+from connectors.contract import Held, Scope
 from connectors.errors import (
     AuthenticationError,
     ConfigurationError,
     ForbiddenError,
     IncompleteError,
     RetryableError,
+    StaleMarkError,
 )
 from connectors.http import Answer
 from connectors.idp.google import SCOPES, Google, GoogleSettings, user_rows

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from connectors.contract import Held, Scope, StaleMarkError
+from connectors.contract import Held, Scope
 from connectors.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -20,6 +20,7 @@ from connectors.errors import (
     ForbiddenError,
     IncompleteError,
     RetryableError,
+    StaleMarkError,
 )
 from connectors.http import Answer
 from connectors.idp.idcs import Idcs, IdcsSettings, group_rows, user_rows

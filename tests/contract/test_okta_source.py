@@ -18,7 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from connectors import http as door
-from connectors.contract import Scope, StaleMarkError
+from connectors.contract import Scope
 from connectors.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -26,6 +26,7 @@ from connectors.errors import (
     IncompleteError,
     RefusedError,
     RetryableError,
+    StaleMarkError,
 )
 from connectors.idp.okta import Okta, OktaSettings, group_rows, user_rows
 from connectors.model import Snapshot

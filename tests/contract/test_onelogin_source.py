@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from connectors import http as door
-from connectors.contract import Scope, StaleMarkError
+from connectors.contract import Scope
 from connectors.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -21,6 +21,7 @@ from connectors.errors import (
     ForbiddenError,
     IncompleteError,
     RetryableError,
+    StaleMarkError,
 )
 from connectors.http import Answer
 from connectors.idp.onelogin import OneLogin, OneLoginSettings, user_rows

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +13,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from connectors.contract import Capabilities, Changes, Held, Page, Scope, StaleMarkError
+from connectors.contract import Capabilities, Changes, Held, Page, Scope
+from connectors.errors import StaleMarkError
 from connectors.model import Snapshot, groups_frame, held_frame, memberships_frame, users_frame
 from connectors.store import Mark, Store
 from deployments.sandbox.organisation import changed, organisation
@@ -243,6 +247,23 @@ def test_another_question_is_another_mark() -> None:
     assert question(ScimSettings(url="https://b"), policy) != question(one, policy)
     more = Policy.model_validate({"attributes": {"extra": {"x": "title"}}})
     assert question(one, more) != question(one, policy)
+
+
+def test_the_same_question_is_the_same_mark_in_every_process() -> None:
+    """Each run of a schedule is a process of its own, with another order of sets."""
+    code = (
+        "from connectors.idp.okta import OktaSettings as S;"
+        "from tasks.policy import Policy; from tasks.run import question;"
+        "p = Policy.model_validate({'attributes': {'extra': {x: 'profile.' + x for x in 'abcdef'}}});"
+        "print(question(S(url='https://a', group_types=['OKTA_GROUP', 'APP_GROUP', 'BUILT_IN']), p))"
+    )
+    asked = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(asked) == 1
 
 
 def test_since_is_what_a_delta_starts_from(store: Store) -> None:
