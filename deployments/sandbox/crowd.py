@@ -70,6 +70,7 @@ import orjson
 
 from deployments.sandbox.crowd_faults import Fault
 from deployments.sandbox.crowd_rest import JSON, VERSION, Answer, Crowd, page
+from deployments.sandbox.process import ending
 
 CONTROL: Final = "/_sandbox/"
 
@@ -530,29 +531,15 @@ def running(
     command += [] if nested_groups else ["--no-nested-groups"]
     for name, password in given.items():
         command += ["--application", f"{name}:{password}"]
-    process = subprocess.Popen(  # noqa: S603  (our own module)
-        command,
-        cwd=Path(__file__).resolve().parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    root = Path(__file__).resolve().parents[2]
+    with ending(
+        subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith("listening on "):
             raise RuntimeError(f"the emulated Crowd did not start: {line!r}")
         yield RunningCrowd(line.removeprefix("listening on ").strip(), process)
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

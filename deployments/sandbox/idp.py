@@ -27,6 +27,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from deployments.sandbox.organisation import Organisation, difficult, organisation
+from deployments.sandbox.process import ending
 from deployments.sandbox.server import Connection, Emulator, State
 
 EMULATORS: Final[Mapping[str, str]] = {
@@ -109,23 +110,6 @@ class RunningIdp:
         )
         with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
             return orjson.loads(answer.read())
-
-
-@contextmanager
-def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ended at the end, by force if need be."""
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 @contextmanager

@@ -31,7 +31,7 @@ import httpx
 import numpy as np
 import orjson
 
-from deployments.sandbox.idp import RunningIdp, ending, running
+from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import (
     ENTERPRISE_SCHEMA,
     GROUP_SCHEMA,
@@ -42,6 +42,7 @@ from deployments.sandbox.organisation import (
     scim_group,
     scim_user,
 )
+from deployments.sandbox.process import ending
 from deployments.sandbox.server import Answer, Refusal, Request
 
 ROOT: Final = "/v2"
