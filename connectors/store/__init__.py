@@ -1,7 +1,10 @@
-"""Our own database: history, links, plans, journal, audit. Everything is on `Store`."""
+"""Our own database: history, links, plans, journal, audit and what keeps writing safe. Everything is on `Store`."""
 
+from connectors.store.decisions import Decision
+from connectors.store.health import Quarantine
 from connectors.store.history import Mark, SavedSnapshot
 from connectors.store.journal import Plan
+from connectors.store.leases import Lease
 from connectors.store.store import Store
 
-__all__ = ["Mark", "Plan", "SavedSnapshot", "Store"]
+__all__ = ["Decision", "Lease", "Mark", "Plan", "Quarantine", "SavedSnapshot", "Store"]

@@ -31,10 +31,14 @@ CONNECT_SECONDS: Final = 10
 
 
 class Lock(IntEnum):
-    """What a PostgreSQL writer locks until its transaction ends. Taken in this order, AUDIT last."""
+    """What a PostgreSQL writer locks until its transaction ends. Taken in the order they stand here, AUDIT
+    last; the numbers never change, because another version of the program may be at work."""
 
     SCHEMA = 1
     LINKS = 2
+    LEASES = 4
+    DEPARTURES = 5
+    HEALTH = 6
     AUDIT = 3
 
 

@@ -24,10 +24,11 @@ import pandas as pd
 from sqlalchemy import Connection, Select, Table, func, select, update
 
 from connectors.errors import ConfigurationError, RecordError, RefusedError
-from connectors.store import bulk
+from connectors.store import bulk, leases
 from connectors.store import links as link_table
 from connectors.store.database import Database
 from connectors.store.history import frame_from_text, frame_text, rows_frame, upserting
+from connectors.store.leases import Lease
 from connectors.store.tables import OperationRow, PlanRow, Run, instant
 
 PLAN: Final[Table] = PlanRow.__table__  # type: ignore[attr-defined]
@@ -35,7 +36,8 @@ OPERATION: Final[Table] = OperationRow.__table__  # type: ignore[attr-defined]
 RUN: Final[Table] = Run.__table__  # type: ignore[attr-defined]
 
 PLAN_STATUS: Final = (
-    *("planned", "refused", "approved", "applying", "applied", "failed", "interrupted", "superseded"),
+    *("planned", "refused", "waiting", "approved", "rejected"),
+    *("applying", "applied", "failed", "interrupted", "superseded"),
 )
 STATES: Final = ("planned", "intended", "done", "already", "failed", "skipped", "undone")
 SETTLED: Final = ("done", "already", "undone")
@@ -63,7 +65,8 @@ JOURNAL: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan's row, without its operations. `policy` is JSON text, `held` a frame."""
+    """A plan's row, without its operations. `policy` is JSON text, `held` a frame; `about` is "" (everybody),
+    person:ID or group:NAME."""
 
     id: int
     run: str
@@ -77,6 +80,7 @@ class Plan:
     created_at: datetime
     status: str
     status_at: datetime
+    about: str
 
 
 class Journal:
@@ -98,13 +102,14 @@ class Journal:
         held: pd.DataFrame,
         at: datetime,
         status: str = "planned",
+        about: str = "",
     ) -> int:
         """Save a plan with its operations in state planned, and return its id.
 
         `operations`: seq, phase (integers), kind, name, target, source_id, record and before (JSON text
         or ""), reason; `seq` is unique. Text columns may be categorical.
         """
-        _known(status, PLAN_STATUS, "plan status")
+        known(status, PLAN_STATUS, "plan status")
         seq = operations["seq"]
         if not seq.is_monotonic_increasing:
             operations = operations.sort_values("seq")
@@ -125,6 +130,7 @@ class Journal:
                     created_at=instant(at),
                     status=status,
                     status_at=instant(at),
+                    about=about,
                 )
             )
             plan_id = int(result.inserted_primary_key[0])  # type: ignore[index]
@@ -147,6 +153,19 @@ class Journal:
             values[name] = datetime.fromisoformat(values[name])
         values["held"] = frame_from_text(values["held"])
         return Plan(**values)
+
+    def asked_plan(self, source: str, directory: str) -> Plan | None:
+        """The newest plan about everybody that waits for agreement, or has it and was not begun; None where none is."""
+        statement = (
+            select(PLAN.c.id)
+            .where(PLAN.c.source == source, PLAN.c.directory == directory, PLAN.c.status.in_(["waiting", "approved"]))
+            .where(PLAN.c.about == "")
+            .order_by(PLAN.c.id.desc())
+            .limit(1)
+        )
+        with self._db.read() as connection:
+            found = connection.execute(statement).scalar()
+        return None if found is None else self.load_plan(int(found))
 
     def operations(
         self, plan_id: int, *, states: Collection[str] | None = None, first: int | None = None, last: int | None = None
@@ -189,19 +208,57 @@ class Journal:
             frame[state] = pd.array([counts.get((i, state), 0) for i in frame["id"].tolist()], dtype="int64")
         return frame
 
+    def past_counts(self, source: str, directory: str, limit: int = 20) -> pd.DataFrame:
+        """How many operations of each kind the plans about everybody that were applied had, newest first.
+
+        `plan` and a column for each kind that occurs among them, all integers.
+        """
+        applied = (
+            select(PLAN.c.id)
+            .where(PLAN.c.source == source, PLAN.c.directory == directory, PLAN.c.status == "applied")
+            .where(PLAN.c.about == "")
+            .order_by(PLAN.c.id.desc())
+            .limit(limit)
+            .subquery()
+        )
+        statement = (
+            select(applied.c.id, OPERATION.c.kind, func.count())
+            .join_from(applied, OPERATION, OPERATION.c.plan_id == applied.c.id, isouter=True)
+            .group_by(applied.c.id, OPERATION.c.kind)
+            .order_by(applied.c.id.desc())
+        )
+        plans: dict[int, dict[str, int]] = {}
+        with self._db.read() as connection:
+            for plan_id, kind, n in connection.execute(statement):
+                plan = plans.setdefault(plan_id, {})
+                if kind is not None:  # the plan has no operations
+                    plan[kind] = n
+        kinds = sorted({kind for plan in plans.values() for kind in plan})
+        columns = {kind: [plan.get(kind, 0) for plan in plans.values()] for kind in kinds}
+        return pd.DataFrame({"plan": list(plans)} | columns, dtype="int64")
+
     def set_plan_status(
-        self, plan_id: int, status: str, *, at: datetime, expected: Collection[str] | None = None
+        self,
+        plan_id: int,
+        status: str,
+        *,
+        at: datetime,
+        expected: Collection[str] | None = None,
+        fence: Lease | None = None,
     ) -> None:
         """Set the plan's status. Raises `RecordError` for an unknown plan.
 
         With `expected`, only from one of these: a plan that two processes reach for goes to one of them,
-        the other gets a `RefusedError`.
+        the other gets a `RefusedError`. With `fence`, only while that lease is the directory's current one,
+        else `RefusedError`.
         """
-        _known(status, PLAN_STATUS, "plan status")
+        known(status, PLAN_STATUS, "plan status")
         statement = update(PLAN).where(PLAN.c.id == plan_id).values(status=status, status_at=instant(at))
         if expected is not None:
             statement = statement.where(PLAN.c.status.in_(sorted(expected)))
         with self._db.write() as connection:
+            if fence is not None:
+                _fenced(connection, plan_id, fence)
             if connection.execute(statement).rowcount == 0:
                 found = connection.execute(select(PLAN.c.status).where(PLAN.c.id == plan_id)).scalar()
                 if found is None:
@@ -221,16 +278,19 @@ class Journal:
         with self._db.read() as connection:
             return [int(i) for i in connection.execute(statement).scalars()]
 
-    def intend(self, plan_id: int, seqs: Sequence[int], *, at: datetime) -> None:
+    def intend(self, plan_id: int, seqs: Sequence[int], *, at: datetime, fence: Lease | None = None) -> None:
         """Write down, before any call, that these operations are about to be tried; counts the attempt.
 
         Raises, and writes nothing: `RecordError` for an operation that the plan does not have,
-        `RefusedError` for one that is settled, because it would be done a second time.
+        `RefusedError` for one that is settled, because it would be done a second time, and where `fence` is
+        not the directory's current lease. Outcomes know no fence: what was done is written down by anyone.
         """
         wanted = sorted({int(seq) for seq in seqs})
         if not wanted:
             return
         with self._db.write() as connection:
+            if fence is not None:
+                _fenced(connection, plan_id, fence)
             touched = _each(
                 connection,
                 "UPDATE operation SET state = 'intended', attempts = attempts + 1, intended_at = {at} "  # noqa: S608
@@ -265,7 +325,7 @@ class Journal:
         conflict.
         """
         for state in {state for _, state, _ in outcomes}:
-            _known(state, STATES, "operation state")
+            known(state, STATES, "operation state")
         if (links is not None or dropped is not None) and not directory:
             raise ConfigurationError("Links belong to a directory: name it.")
         # Rows in the order of their key, so that two writers cannot wait for each other.
@@ -343,9 +403,22 @@ class Journal:
         return values
 
 
-def _known(value: str, allowed: Sequence[str], what: str) -> None:
+def known(value: str, allowed: Sequence[str], what: str) -> None:
+    """Raises `ConfigurationError` for a value that is not among `allowed`."""
     if value not in allowed:
         raise ConfigurationError(f"{value!r} is no {what}; there are {', '.join(allowed)}.")
+
+
+def _fenced(connection: Connection, plan_id: int, fence: Lease) -> None:
+    directory = connection.execute(select(PLAN.c.directory).where(PLAN.c.id == plan_id)).scalar()
+    if directory is None:
+        raise RecordError(f"There is no plan {plan_id}; `crowdsync plans` lists them.")
+    if directory != fence.directory:
+        raise RefusedError(
+            f"Plan {plan_id} writes to directory {directory!r}, and the lease is for {fence.directory!r}: "
+            "take the lease of the plan's directory."
+        )
+    leases.hold(connection, fence)
 
 
 def _of(connection: Connection, plan_id: int, seqs: Sequence[int], states: Sequence[str]) -> list[int]:

@@ -8,13 +8,18 @@ from typing import Self
 from connectors.store import database
 from connectors.store.audit import AuditChain
 from connectors.store.database import Database
+from connectors.store.decisions import Decisions
+from connectors.store.departures import Departures
+from connectors.store.health import Health
 from connectors.store.history import History
 from connectors.store.journal import Journal
+from connectors.store.leases import Leases
 from connectors.store.links import Links
 
 
-class Store(History, Links, Journal, AuditChain):
-    """History, verdicts, links, plans, journal, runs and audit; each part is a file of its own.
+class Store(History, Links, Journal, AuditChain, Leases, Departures, Decisions, Health):
+    """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions and health; each
+    part is a file of its own.
 
     Every public write is one transaction. Times are timezone-aware. Methods may be called from any thread;
     they block, so that a coroutine calls them through a thread. Raises `RetryableError` where the database

@@ -207,7 +207,7 @@ class LinkEvent(SQLModel, table=True):
 
 
 class PlanRow(SQLModel, table=True):
-    """One plan. `policy` and `held` are JSON text."""
+    """One plan. `policy` and `held` are JSON text; `about` is "", person:ID or group:NAME."""
 
     __tablename__: ClassVar[Any] = "plan"
     __table_args__: ClassVar[Any] = (
@@ -226,6 +226,7 @@ class PlanRow(SQLModel, table=True):
     created_at: str = text()
     status: str = text()
     status_at: str = text()
+    about: str = Field("", sa_column=Column(Text, nullable=False, server_default=""))
 
 
 class OperationRow(SQLModel, table=True):
@@ -267,6 +268,63 @@ class Run(SQLModel, table=True):
     started_at: str = text()
     finished_at: str = text()
     summary: str = text()
+
+
+class LeaseRow(SQLModel, table=True):
+    """Who may write to a directory. The row stays for good: its `token` only ever rises.
+
+    `holder` and `until` are "" once the lease was given back.
+    """
+
+    __tablename__: ClassVar[Any] = "lease"
+    directory: str = key(Text)
+    holder: str = text()
+    token: int = number(BigInteger)
+    taken_at: str = text()
+    until: str = text()
+
+
+class Departure(SQLModel, table=True):
+    """A person of a source who counts as having left, and since when."""
+
+    __tablename__: ClassVar[Any] = "departure"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    directory: str = key(Text)
+    source: str = key(Text)
+    id: str = key(Text)
+    since: str = text()
+    why: str = text()
+
+
+class DecisionRow(SQLModel, table=True):
+    """What a person decided about a plan; `without` is a JSON list. Rows are only ever added."""
+
+    __tablename__: ClassVar[Any] = "decision"
+    __table_args__: ClassVar[Any] = (
+        Index("decision_plan", "plan_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+    id: int | None = serial()
+    plan_id: int = number()
+    digest: str = text()
+    at: str = text()
+    actor: str = text()
+    decision: str = text()  # approve | approve_without | reject
+    without: str = text()
+    reason: str = text()
+    expires_at: str = text()
+    via: str = text()  # prefect | command line
+
+
+class SourceHealth(SQLModel, table=True):
+    """A source that failed and has not answered since. A healthy one has no row."""
+
+    __tablename__: ClassVar[Any] = "source_health"
+    source: str = key(Text)
+    failures: int = number()
+    since: str = text()
+    until: str = text()
+    error: str = text()
 
 
 class AuditRow(SQLModel, table=True):

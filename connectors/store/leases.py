@@ -1,0 +1,136 @@
+"""Leases: one writer for each directory, with a fence against the one that does not know it was replaced.
+
+A run that was suspended, or cut off from the database, may wake after its lease was over and taken by
+another. Clocks cannot stop it; the token can. Each taking raises it by one, and whoever hands his lease to
+the journal as `fence` is refused once a later token stands there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Table, select, update
+
+from connectors.errors import ConfigurationError, RefusedError
+from connectors.store import audit, bulk
+from connectors.store.database import Database, Lock
+from connectors.store.history import upserting
+from connectors.store.tables import LeaseRow, instant
+
+LEASE: Final[Table] = LeaseRow.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to `directory` until `until`. Of two leases the one with the higher token counts."""
+
+    directory: str
+    holder: str
+    token: int
+    until: datetime
+
+
+class Leases:
+    """Take, renew and give back the lease of a directory."""
+
+    _db: Database
+
+    def take_lease(self, directory: str, holder: str, *, now: datetime, seconds: float) -> Lease | None:
+        """Take the directory's lease for `seconds`; None while another holder's is not over at `now`.
+
+        The same holder may take again at any time (a retried run); what it took before is then worth nothing.
+        """
+        holder = bulk.plain(holder)
+        if not holder.strip() or seconds <= 0:
+            raise ConfigurationError(
+                f"A lease needs a holder and a time above 0 s, not {holder!r} and {seconds:g} s: name the run."
+            )
+        with self._db.write() as connection:
+            self._db.lock(connection, Lock.LEASES)
+            before = _row(connection, directory)
+            if before is not None and before.holder not in ("", holder) and before.until > instant(now):
+                return None
+            until = now + timedelta(seconds=seconds)
+            # The row is never removed: a token that began again at 1 would let an old writer through.
+            lease = Lease(directory, holder, before.token + 1 if before is not None else 1, until)
+            values = {"holder": holder, "token": lease.token, "taken_at": instant(now), "until": instant(until)}
+            connection.execute(
+                upserting(connection, LEASE)
+                .values(directory=directory, **values)
+                .on_conflict_do_update(index_elements=["directory"], set_=values)
+            )
+            if before is not None and before.holder not in ("", holder):
+                details = {"from": before.holder, "until": before.until, "token": lease.token}
+                audit.append(
+                    self._db,
+                    connection,
+                    event="lease taken over",
+                    actor=holder,
+                    subject=directory,
+                    details=details,
+                    at=now,
+                )
+        return lease
+
+    def lease(self, directory: str) -> Lease | None:
+        """The directory's lease, its time over or not; None where nobody took it, or it was given back."""
+        with self._db.read() as connection:
+            row = _row(connection, directory)
+        if row is None or not row.holder:
+            return None
+        return Lease(row.directory, row.holder, row.token, datetime.fromisoformat(row.until))
+
+    def renew_lease(self, lease: Lease, *, now: datetime, seconds: float) -> Lease:
+        """The lease, now until `seconds` after `now`; also where its time is over and nobody took it.
+
+        Raises `RefusedError` where it was taken since, or given back.
+        """
+        renewed = replace(lease, until=now + timedelta(seconds=seconds))
+        with self._db.write() as connection:
+            self._db.lock(connection, Lock.LEASES)
+            hold(connection, lease)
+            connection.execute(
+                update(LEASE).where(LEASE.c.directory == lease.directory).values(until=instant(renewed.until))
+            )
+        return renewed
+
+    def release_lease(self, lease: Lease) -> None:
+        """Give the lease back, and with it the right to write. Nothing happens where it is lost already."""
+        with self._db.write() as connection:
+            self._db.lock(connection, Lock.LEASES)
+            connection.execute(
+                update(LEASE)
+                .where(
+                    LEASE.c.directory == lease.directory,
+                    LEASE.c.holder == lease.holder,
+                    LEASE.c.token == lease.token,
+                )
+                .values(holder="", until="")
+            )
+
+
+def hold(connection: Connection, lease: Lease) -> None:
+    """Keep the lease from being taken until the caller's transaction ends; `RefusedError` if it was already.
+
+    No clock is asked: a lease that nobody took protects as well after its time as before.
+    """
+    # A share of the row's lock: who wants to take the lease waits, other writers of this holder do not.
+    row = _row(connection, lease.directory, share=True)
+    if row is None or not row.holder:
+        now = "nobody has it"
+    elif (row.holder, row.token) == (lease.holder, lease.token):
+        return
+    else:
+        who = f"a later attempt of {row.holder!r}" if row.holder == lease.holder else f"{row.holder!r}"
+        now = f"{who} has it since {row.taken_at}"
+    raise RefusedError(
+        f"The lease of directory {lease.directory!r} is lost by {lease.holder!r}: {now}; nothing further was "
+        "written. Start a new run when no other is writing there."
+    )
+
+
+def _row(connection: Connection, directory: str, *, share: bool = False) -> Any:
+    statement = select(LEASE).where(LEASE.c.directory == directory)
+    return connection.execute(statement.with_for_update(read=True) if share else statement).first()
