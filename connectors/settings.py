@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
@@ -41,6 +41,8 @@ class DirectorySettings(Strict):
     requests_per_second: float | None = Field(None, gt=0, description="Crowd's limit, if it has one.")
     timeout: float = Field(60, gt=0, description="Seconds to wait for an answer.")
     page_size: int = Field(1000, ge=2, le=10_000, description="Users or groups a page.")
+    busy: Literal["wait", "skip"] = Field("wait", description="What a run does while another one writes here.")
+    wait_minutes: float = Field(60, gt=0, description="How long it waits.")
     ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
 
 

@@ -31,6 +31,7 @@ class SourceSettings(Strict):
     page_size: int = Field(1000, ge=1, le=10_000, description="Records a page; the server may give fewer.")
     ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
     policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy.py.")
+    policy_file: str = Field("", description="Or a YAML or TOML file with it, beside crowdsync.toml.")
 
     known: ClassVar[tuple[str, ...]] = ()
     """Secrets that this kind of source can have, by name; each has a field `…_env` and a field `…_file`."""

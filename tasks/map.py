@@ -1,4 +1,4 @@
-"""What should stand in Crowd: usernames by ordered rules, fields and attributes by a mapping.
+"""What should stand in Crowd: usernames and group names by ordered rules, fields and attributes by a mapping.
 
 Scoped snapshot → desired state: the same ids, Crowd's names and values. Two people whose names
 become one are both held.
@@ -6,44 +6,60 @@ become one are both held.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.model import HELD, MAX_TEXT, Snapshot, attributes_text, held_frame
+from connectors.errors import ConfigurationError
+from connectors.model import HELD, MAX_TEXT, MEMBER_KINDS, Snapshot, crowd_id, held_frame, memberships_from_codes
 from tasks.names import arrow_text, clashes, spelled
-from tasks.policy import Attributes, Policy, Usernames
+from tasks.policy import Groups, Policy, Usernames, matches, replaced
+from tasks.values import Sources, attribute_texts, field_value
 
 FIELDS = ("email", "first_name", "last_name", "display_name")
+
+EVERYONE = "crowdsync:everyone:"
+"""How the ids of the groups begin that everybody is in: they stand in the policy, not in the source."""
+
+_USER = MEMBER_KINDS.categories.get_loc("user")
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
     """What the source wants in Crowd. `users`, `groups` and `memberships` are as in
-    `connectors.model`, with Crowd's usernames and attributes; `held` has its columns too."""
+    `connectors.model`, with Crowd's usernames and attributes; `held` has its columns too. `everyone` are the
+    ids of those of `groups` that everybody is in."""
 
     users: pd.DataFrame
     groups: pd.DataFrame
     memberships: pd.DataFrame
     held: pd.DataFrame
+    everyone: pd.Index
 
 
 def desired(snapshot: Snapshot, policy: Policy) -> Desired:
-    """Scoped source snapshot → desired state, with everything that cannot be mapped held."""
+    """Scoped source snapshot → desired state, with everything that cannot be mapped held.
+
+    Raises `ConfigurationError` where the rules give everybody, or every group, one name.
+    """
+    names = usernames(snapshot.users, policy.usernames)
+    group_names = policy.groups.named(snapshot.groups["name"])
+    _refuse_one_name(snapshot, policy, names, group_names)
+
+    sources = Sources(snapshot.users, policy.attributes.wanted())
     users = snapshot.users.copy()
-    users["username"] = usernames(snapshot.users, policy.usernames)
-    for field, source in policy.attributes.fields.items():
-        if source in ("id", "username", *FIELDS):
-            users[field] = snapshot.users[source]
-        else:
-            users[field] = _first_value(snapshot.users["attributes"], source)
-    users["attributes"] = _renamed(snapshot.users["attributes"], policy.attributes)
+    users["username"] = names
+    for field, value in policy.attributes.fields.items():
+        users[field] = field_value(sources, value)
+    users["attributes"] = attribute_texts(sources, policy.attributes.extra)
 
     reasons = pd.Series("", index=users.index, dtype="str")
     reasons = _because(reasons, users["username"] == "", "the username rules leave nothing of its username")
@@ -52,41 +68,128 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
         reasons = _because(reasons, long, f"{column} is longer than Crowd's {MAX_TEXT} characters")
     if policy.attributes.extra:
         reasons = _because(reasons, _too_long(users["attributes"]), f"an attribute exceeds {MAX_TEXT} characters")
+    reasons = _denied(reasons, users["username"], policy.usernames, "usernames")
     reasons = _collisions(reasons, users["username"], snapshot.users["username"])
-    group_reasons = pd.Series("", index=snapshot.groups.index, dtype="str")
-    long = _long(snapshot.groups["name"])
-    group_reasons = _because(group_reasons, long, f"name is longer than Crowd's {MAX_TEXT} characters")
-    group_reasons = _collisions(group_reasons, snapshot.groups["name"].str.strip(), snapshot.groups["name"])
 
-    groups = snapshot.groups.copy()
-    groups["name"] = groups["name"].str.strip()
-    groups["description"] = _fitting(groups["description"])
+    # The groups that everybody is in follow after the source's, by the same rules but those for their names.
+    everyone = pd.DataFrame(
+        {"id": [EVERYONE + crowd_id(name) for name in policy.groups.everyone], "name": policy.groups.everyone},
+        dtype="str",
+    ).assign(description="", attributes="{}")
+    originals = pd.concat([snapshot.groups, everyone], ignore_index=True).astype("str")
+    groups = originals.assign(description=_fitting(originals["description"]))
+    groups["name"] = pd.concat([group_names, everyone["name"]], ignore_index=True).astype("str")
+    ours = np.arange(len(groups)) >= len(group_names)
+    group_reasons = pd.Series("", index=groups.index, dtype="str")
+    group_reasons = _because(group_reasons, groups["name"] == "", "the group name rules leave nothing of its name")
+    long = _long(groups["name"])
+    group_reasons = _because(group_reasons, long, f"name is longer than Crowd's {MAX_TEXT} characters")
+    group_reasons = _denied(group_reasons, groups["name"], policy.groups, "groups")
+    group_reasons = _also_everyone(group_reasons, groups["name"], originals["name"], ours)
+    group_reasons = _collisions(group_reasons, groups["name"], originals["name"])
+
     held = pd.concat(
         [
             snapshot.held,
             _held("user", snapshot.users.assign(name=snapshot.users["username"]), reasons),
-            _held("group", snapshot.groups, group_reasons),
+            _held("group", originals, group_reasons),
         ],
         ignore_index=True,
     )
+    users = users[reasons == ""].reset_index(drop=True)
+    fine = (group_reasons == "").to_numpy()
+    everyone_ids = pd.Index(groups.loc[fine & ours, "id"])
     return Desired(
-        users[reasons == ""].reset_index(drop=True),
-        groups[group_reasons == ""].reset_index(drop=True),
-        snapshot.memberships,
+        users,
+        groups[fine].reset_index(drop=True),
+        _with_everyone(snapshot.memberships, everyone_ids, users.loc[users["active"], "id"]),
         held,
+        everyone_ids,
     )
 
 
 def usernames(users: pd.DataFrame, rules: Usernames) -> pd.Series:
     """Users frame → Crowd usernames, on its index."""
+    *_, (_, names) = username_steps(users, rules)
+    return pd.Series(names, dtype="str", index=users.index)
+
+
+def username_steps(users: pd.DataFrame, rules: Usernames) -> Iterator[tuple[str, pa.Array]]:
+    """Users frame → each rule in words, and the usernames after it."""
     names = arrow_text(users[rules.source])
+    yield f"usernames.source: {rules.source}", names
     if rules.normalise != "none":
         names = pc.utf8_normalize(names, rules.normalise)
+        yield f"usernames.normalise: {rules.normalise}", names
     for rule in rules.rules:
-        names = pc.replace_substring_regex(names, rule.pattern, rule.replacement)
+        names = replaced(names, (rule,))
+        yield f"usernames.rules: replace {rule.pattern!r} by {rule.replacement!r}", names
     if rules.case == "lower":
         names = pc.utf8_lower(names)
-    return pd.Series(pc.utf8_trim_whitespace(names), dtype="str", index=users.index)
+        yield "usernames.case: lower", names
+    yield "blanks off", pc.utf8_trim_whitespace(names)
+
+
+def _refuse_one_name(snapshot: Snapshot, policy: Policy, names: pd.Series, group_names: pd.Series) -> None:
+    """Raises `ConfigurationError` where the rules have made all names one that were not before."""
+    for field, people, least, made, rules in (
+        ("usernames.rules", "people", 2, names, policy.usernames),
+        ("groups.rules", "groups", 3, group_names, policy.groups),
+    ):
+        if not rules.rules or len(made) < least or len(pd.Index(made.str.lower()).unique()) > 1:
+            continue
+        without = rules.model_copy(update={"rules": ()})
+        if isinstance(without, Usernames):
+            before = usernames(snapshot.users, without)
+        else:
+            before = without.named(snapshot.groups["name"])
+        if len(pd.Index(before.str.lower()).unique()) > 1:
+            raise ConfigurationError(
+                f"{field} give all {len(made)} {people} one name, {made.iloc[0]!r}; correct the patterns, so that "
+                "different names stay different. Nothing is written"
+            )
+
+
+def _denied(reasons: pd.Series, names: pd.Series, rules: Usernames | Groups, field: str) -> pd.Series:
+    """Adds a reason to every record whose Crowd name the policy does not give."""
+    told = "its Crowd name '" + names + "' is "
+    denied = matches(names, rules.deny)
+    reasons = _because(reasons, denied, told + f"one of {field}.deny; take it out there, or rename it in the IdP")
+    allowed = matches(names, rules.allow)
+    return _because(reasons, ~allowed, told + f"none of {field}.allow; add it there, or rename it in the IdP")
+
+
+def _also_everyone(reasons: pd.Series, names: pd.Series, originals: pd.Series, ours: np.ndarray) -> pd.Series:
+    """Adds a reason to every group of the source, and of the policy's everyone, that become one name."""
+    if not ours.any():
+        return reasons
+    label = clashes(names)
+    of_both = pd.Index(label[ours & (label != "")]).intersection(pd.Index(label[~ours & (label != "")]))
+    for one in of_both:
+        there = (label == one).to_numpy()
+        policys = ", ".join(spelled(name, repr(name)) for name in originals[there & ours].head(5))
+        sources = ", ".join(spelled(name, repr(name)) for name in originals[there & ~ours].head(5))
+        reason = f"{policys} of groups.everyone and {sources} of the IdP become one name in Crowd; leave one out"
+        reasons = _because(reasons, there, reason)
+    return reasons
+
+
+def _with_everyone(memberships: pd.DataFrame, groups: pd.Index, members: pd.Series) -> pd.DataFrame:
+    """Memberships + one of every member in every one of these groups, which have none yet."""
+    if not len(groups) or not len(members):
+        return memberships
+    old_groups, old_members = (memberships[side].cat.categories for side in ("group_id", "member_id"))
+    at = old_members.get_indexer(pd.Index(members))
+    new = at < 0
+    at[new] = len(old_members) + np.arange(int(new.sum()))
+    count = len(members)
+    return memberships_from_codes(
+        old_groups.append(groups),
+        old_members.append(pd.Index(members[new])),
+        np.concatenate([memberships["group_id"].cat.codes, len(old_groups) + np.repeat(np.arange(len(groups)), count)]),
+        np.concatenate([memberships["member_id"].cat.codes, np.tile(at, len(groups))]),
+        np.concatenate([memberships["member_kind"].cat.codes, np.full(count * len(groups), _USER)]),
+    )
 
 
 def _collisions(reasons: pd.Series, names: pd.Series, originals: pd.Series) -> pd.Series:
@@ -100,7 +203,7 @@ def _collisions(reasons: pd.Series, names: pd.Series, originals: pd.Series) -> p
     return reasons.where((reasons != "") | ~reasons.index.isin(list(found)), reasons.index.map(found))
 
 
-def _because(reasons: pd.Series, which: Any, reason: str) -> pd.Series:
+def _because(reasons: pd.Series, which: Any, reason: str | pd.Series) -> pd.Series:
     return reasons.where(~np.asarray(which, dtype=bool) | (reasons != ""), reason)
 
 
@@ -117,23 +220,6 @@ def _held(kind: str, records: pd.DataFrame, reasons: pd.Series) -> pd.DataFrame:
             "reason": reasons[found.index],
         }
     )[list(HELD)]
-
-
-def _renamed(texts: pd.Series, mapping: Attributes) -> pd.Series:
-    """Source attributes → Crowd attributes. Parsed once per distinct text."""
-    if not mapping.extra:
-        return pd.Series("{}", index=texts.index, dtype="str")
-    pairs = sorted(mapping.extra.items())
-    cache: dict[str, str] = {}
-    for text in texts.unique():
-        source = orjson.loads(text)
-        cache[text] = attributes_text({crowd: source[name] for crowd, name in pairs if source.get(name)})
-    return texts.map(cache).astype("str")
-
-
-def _first_value(texts: pd.Series, name: str) -> pd.Series:
-    cache = {text: (orjson.loads(text).get(name) or [""])[0] for text in texts.unique()}
-    return texts.map(cache).astype("str")
 
 
 def _fitting(texts: pd.Series) -> pd.Series:
@@ -157,13 +243,22 @@ def _long(texts: pd.Series) -> np.ndarray:
     return np.asarray(pc.greater(units, MAX_TEXT))
 
 
-def _too_long(texts: pd.Series) -> pd.Series:
-    suspects = _long(texts)
-    result = pd.Series(np.zeros(len(texts), dtype=bool), index=texts.index)
-    for index in texts.index[suspects]:
-        values = orjson.loads(texts[index]).values()
-        result[index] = any(len(value.encode("utf-16-le")) > 2 * MAX_TEXT for many in values for value in many)
-    return result
+def _too_long(texts: pd.Series) -> np.ndarray:
+    """Which attributes texts hold a value that is longer than Crowd takes."""
+    suspects = _long(texts).copy()
+    if suspects.any():  # in a text without quotes there is one character a unit, or half of one
+        array = arrow_text(texts[suspects])
+        least = pc.if_else(
+            pc.string_is_ascii(array),
+            pc.match_substring_regex(array, rf'(?:[^"\\]|\\.){{{MAX_TEXT + 1}}}'),
+            pc.match_substring_regex(array, rf'(?:[^"\\]|\\.){{{(MAX_TEXT + 1) // 2}}}'),
+        )
+        suspects[suspects] = least.to_numpy(zero_copy_only=False)
+        suspects[suspects] = [
+            any(len(value.encode("utf-16-le")) > 2 * MAX_TEXT for many in orjson.loads(text).values() for value in many)
+            for text in texts[suspects]
+        ]
+    return suspects
 
 
 @task(name="map", task_run_name="map", cache_policy=NO_CACHE, persist_result=False)

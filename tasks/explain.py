@@ -1,0 +1,213 @@
+"""Why one person is, or is not, in Crowd as they are: every rule that was asked, and what it said.
+
+Source snapshot, policy and one person → a table to read from top to bottom. It is made by the same functions as the
+desired state (`tasks.filter`, `tasks.map`, `tasks.values`), so that it cannot say anything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from connectors.errors import ConfigurationError, RecordError
+from connectors.model import Snapshot
+from tasks.filter import Rulings, Scoped, cut, ruled, said, values_of
+from tasks.map import EVERYONE, Desired, desired, username_steps
+from tasks.policy import Condition, Groups, Policy
+from tasks.values import traced
+
+Stage = Literal["source", "filter", "map"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One rule that was asked about a person: at which stage, about what (`scope`, `username`, a field,
+    `attribute NAME`, `group`, `held`), the values before it, the rule in words, and the values after it.
+
+    The last row of a field or attribute has what stands in Crowd, a row `group` with a value after it a Crowd group
+    that the person gets; without one it is a group that they do not get.
+    """
+
+    stage: Stage
+    what: str
+    before: tuple[str, ...]
+    rule: str
+    after: tuple[str, ...]
+
+
+def explain(source: Snapshot, policy: Policy, key: str) -> list[Explained]:
+    """The whole way of one person, by id, username or e-mail, through scope and mapping.
+
+    Raises `RecordError` where nobody, or more than one person, has this key.
+    """
+    at = _at(source, key)
+    if isinstance(at, list):
+        return at
+    rulings = ruled(source, policy)
+    rows = _scope(source, policy, rulings, at)
+    if not rulings.users[at]:
+        return rows
+    scoped = cut(source, policy, rulings)
+    one = source.users.iloc[[at]]
+    rows += _username(one, policy) + _values(one, policy)
+    try:
+        wanted = desired(scoped.snapshot, policy)
+    except ConfigurationError as error:  # nobody comes to Crowd then
+        return [*rows, Explained("map", "held", (), str(error), ())]
+    identity = str(one["id"].iloc[0])
+    held = wanted.held[(wanted.held["kind"] == "user") & (wanted.held["id"] == identity)]
+    if len(held) and not (wanted.users["id"] == identity).any():
+        return [*rows, *(Explained("map", "held", (), reason, ()) for reason in held["reason"])]
+    return rows + _groups(source, policy, scoped, wanted, identity)
+
+
+def _at(source: Snapshot, key: str) -> int | list[Explained]:
+    """The row of a person; or, where they could not be read, why."""
+    users, lower = source.users, key.lower()
+    for found in (
+        users["id"] == key,
+        users["username"].str.lower() == lower,
+        users["email"].str.lower() == lower,
+    ):
+        rows = np.flatnonzero(found.to_numpy())
+        if len(rows) > 1:
+            some = ", ".join(repr(one) for one in users["id"].iloc[rows[:5]])
+            raise RecordError(f"{key!r} fits {len(rows)} people of the source (ids {some}); give an id")
+        if len(rows) and key:
+            return int(rows[0])
+    held = source.held[(source.held["kind"] == "user") & (key != "")]
+    held = held[(held["id"] == key) | (held["name"].str.lower() == lower)]
+    if len(held):
+        return [Explained("source", "held", (), f"{one.stage}: {one.reason}", ()) for one in held.itertuples()]
+    raise RecordError(f"nobody in the source has the id, username or e-mail {key!r}; check its spelling")
+
+
+# ── scope ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _scope(source: Snapshot, policy: Policy, rulings: Rulings, at: int) -> list[Explained]:
+    """Whether the person is in scope, and by which rule."""
+    one = source.users.iloc[[at]]
+    fields = list(dict.fromkeys(c.field for block in policy.scope.conditions for c in block.all))
+    shown = {field: tuple(values_of(one, field)) for field in fields}
+    username = (str(one["username"].iloc[0]),)
+    if rulings.unsure[at]:
+        return [Explained("filter", "scope", username, str(rulings.reasons.iloc[at]), ("held",))]
+    for field, fits in rulings.rules.items():
+        if fits[at]:
+            continue
+        if field != "scope.conditions":
+            return [Explained("filter", "scope", username, _asked(field, policy), ("out of scope",))]
+        wrong = [
+            Explained("filter", "scope", shown[one.field], f"{field}[{number}]: {said(one)}", ("out of scope",))
+            for number, one in _misfits(policy, rulings, at)
+        ]
+        if wrong:  # or it cannot be told, and another rule has them out
+            return wrong
+    for number, block in enumerate(policy.scope.conditions):
+        if all(fit[at] for fit, _ in rulings.conditions[number]):
+            return [
+                Explained(
+                    "filter", "scope", shown[one.field], f"scope.conditions[{number}]: {said(one)}", ("in scope",)
+                )
+                for one in block.all
+            ]
+    rules = [_asked(field, policy) for field in rulings.rules if field != "scope.exclude_users"]
+    return [Explained("filter", "scope", username, "; ".join(rules), ("in scope",))]
+
+
+def _misfits(policy: Policy, rulings: Rulings, at: int) -> list[tuple[int, Condition]]:
+    """The conditions that a person does not fit, by block; none where a block may fit as a whole."""
+    found = []
+    for number, (block, verdicts) in enumerate(zip(policy.scope.conditions, rulings.conditions, strict=True)):
+        wrong = [one for one, (fit, unsure) in zip(block.all, verdicts, strict=True) if not fit[at] and not unsure[at]]
+        if not wrong:
+            return []
+        found += [(number, one) for one in wrong]
+    return found
+
+
+def _asked(field: str, policy: Policy) -> str:
+    if field == "scope.members_only":
+        return f"{field}: in a synced group"
+    return f"{field}: {', '.join(getattr(policy.scope, field.removeprefix('scope.')))}"
+
+
+# ── names and values ────────────────────────────────────────────────────────────────────────────
+
+
+def _username(one: pd.DataFrame, policy: Policy) -> list[Explained]:
+    return _chain("username", [(rule, names.to_pylist()) for rule, names in username_steps(one, policy.usernames)])
+
+
+def _values(one: pd.DataFrame, policy: Policy) -> list[Explained]:
+    rows = []
+    for field, value in policy.attributes.fields.items():
+        steps = traced(one, value)
+        if len(steps[-1][1]) > 1:
+            steps.append(("a field has one value: the first", steps[-1][1][:1]))
+        rows += _chain(field, steps)
+    for name, value in policy.attributes.extra.items():
+        rows += _chain(f"attribute {name}", traced(one, value))
+    return rows
+
+
+def _chain(what: str, steps: list[tuple[str, list[str]]]) -> list[Explained]:
+    """Rules and the values after each → rows, each with the values before it."""
+    before: tuple[str, ...] = ()
+    rows = []
+    for rule, values in steps:
+        rows.append(Explained("map", what, before, rule, tuple(values)))
+        before = tuple(values)
+    return rows
+
+
+# ── groups ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _groups(source: Snapshot, policy: Policy, scoped: Scoped, wanted: Desired, identity: str) -> list[Explained]:
+    """The Crowd groups that the person gets, then those of the IdP that they do not get."""
+    direct, gets = _groups_of(source.memberships, identity), _groups_of(wanted.memberships, identity)
+    names = dict(zip(wanted.groups["id"], wanted.groups["name"], strict=True))
+    held = wanted.held[wanted.held["kind"] == "group"]
+    reasons = dict(zip(held["id"], held["reason"], strict=True))
+    here = source.groups[source.groups["id"].isin(direct | gets)]
+    rows, left = [], []
+    for group, name in zip(here["id"].tolist(), here["name"].tolist(), strict=True):
+        flat = "" if group in direct else "groups.nesting flatten: in a group nested in it; "
+        if group in scoped.groups_out:
+            left.append(Explained("filter", "group", (name,), "scope.groups and scope.exclude_groups", ()))
+        elif group not in names:
+            left.append(Explained("map", "group", (name,), reasons.get(group, "held"), ()))
+        else:
+            rows.append(Explained("map", "group", (name,), flat + named_by(name, policy.groups), (names[group],)))
+    for one in (one for one in wanted.everyone if one in gets):
+        rows.append(Explained("map", "group", (), "groups.everyone", (names[one],)))
+    left += [Explained("map", "group", (), why, ()) for one, why in reasons.items() if one.startswith(EVERYONE)]
+    return rows + left
+
+
+def named_by(name: str, groups: Groups) -> str:
+    """The rules that make a group's Crowd name, in words."""
+    said_, now = [], name
+    for number, rule in enumerate(groups.rules):
+        after = _named(name, groups.model_copy(update={"rules": groups.rules[: number + 1], "prefix": ""}))
+        if after != now:
+            said_.append(f"groups.rules[{number}]: replace {rule.pattern!r} by {rule.replacement!r}")
+        now = after
+    if groups.prefix:
+        said_.append(f"groups.prefix: {groups.prefix!r}")
+    return "; ".join(said_) or "its name in the IdP"
+
+
+def _named(name: str, groups: Groups) -> str:
+    return str(groups.named(pd.Series([name], dtype="str")).iloc[0])
+
+
+def _groups_of(memberships: pd.DataFrame, identity: str) -> set[str]:
+    code = memberships["member_id"].cat.categories.get_indexer(pd.Index([identity]))[0]
+    which = (memberships["member_id"].cat.codes == code) & (memberships["member_kind"] == "user")
+    return set(memberships.loc[which, "group_id"].astype("str"))
