@@ -1,94 +1,214 @@
-"""Whether a plan may be executed: limits, and the plans that are never executed.
+"""Whether a plan may be carried out: limits and dangers that a person must agree to, and plans that never are.
 
-A plan that is too large is refused with the number, the limit and the way out. `force` lifts the
-limits, never the last rule: a plan that leaves nobody able to log in is always refused.
+Every finding names the number, the limit and its field. `force` lifts what a person could agree to, never the last
+rule: a plan that leaves nobody able to log in is always refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
 from connectors.errors import LimitError
+from connectors.model import Snapshot
+from tasks.impact import Impact, impact
 from tasks.plan import Plan
-from tasks.policy import Policy
+from tasks.policy import Limit, Policy
+
+WAY = "look at the plan, then approve it, raise the limit, or run with --force"
+_REMOVALS = (Kind.USER_DEACTIVATE, Kind.USER_DELETE, Kind.MEMBERSHIP_REMOVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a person must agree to, and the kinds of operation that it is about."""
+
+    text: str
+    kinds: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`refusals` stop the run; `forced` would have, had the run not been forced."""
+    """`refusals` stop the run, and so do `asks` until a person agrees; `forced` were lifted by the run's force, and
+    `agreed` by a person."""
 
     refusals: tuple[str, ...] = ()
+    asks: tuple[Finding, ...] = ()
     forced: tuple[str, ...] = ()
+    agreed: tuple[str, ...] = ()
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Everything that stands against carrying the plan out, in words."""
+        return (*self.refusals, *(ask.text for ask in self.asks))
+
+    @property
+    def dangerous(self) -> tuple[Kind, ...]:
+        """The kinds of operation that are asked about; without them nobody would have been."""
+        return tuple(dict.fromkeys(kind for ask in self.asks for kind in ask.kinds))
 
     def raise_if_refused(self) -> None:
-        """Raises `LimitError` with every refusal."""
-        if self.refusals:
-            raise LimitError("; ".join(self.refusals))
+        """Raises `LimitError` with everything that stands against the plan."""
+        if self.stops:
+            raise LimitError("; ".join(self.stops))
 
 
-def judge(plan: Plan, policy: Policy, *, force: bool = False) -> Verdict:
-    """Plan → verdict. Pure: the same plan under the same policy is always judged the same."""
-    counts = plan.counts()
-    owned = plan.owned
-    limits = policy.limits
-    shut_out, deleted = plan.shut_out(), counts.get(Kind.USER_DELETE, 0)
-    always = []
+def judge(plan: Plan, policy: Policy, radius: Impact | None = None, *, force: bool = False) -> Verdict:
+    """Plan and its blast radius → verdict. Pure: the same plan under the same policy is always judged the same."""
+    always = tuple(_never(plan))
+    found = [*_limits(plan, policy)]
+    if radius is not None:
+        found += [*_of_groups(radius, policy), *_seats(radius, policy), *_unusual(radius)]
+        found += _dangers(plan, radius, policy)
+    if force:
+        return Verdict(always, forced=tuple(finding.text for finding in found))
+    if policy.approval.when == "never":
+        return Verdict((*always, *(f"{f.text}; {WAY}" for f in found)))
+    if policy.approval.when == "always" and len(plan.operations) and not found:
+        found.append(Finding("approval.when is 'always': every plan needs agreement", _kinds(plan)))
+    return Verdict(always, tuple(found))
+
+
+def _kinds(plan: Plan) -> tuple[Kind, ...]:
+    return tuple(Kind(kind) for kind in plan.counts())
+
+
+def _never(plan: Plan) -> Iterator[str]:
+    shut_out, deleted, owned = plan.shut_out(), plan.counts().get(Kind.USER_DELETE, 0), plan.owned
     if shut_out and shut_out >= owned.active:
-        always.append(
+        yield (
             f"the plan shuts out all {owned.active} active accounts that this source owns; this is never done, "
             "forced or not: check the source and the scope"
         )
     elif deleted and deleted >= owned.users:
-        always.append(f"the plan deletes all {owned.users} accounts that this source owns; this is never done")
-    over = []
-    for name, count, limit, base, of in (
-        ("user_create", counts.get(Kind.USER_CREATE, 0), limits.user_create, owned.users, "owned accounts"),
-        ("user_update", counts.get(Kind.USER_UPDATE, 0), limits.user_update, owned.users, "owned accounts"),
-        ("user_rename", counts.get(Kind.USER_RENAME, 0), limits.user_rename, owned.users, "owned accounts"),
-        ("user_deactivate", shut_out, limits.user_deactivate, owned.active, "active owned accounts"),
-        ("user_delete", deleted, limits.user_delete, owned.users, "owned accounts"),
-        ("group_create", counts.get(Kind.GROUP_CREATE, 0), limits.group_create, owned.groups, "owned groups"),
-        ("group_delete", counts.get(Kind.GROUP_DELETE, 0), limits.group_delete, owned.groups, "owned groups"),
+        yield f"the plan deletes all {owned.users} accounts that this source owns; this is never done"
+
+
+def _limits(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    counts, owned, limits = plan.counts(), plan.owned, policy.limits
+    shut_out = plan.shut_out()
+    for name, base, of in (
+        ("user_create", owned.users, "owned accounts"),
+        ("user_update", owned.users, "owned accounts"),
+        ("user_rename", owned.users, "owned accounts"),
+        ("user_deactivate", owned.active, "active owned accounts"),
+        ("user_delete", owned.users, "owned accounts"),
+        ("group_create", owned.groups, "owned groups"),
+        ("group_delete", owned.groups, "owned groups"),
+        ("membership_add", owned.memberships, "memberships"),
+        ("membership_remove", owned.memberships, "memberships in owned groups"),
+        ("nesting_remove", owned.nestings, "nestings in owned groups"),
+    ):
+        kinds: tuple[Kind, ...] = (Kind(name),)
+        count = counts.get(name, 0)
+        if name == "user_deactivate":  # whoever is deleted is shut out too
+            kinds, count = (Kind.USER_DEACTIVATE, Kind.USER_DELETE), shut_out
+        text = _over(name, count, base, of, getattr(limits, name))
+        if text:
+            yield Finding(text, kinds)
+
+
+def _over(name: str, count: int, base: int, of: str, limit: Limit) -> str:
+    allowed = limit.allowed(base)
+    if allowed is None or count <= allowed:
+        return ""
+    rules = [] if limit.absolute is None else [f"{limit.absolute}"]
+    rules += [] if limit.percent is None else [f"{limit.percent:g} %"]
+    rule = f"limits.{name} ({' and '.join(rules)})"
+    return f"{name}: {count} of {base} {of} is more than the {allowed} that {rule} allows"
+
+
+def _of_groups(radius: Impact, policy: Policy) -> Iterator[Finding]:
+    """The groups that gain or lose more members than one group may; one finding for all of them."""
+    for name, column, kind in (
+        ("group_membership_remove", "removed", Kind.MEMBERSHIP_REMOVE),
+        ("group_membership_add", "added", Kind.MEMBERSHIP_ADD),
+    ):
+        limit: Limit = getattr(policy.limits, name)
+        if limit == Limit():
+            continue
+        changes: pd.DataFrame = radius.group_changes
+        allowed = changes["members_before"].map(limit.allowed)
+        over = changes[changes[column] > allowed]
+        if len(over):
+            worst = over.iloc[int((over[column] - over["members_before"].map(limit.allowed)).argmax())]
+            count, base = int(worst[column]), int(worst["members_before"])
+            text = _over(name, count, base, f"members of {worst['group']!r}", limit)
+            yield Finding(text + (f", and {len(over) - 1} more groups" if len(over) > 1 else ""), (kind,))
+
+
+def _seats(radius: Impact, policy: Policy) -> Iterator[Finding]:
+    seats, before, after = policy.limits.seats, radius.seats_before, radius.seats_after
+    if seats is not None and after is not None and before is not None and after > max(seats, before):
+        yield Finding(
+            f"seats: {after} active people in seat_groups afterwards ({before} now) are more than the {seats} that "
+            "limits.seats allows",
+            (Kind.USER_CREATE, Kind.USER_ACTIVATE, Kind.MEMBERSHIP_ADD, Kind.NESTING_ADD),
+        )
+
+
+def _unusual(radius: Impact) -> Iterator[Finding]:
+    for one in radius.unusual:
+        people = one.what.startswith("people")
+        kinds = (Kind.USER_DEACTIVATE, Kind.USER_DELETE) if people else (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE)
+        yield Finding(
+            f"unusual: {one.what}: {one.now}, at most {one.most_before} in the {one.runs} runs before "
+            "(limits.unusual_times)",
+            kinds,
+        )
+
+
+def _dangers(plan: Plan, radius: Impact, policy: Policy) -> Iterator[Finding]:
+    counts = plan.counts()
+    deleted = {kind: counts.get(kind, 0) for kind in (Kind.USER_DELETE, Kind.GROUP_DELETE)}
+    privileged = sorted(set(radius.privileged["group"]))
+    for danger, found, text, kinds in (
         (
-            "membership_add",
-            counts.get(Kind.MEMBERSHIP_ADD, 0),
-            limits.membership_add,
-            owned.memberships,
-            "memberships",
+            "last_administrator",
+            radius.administrators_lost,
+            f"the last active member leaves {_list(radius.administrators_lost)}",
+            _REMOVALS,
         ),
         (
-            "membership_remove",
-            counts.get(Kind.MEMBERSHIP_REMOVE, 0),
-            limits.membership_remove,
-            owned.memberships,
-            "memberships in owned groups",
+            "deletions",
+            any(deleted.values()),
+            f"{deleted[Kind.USER_DELETE]} accounts and {deleted[Kind.GROUP_DELETE]} groups are deleted",
+            (Kind.USER_DELETE, Kind.GROUP_DELETE),
         ),
         (
-            "nesting_remove",
-            counts.get(Kind.NESTING_REMOVE, 0),
-            limits.nesting_remove,
-            owned.nestings,
-            "nestings in owned groups",
+            "privileged",
+            privileged,
+            f"{len(radius.privileged)} changes in {_list(privileged)}",
+            (*_REMOVALS, Kind.MEMBERSHIP_ADD, Kind.NESTING_ADD, Kind.NESTING_REMOVE, Kind.USER_ACTIVATE),
+        ),
+        (
+            "emptied_groups",
+            radius.emptied,
+            f"{len(radius.emptied)} groups are left without members: {_list(radius.emptied)}",
+            (*_REMOVALS, Kind.NESTING_REMOVE, Kind.GROUP_DELETE),
         ),
     ):
-        allowed = limit.allowed(base)
-        if allowed is not None and count > allowed:
-            rules = [] if limit.absolute is None else [f"{limit.absolute}"]
-            rules += [] if limit.percent is None else [f"{limit.percent:g} %"]
-            over.append(
-                f"{name}: {count} of {base} {of} is more than the {allowed} that limits.{name} "
-                f"({' and '.join(rules)}) allows; look at the plan, then raise the limit or run with --force"
-            )
-    if force:
-        return Verdict(tuple(always), tuple(over))
-    return Verdict((*always, *over))
+        if found and danger in policy.approval.dangers:
+            yield Finding(f"{danger}: {text} (approval.dangers)", kinds)
+
+
+def _list(names: object) -> str:
+    shown = list(names)  # type: ignore[call-overload]
+    return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+@task(name="impact", task_run_name="impact", cache_policy=NO_CACHE, persist_result=False)
+async def measure(operations: pd.DataFrame, directory: Snapshot, policy: Policy, past: pd.DataFrame) -> Impact:
+    """What the plan does to people."""
+    return impact(operations, directory, policy, past)
 
 
 @task(name="guard", task_run_name="guard", cache_policy=NO_CACHE, persist_result=False)
-async def guard_plan(plan: Plan, policy: Policy, force: bool) -> Verdict:
-    """Whether the plan may be executed."""
-    return judge(plan, policy, force=force)
+async def guard_plan(plan: Plan, policy: Policy, radius: Impact, force: bool) -> Verdict:
+    """Whether the plan may be carried out."""
+    return judge(plan, policy, radius, force=force)
