@@ -6,6 +6,8 @@ none. A record whose account is uncertain is held; an account that somebody else
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +19,10 @@ from prefect.cache_policies import NO_CACHE
 from connectors.model import HELD, ID_ATTRIBUTE, Snapshot, held_frame
 from tasks.map import Desired
 from tasks.names import among, arrow_text, crowd_ids
-from tasks.policy import Policy
+from tasks.policy import Matching, Policy, matches
 
+SHARED = "everyone"
+"""How a group for everyone is matched that is there already: our people go in and out, and that is all."""
 LINKS = ("source", "kind", "id", "name", "how", "made_at")
 
 
@@ -47,14 +51,23 @@ def match(desired: Desired, directory: Snapshot, links: pd.DataFrame, policy: Po
     groups = _owned(directory.groups, links[links["kind"] == "group"], source)
     absent = _absent(links, directory)
     users, held_users = _match(
-        desired.users, accounts, absent, directory.held, source, "username", policy.matching.users, "user"
+        desired.users, accounts, absent, directory.held, source, "username", policy.matching, "user"
     )
-    wanted, held_groups = _match(
-        desired.groups, groups, absent, directory.held, source, "name", policy.matching.groups, "group"
-    )
+    shared, own = _shared(desired, groups)
+    wanted, held_groups = _match(own, groups, absent, directory.held, source, "name", policy.matching, "group")
+    wanted = pd.concat([wanted, shared], ignore_index=True)
     held = pd.concat([desired.held, held_users, held_groups], ignore_index=True)
     stale = absent.loc[absent["source"] == source, ["kind", "id", "name"]]
     return Matched(users, wanted, desired.memberships, accounts, groups, stale, held)
+
+
+def _shared(desired: Desired, groups: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Desired groups → those for everyone that are there already as somebody else's, and all others."""
+    at = pd.Index(groups["id"]).get_indexer(pd.Index(crowd_ids(desired.groups["name"])))
+    shared = among(desired.groups["id"], desired.everyone) & (at >= 0)
+    shared[shared] = groups["owner"].iloc[at[shared]].to_numpy() != desired.groups["id"][shared].to_numpy()
+    found = desired.groups[shared].assign(account=groups["id"].iloc[at[shared]].to_numpy(), how=SHARED)
+    return found, desired.groups[~shared].reset_index(drop=True)
 
 
 def _absent(links: pd.DataFrame, directory: Snapshot) -> pd.DataFrame:
@@ -115,9 +128,12 @@ def _match(
     unread: pd.DataFrame,
     source: str,
     name: str,
-    keys: tuple[str, ...],
+    matching: Matching,
     kind: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
+    keys, listed = (
+        (matching.users, matching.listed_users) if kind == "user" else (matching.groups, matching.listed_groups)
+    )
     account = np.full(len(wanted), "", dtype=object)
     how = np.full(len(wanted), "", dtype=object)
     reason = np.full(len(wanted), "", dtype=object)
@@ -144,6 +160,8 @@ def _match(
 
     # 2. Adoption, by the policy's keys: only what nobody owns. What one takes, the others no longer meet.
     free = ((existing["owner"] == "") & ~existing["foreign"] & ~existing["copied"]).to_numpy(copy=True)
+    if matching.adoption == "listed":
+        free &= matches(existing[name], listed).to_numpy()
     settled, adopted = reason.copy(), -1
     while adopted != (adopted := int(free.sum())) and any(key != "id" for key in keys):
         reason = settled.copy()
@@ -158,7 +176,10 @@ def _match(
             twice = pool_keys.duplicated(keep=False)
             doubled = ours.duplicated(keep=False).to_numpy()
             unsure = open_ & (among(ours, pool_keys[twice]) | (doubled & among(ours, pool_keys)))
-            reason[unsure] = f"its {key} fits more than one account, or more than one person; link it by hand"
+            if unsure.any():
+                asked = ours[unsure].unique()
+                people, found = _named(asked, ours, wanted[name]), _named(asked, pool_keys, existing[name].iloc[pool])
+                reason[unsure] = [_unsure(key, people[k], found[k]) for k in ours[unsure]]
             unique = np.flatnonzero(~twice.to_numpy())
             at = pd.Index(pool_keys.iloc[unique]).get_indexer(pd.Index(ours))
             hit = open_ & ~unsure & (at >= 0)
@@ -178,9 +199,10 @@ def _match(
     ownerless[there] = nobodys[at[there]] & ~foreign[there]
     reason[clash & foreign] = "another source owns the Crowd record of this name; the first owner keeps it"
     adopt = "username" if kind == "user" else "name"
-    reason[clash & ownerless] = (
-        f"a Crowd {kind} of this name exists, owned by nobody; to adopt it add '{adopt}' to matching.{kind}s"
-    )
+    way = f"to adopt it add '{adopt}' to matching.{kind}s"
+    if matching.adoption == "listed":
+        way = f"to adopt it list it in matching.listed_{kind}s"
+    reason[clash & ownerless] = f"a Crowd {kind} of this name exists, owned by nobody; {way}, or link it by hand"
     others = absent["name"][(absent["source"] != source) & (absent["kind"] == kind)]
     reason[(account == "") & (reason == "") & among(wanted_ids, crowd_ids(others))] = (
         "another source has a link to this name; the first owner keeps it"
@@ -202,6 +224,45 @@ def _match(
             }
         )[list(HELD)]
     return frame[~bad].reset_index(drop=True), held
+
+
+def _named(asked: Iterable[str], keys: pd.Series, names: pd.Series) -> dict[str, list[str]]:
+    """Keys that are asked for → the names of the records that have them."""
+    chosen = among(keys, asked)
+    found: dict[str, list[str]] = defaultdict(list)
+    for key, name in zip(keys[chosen], names.to_numpy(dtype=object)[chosen], strict=True):
+        found[key].append(name)
+    return found
+
+
+def _unsure(key: str, ours: list[str], theirs: list[str]) -> str:
+    """Why an adoption is left to a person, with the candidates."""
+    wanting, found = (", ".join(map(repr, names[:5])) + " …" * (len(names) > 5) for names in (ours, theirs))
+    who = f"{wanting} of the source and " if len(ours) > 1 else ""
+    return f"its {key} fits {who}{found} of Crowd; link the right one by hand: crowdsync links make"
+
+
+def orphans(matched: Matched, policy: Policy) -> pd.DataFrame:
+    """What stands in Crowd and belongs to no source: kind, name, active; protected records are left out."""
+    return _orphans(matched.accounts, matched.directory_groups, policy)
+
+
+def ownerless(directory: Snapshot, links: pd.DataFrame, policy: Policy, source: str) -> pd.DataFrame:
+    """`orphans` of a directory as it was read."""
+    users, groups = (links[links["kind"] == kind] for kind in ("user", "group"))
+    return _orphans(_owned(directory.users, users, source), _owned(directory.groups, groups, source), policy)
+
+
+def _orphans(accounts: pd.DataFrame, groups: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+    parts = []
+    for kind, records, name, protected in (
+        ("user", accounts, "username", policy.protection.users),
+        ("group", groups, "name", policy.protection.groups),
+    ):
+        free = (records["owner"] == "") & ~records["foreign"] & ~matches(records[name], protected)
+        active = records["active"] if kind == "user" else pd.Series(True, index=records.index)
+        parts.append(pd.DataFrame({"kind": kind, "name": records[name], "active": active})[free])
+    return pd.concat(parts, ignore_index=True)
 
 
 def _ids_of(copied: pd.DataFrame) -> pd.Series:

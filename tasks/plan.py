@@ -12,6 +12,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, frame_digest, held_frame, sorted_unique
-from tasks.map import FIELDS
-from tasks.match import Matched
+from tasks.focus import Only
+from tasks.map import FIELDS, usernames
+from tasks.match import SHARED, Matched
 from tasks.names import among, clashes, crowd_ids
 from tasks.policy import Policy, matches
 
@@ -47,6 +49,8 @@ PHASES: Mapping[Kind, int] = {
 MARKS = 0
 """Phase of the marks of ownership on existing records, before anything else: what has been touched is known as ours."""
 TAKEN = "the Crowd account that has this name belongs to somebody else"
+_DIFFERS = "differs from the source"
+_BOTH = ("deactivate_and_take_groups",)
 COLUMNS = ("kind", "name", "target", "source_id", "record", "before", "reason")
 
 
@@ -64,7 +68,9 @@ class Owned:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`operations`: seq, phase and `COLUMNS`; `record` and `before` are JSON text or "".
-    `withheld`: operations that the policy's features keep out, counted by kind.
+    `withheld`: operations that the policy's features keep out, counted by kind; `reported` are those of them that it
+    wants to see, in the columns of `operations` from kind on.
+    `leaving`: the people (id, why) who have an account and are away: out of scope, disabled or gone.
     `links`: ownership that needs no write (the mark in Crowd was enough), in the columns kind, id, name, how.
     `stale`: links (kind, id) to records that are gone and whose names the plan gives to somebody else.
     `digest` covers the operations, both snapshots and the policy."""
@@ -72,6 +78,8 @@ class Plan:
     operations: pd.DataFrame
     held: pd.DataFrame
     withheld: Mapping[str, int]
+    reported: pd.DataFrame
+    leaving: pd.DataFrame
     links: pd.DataFrame
     stale: pd.DataFrame
     owned: Owned
@@ -88,6 +96,14 @@ class Plan:
         return int(gone["before"].str.contains('"active":true', regex=False).sum())
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """What the planner knows of time: who has been away since when (id, since: UTC), and what time it is."""
+
+    since: pd.DataFrame
+    now: datetime
+
+
 def plan(
     matched: Matched,
     source: Snapshot,
@@ -95,23 +111,47 @@ def plan(
     policy: Policy,
     source_name: str,
     digests: tuple[str, str] | None = None,
+    *,
+    away: Away | None = None,
+    only: Only | None = None,
 ) -> Plan:
-    """Matched records → plan. `digests` are those of both snapshots, where they are known already."""
-    planning = _Planning(matched, source, directory, policy, source_name)
+    """Matched records → plan. `digests` are those of both snapshots, where they are known already. Without `away`
+    nobody has been away for long; with `only` it is the part of the plan that concerns one person or group."""
+    planning = _Planning(matched, source, directory, policy, source_name, away)
     operations, held, withheld = planning.operations()
+    reported = pd.concat([_operations([]), *planning.reported], ignore_index=True)
+    if only is not None:
+        operations = only.of(operations, planning.names_of(only.person)).reset_index(drop=True)
+        operations["seq"] = np.arange(1, len(operations) + 1)
+        held = only.holding(held)
+        reported, withheld = reported[:0], {}
     source_digest, directory_digest = digests or (source.digest(), directory.digest())
     digest = hashlib.sha256()
     for part in (source_digest, directory_digest, policy.digest()):
         digest.update(part.encode())
     digest.update(frame_digest(operations))
     return Plan(
-        operations, held, withheld, planning.links(), planning.stale(operations), planning.owned(), digest.hexdigest()
+        operations,
+        held,
+        withheld,
+        reported,
+        planning.away,
+        planning.links(),
+        planning.stale(operations),
+        planning.owned(),
+        digest.hexdigest(),
     )
 
 
 class _Planning:
     def __init__(
-        self, matched: Matched, source: Snapshot, directory: Snapshot, policy: Policy, source_name: str
+        self,
+        matched: Matched,
+        source: Snapshot,
+        directory: Snapshot,
+        policy: Policy,
+        source_name: str,
+        away: Away | None,
     ) -> None:
         self.matched, self.source, self.policy, self.source_name = matched, source, policy, source_name
         self.directory = directory
@@ -119,19 +159,41 @@ class _Planning:
         self.accounts, self.directory_groups = matched.accounts, matched.directory_groups
         self.held = [matched.held]
         self.withheld: dict[str, int] = {}
+        self.reported: list[pd.DataFrame] = []
         self.accounts_frozen = self._frozen("user", self.accounts, policy.protection.users, "username")
         self.groups_frozen = self._frozen("group", self.directory_groups, policy.protection.groups, "name")
         self.groups_frozen |= policy.privileged(self.directory_groups["name"]).to_numpy()
         # Positions: an existing record is its row in the directory, a new one follows after them.
-        self.user_at = pd.Index(self.accounts["id"]).get_indexer(pd.Index(self.users["account"]))
-        self.group_at = pd.Index(self.directory_groups["id"]).get_indexer(pd.Index(self.groups["account"]))
+        # (An Index keeps the table that it once made for look-ups.)
+        self.account_index, self.directory_group_index = (
+            pd.Index(self.accounts["id"]),
+            pd.Index(self.directory_groups["id"]),
+        )
+        self.user_index, self.group_index = pd.Index(self.users["id"]), pd.Index(self.groups["id"])
+        self.user_at = self.account_index.get_indexer(pd.Index(self.users["account"]))
+        self.group_at = self.directory_group_index.get_indexer(pd.Index(self.groups["account"]))
+        self._find_away(away)
 
     def _frozen(self, kind: str, records: pd.DataFrame, protected: Iterable[str], name: str) -> np.ndarray:
         held = self.matched.held[self.matched.held["kind"] == kind]
         frozen = (matches(records[name], protected) | records["copied"]).to_numpy(dtype=bool, copy=True)
-        frozen |= (records["owner"] != "").to_numpy() & among(records["owner"], held["id"])
-        frozen |= among(records["id"], crowd_ids(held["name"]))
-        return frozen
+        owned = (records["owner"] != "").to_numpy()
+        held_owner = among(records["owner"], held["id"])
+        # What a held record may become is left alone too, unless it is surely somebody else's.
+        claimed = among(records["id"], self._claimed(kind, held)) & ~(owned & ~held_owner)
+        return np.asarray(frozen | owned & held_owner | claimed, dtype=bool)
+
+    def _claimed(self, kind: str, held: pd.DataFrame) -> pd.Series:
+        """Held records → the Crowd names that they have or want."""
+        mapped = held["stage"].isin(["match", "plan"])  # from there on they go by their Crowd names
+        raw = held["name"][~mapped]
+        if kind == "group":
+            names = crowd_ids(pd.concat([self.policy.groups.named(raw), held["name"][mapped]]))
+            # The policy itself names the groups for everyone.
+            return names[~among(names, {crowd_id(name) for name in self.policy.groups.everyone})]
+        if self.policy.usernames.source == "username":
+            raw = usernames(pd.DataFrame({"username": raw}), self.policy.usernames)
+        return crowd_ids(pd.concat([raw, held["name"][mapped]]))
 
     def _held_ids(self, kind: str) -> pd.Series:
         return self.matched.held.loc[self.matched.held["kind"] == kind, "id"]
@@ -142,43 +204,104 @@ class _Planning:
         parts = [_phased(part) for part in parts if len(part)]
         frame = pd.concat(parts, ignore_index=True) if parts else _phased(_operations([]))
         allowed = np.ones(len(frame), dtype=bool)
-        for kind, count in frame["kind"].value_counts().items():
+        for kind in frame["kind"].unique():
             if not self.policy.operations.allows(Kind(str(kind))):
-                allowed &= (frame["kind"] != kind).to_numpy()
-                self.withheld[str(kind)] = self.withheld.get(str(kind), 0) + int(count)
+                of_kind = (frame["kind"] == kind).to_numpy()
+                self._withhold(frame[of_kind])
+                allowed &= ~of_kind
         frame = frame[allowed]
         frame = frame.sort_values("phase", kind="stable")
         frame.insert(0, "seq", np.arange(1, len(frame) + 1))
         frame = frame[["seq", "phase", *COLUMNS]].reset_index(drop=True)
         return frame, pd.concat(self.held, ignore_index=True), self.withheld
 
+    def _withhold(self, operations: pd.DataFrame) -> None:
+        """Counts operations of one kind that the policy's features keep out, and keeps those that it wants to see."""
+        if operations.empty:
+            return
+        kind = Kind(str(operations["kind"].iloc[0]))
+        self.withheld[kind.value] = self.withheld.get(kind.value, 0) + len(operations)
+        if self.policy.operations.of(kind) == "report":
+            self.reported.append(operations[list(COLUMNS)])
+
     # ── people ──────────────────────────────────────────────────────────────────────────────────
 
-    def _leavers(self) -> pd.DataFrame:
-        """Accounts that we own and whose person is gone, or out of scope."""
-        self.leaving = (
-            (self.accounts["owner"] != "")
-            & ~among(self.accounts["owner"], self.users["id"])
-            & ~among(self.accounts["owner"], self._held_ids("user"))
-        ).to_numpy() & ~self.accounts_frozen
-        action = self.policy.leavers.users
-        gone = self.accounts[self.leaving]
-        reason = np.where(among(gone["owner"], self.source.users["id"]), "is out of scope", "is gone from the source")
-        if action == "nothing" or gone.empty:
-            return _operations([])
-        if action == "delete":
-            before = _records(gone)
-            return _frame(Kind.USER_DELETE, gone["username"], source_id=gone["owner"], before=before, reason=reason)
-        active = gone["active"].to_numpy(dtype=bool)
-        gone, reason = gone[active], reason[active]
-        return _frame(
-            Kind.USER_DEACTIVATE,
-            gone["username"],
-            source_id=gone["owner"],
-            record=_records(gone.assign(active=False)),
-            before=['{"active":true}'] * len(gone),
-            reason=reason,
+    def _find_away(self, away: Away | None) -> None:
+        """Accounts that we own and whose person is gone, out of scope or disabled: what is due for each.
+
+        `leaving`: the person is not wanted in Crowd at all, or the account is due to be deleted. `due`: the action of
+        the policy, by account, "" where the person is there. `losing`: their memberships are taken away."""
+        known = self.user_at >= 0
+        at = self.user_at[known]
+        owner = self.accounts["owner"].to_numpy(dtype=object, copy=True)
+        adopted = np.zeros(len(owner), dtype=bool)
+        adopted[at] = owner[at] == ""
+        owner[at] = self.users["id"].to_numpy(dtype=object)[known]
+        self.due = np.full(len(owner), "", dtype=object)
+        self.why = np.full(len(owner), "", dtype=object)
+        wanted, active = np.zeros((2, len(owner)), dtype=bool)
+        wanted[at] = True
+        active[at] = self.users["active"].to_numpy(dtype=bool)[known]
+        # Few are away, and only they are looked up.
+        few = np.flatnonzero((owner != "") & ~active)
+        few = few[~among(pd.Series(owner[few], dtype="str"), self._held_ids("user"))]
+        listed = np.zeros(len(owner), dtype=bool)
+        listed[few] = among(pd.Series(owner[few], dtype="str"), self.source.users["id"])
+        ours = np.zeros(len(owner), dtype=bool)
+        ours[few] = True
+        gone, outside, disabled = ours & ~wanted & ~listed, ours & ~wanted & listed, ours & wanted
+        leavers = self.policy.leavers
+        for which, action, why in (
+            (gone, leavers.deleted, "is gone from the source"),
+            (outside, leavers.out_of_scope, "is out of scope"),
+            (disabled, leavers.disabled, "is disabled in the source"),
+        ):
+            self.due[which], self.why[which] = action, why
+        if leavers.delete_after_days is not None and away is not None and len(away.since):
+            before = pd.Timestamp(away.now) - pd.Timedelta(days=leavers.delete_after_days)
+            long = away.since[away.since["since"] <= before]
+            late = ours & np.isin(self.due, ["deactivate", "take_groups", *_BOTH])
+            late[late] = among(pd.Series(owner[late], dtype="str"), long["id"])
+            since = dict(zip(long["id"], long["since"].dt.strftime("%Y-%m-%d"), strict=True))
+            self.due[late] = "delete"
+            self.why[late] = [f"{w} since {since[o]}" for w, o in zip(self.why[late], owner[late], strict=True)]
+        for i in np.flatnonzero(adopted & (self.due == "delete") & ~self.accounts_frozen):
+            self.accounts_frozen[i] = True  # what was never ours is not taken in order to be deleted
+            person = self.users[(self.users["id"] == owner[i]).to_numpy()].iloc[0]
+            self._hold(person, "", f"{self.why[i]}, and its Crowd account is nobody's: delete that by hand")
+        self.leaving = (gone | outside | (self.due == "delete")) & ~self.accounts_frozen
+        self.losing = np.isin(self.due, ["take_groups", *_BOTH]) & ~self.accounts_frozen
+        left = self.due != ""
+        self.away = pd.DataFrame(
+            {"id": pd.array(owner[left], dtype="str"), "why": pd.array(self.why[left], dtype="str")}
         )
+
+    def _leavers(self) -> pd.DataFrame:
+        """What is done to the accounts of those who are away; the disabled are shut out with their other changes."""
+        deleted = self.leaving & (self.due == "delete")
+        gone = self.accounts[deleted]
+        parts = [
+            _frame(
+                Kind.USER_DELETE,
+                gone["username"],
+                source_id=gone["owner"],
+                before=_records(gone),
+                reason=self.why[deleted],
+            )
+        ]
+        shut = self.leaving & np.isin(self.due, ["deactivate", *_BOTH]) & self.accounts["active"].to_numpy(dtype=bool)
+        gone = self.accounts[shut]
+        parts.append(
+            _frame(
+                Kind.USER_DEACTIVATE,
+                gone["username"],
+                source_id=gone["owner"],
+                record=_records(gone.assign(active=False)),
+                before=['{"active":true}'] * len(gone),
+                reason=self.why[shut],
+            )
+        )
+        return pd.concat(parts, ignore_index=True)
 
     def _renames(self) -> pd.DataFrame:
         """Accounts whose person has another username now, in an order in which each finds its name free.
@@ -193,15 +316,17 @@ class _Planning:
         ids = users["account"].to_numpy(dtype=object)
         wanted = crowd_ids(users["username"]).to_numpy(dtype=object)
         moves = known & (wanted != ids)
-        moves[known] &= ~self.accounts_frozen[at[known]]
+        moves[known] &= ~self.accounts_frozen[at[known]] & ~self.leaving[at[known]]
         deleted: set[str] = set()
-        if self.policy.leavers.users == "delete" and self.policy.operations.user_delete:
-            deleted = set(self.accounts["id"][self.leaving])
-        self.taken = set(self.accounts["id"]) - deleted if (moves.any() or (~known).any()) else set()
+        if self.policy.operations.allows(Kind.USER_DELETE):
+            deleted = set(self.accounts["id"][self.leaving & (self.due == "delete")])
+        new = ~known & users["active"].to_numpy(dtype=bool)
+        self.taken = set(self.account_index.to_numpy(dtype=object)) - deleted if (moves.any() or new.any()) else set()
         if self.taken:
             self.taken |= set(self._unread("user")["id"])
-        if not self.policy.operations.user_rename:
-            self.withheld[Kind.USER_RENAME.value] = int(moves.sum())
+        if not self.policy.operations.allows(Kind.USER_RENAME):
+            whole = zip(users["id"][moves], current[moves], users["username"][moves], strict=True)
+            self._withhold(_operations([self._rename(*one, "username changed in the source") for one in whole]))
             moves[:] = False
         mover: dict[str, int] = {wanted[i]: i for i in np.flatnonzero(moves).tolist()}  # by the name it wants
         left = {ids[i] for i in mover.values()}
@@ -228,9 +353,11 @@ class _Planning:
             if name in self.taken and name not in left and moves[i]:
                 stay(i, TAKEN)
         self.lookalikes = np.full(len(users), "", dtype=object)
-        names = self.accounts["username"][~among(self.accounts["id"], deleted | left)]
-        while len(names):
-            open_ = np.flatnonzero((moves | ~known) & (self.lookalikes == ""))
+        names = self.accounts["username"]
+        if deleted or left:
+            names = names[~among(self.accounts["id"], deleted | left)]
+        while len(names) and (moves.any() or new.any()):
+            open_ = np.flatnonzero((moves | new) & (self.lookalikes == ""))
             self.lookalikes[open_] = clashes(users["username"].iloc[open_], names) if len(open_) else ""
             held = []
             for i in np.flatnonzero(moves & (self.lookalikes != "")).tolist():
@@ -258,83 +385,95 @@ class _Planning:
         the attributes, which Crowd keeps apart."""
         known = np.flatnonzero(self.user_at >= 0)
         at = self.user_at[known]
-        open_ = ~self.accounts_frozen[at]
+        open_ = ~self.accounts_frozen[at] & ~self.leaving[at]
         known, at = known[open_], at[open_]
         wanted = self.users.iloc[known].reset_index(drop=True)
         now = self.accounts.iloc[at].reset_index(drop=True)
         allows = self.policy.operations
+        updates = allows.allows(Kind.USER_UPDATE)
         fields_differ = np.zeros(len(wanted), dtype=bool)
         after = now.copy()
         for field in FIELDS:
             # Crowd ignores an empty value in a replace: what the source does not know stays.
             differs = ((wanted[field] != now[field]) & (wanted[field] != "")).to_numpy()
             fields_differ |= differs
-            if differs.any() and allows.user_update:
+            if differs.any():
                 after[field] = wanted[field].where(differs, now[field])
         stops = (now["active"] & ~wanted["active"]).to_numpy(dtype=bool, copy=True)
+        stops &= np.isin(self.due[at], ["deactivate", *_BOTH])
         starts = (~now["active"] & wanted["active"]).to_numpy(dtype=bool, copy=True)
-        for kind, which in ((Kind.USER_DEACTIVATE, stops), (Kind.USER_ACTIVATE, starts)):
-            if which.any() and not allows.allows(kind):
-                self.withheld[kind.value] = self.withheld.get(kind.value, 0) + int(which.sum())
-                which[:] = False
-        after["active"] = np.where(stops, False, np.where(starts, True, now["active"].to_numpy()))
-        if fields_differ.any() and not allows.user_update:
-            self.withheld[Kind.USER_UPDATE.value] = int((fields_differ & ~stops & ~starts).sum())
-            fields_differ[:] = False
-        after["username"] = self.final[known]
-        # A deactivation comes before the renames, everything else after them.
-        after["at"] = np.where(stops, now["username"], after["username"])
-        parts = []
-        for kind, which, reason in (
-            (Kind.USER_DEACTIVATE, stops, "is disabled in the source"),
-            (Kind.USER_ACTIVATE, starts, "is active in the source"),
-            (Kind.USER_UPDATE, fields_differ & ~stops & ~starts, "differs from the source"),
+        for kind, which, active, reason in (
+            (Kind.USER_DEACTIVATE, stops, False, "is disabled in the source"),
+            (Kind.USER_ACTIVATE, starts, True, "is active in the source"),
         ):
-            if not which.any():
-                continue
-            changed = after[which]
-            parts.append(
-                _frame(
-                    kind,
-                    changed["at"],
-                    source_id=wanted["id"][which],
-                    record=_records(changed),
-                    before=_before(now[which], changed),
-                    reason=[reason] * len(changed),
-                )
-            )
-        parts.append(self._attribute_changes(Kind.USER_ATTRIBUTES, wanted, now, after["username"], allows.user_update))
+            if which.any() and not allows.allows(kind):
+                self._withhold(self._changed(kind, wanted, now, now.assign(active=active), which, reason))
+                which[:] = False
+        if fields_differ.any() and not updates:
+            which = fields_differ & ~stops & ~starts
+            self._withhold(self._changed(Kind.USER_UPDATE, wanted, now, after, which, _DIFFERS))
+            fields_differ[:] = False
+            after = now.copy()
+        after["active"] = np.where(stops, False, np.where(starts, True, now["active"].to_numpy()))
+        after["username"] = self.final[known]
+        parts = [
+            # A deactivation comes before the renames, everything else after them.
+            self._changed(
+                Kind.USER_DEACTIVATE,
+                wanted,
+                now,
+                after.assign(username=now["username"]),
+                stops,
+                "is disabled in the source",
+            ),
+            self._changed(Kind.USER_ACTIVATE, wanted, now, after, starts, "is active in the source"),
+            self._changed(Kind.USER_UPDATE, wanted, now, after, fields_differ & ~stops & ~starts, _DIFFERS),
+            self._attribute_changes(Kind.USER_ATTRIBUTES, wanted, now, after["username"], allows.user_update),
+        ]
         return pd.concat([_phased(part) for part in parts], ignore_index=True)
 
+    def _changed(
+        self, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, after: pd.DataFrame, which: np.ndarray, reason: str
+    ) -> pd.DataFrame:
+        """One full replace for each account of `which`."""
+        changed = after[which]
+        return _frame(
+            kind,
+            changed["username"],
+            source_id=wanted["id"][which],
+            record=_records(changed),
+            before=_before(now[which], changed),
+            reason=[reason] * len(changed),
+        )
+
     def _attribute_changes(
-        self, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, final: pd.Series, update: bool
+        self, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, final: pd.Series, update: str
     ) -> pd.DataFrame:
         """Attributes that differ. Those that mark ownership come first, under the name that the record has now."""
         mark = np.asarray(self.source_name + ":" + wanted["id"], dtype=object)
         unmarked = now["mark"].to_numpy(dtype=object) != mark
-        texts = (now["attributes"] != wanted["attributes"]).to_numpy(dtype=bool) & update
+        texts = (now["attributes"] != wanted["attributes"]).to_numpy(dtype=bool) & (update != "off")
         names = now["username" if kind is Kind.USER_ATTRIBUTES else "name"].where(unmarked, final)
         rows: list[tuple[Any, ...]] = []
         phases: list[int] = []
+        reported: list[tuple[Any, ...]] = []
         for i in np.flatnonzero(unmarked | texts):
-            old = orjson.loads(now["attributes"].iloc[i]) if update else {}
-            new = orjson.loads(wanted["attributes"].iloc[i]) if update else {}
-            change = {
-                k: new.get(k, [])
-                for k in sorted(old.keys() | new.keys())
-                if sorted(old.get(k, [])) != sorted(new.get(k, []))
-            }
-            before = {k: old.get(k, []) for k in change}
-            reason = "differs from the source"
+            wish = wanted["attributes"].iloc[i] if texts[i] else ""
+            change, before = _attribute_change(now["attributes"].iloc[i], wish)
+            if change and update == "report":
+                reported.append(_attributes(kind, names.iloc[i], wanted["id"].iloc[i], change, before, _DIFFERS))
+                change, before = {}, {}
+            reason = _DIFFERS
             if unmarked[i]:
                 change[ID_ATTRIBUTE] = [mark[i]]
                 before[ID_ATTRIBUTE] = [now["mark"].iloc[i]] if now["mark"].iloc[i] else []
                 how = wanted["how"].iloc[i]
                 reason = "marks ownership" if how == "link" else f"adopted by {how}"
             if change:
-                record, was = _json({"attributes": change}), _json({"attributes": before})
-                rows.append((kind.value, names.iloc[i], "", wanted["id"].iloc[i], record, was, reason))
+                rows.append(_attributes(kind, names.iloc[i], wanted["id"].iloc[i], change, before, reason))
                 phases.append(MARKS if unmarked[i] else PHASES[kind])
+        if reported:
+            self.reported.append(_operations(reported))
         return _operations(rows).assign(phase=np.array(phases, dtype="int64"))
 
     def _user_creates(self) -> pd.DataFrame:
@@ -350,30 +489,32 @@ class _Planning:
         for i in np.flatnonzero(alike):
             self._hold(self.users.iloc[i], "", _alike("user", self.lookalikes[i]))
         self.created = new & ~blocked & ~closed & ~alike
-        if not self.policy.operations.user_create:
-            self.withheld[Kind.USER_CREATE.value] = int(self.created.sum())
-            self.created = np.zeros(len(new), dtype=bool)
         people = self.users[self.created]
         marks = self.source_name + ":" + people["id"]
-        return _frame(
+        frame = _frame(
             Kind.USER_CREATE,
             people["username"],
             source_id=people["id"],
             record=_records(people, marks),
             reason=["is new in scope"] * len(people),
         )
+        if not self.policy.operations.allows(Kind.USER_CREATE):
+            self._withhold(frame)
+            self.created[:] = False
+            return frame[:0]
+        return frame
 
     # ── groups ──────────────────────────────────────────────────────────────────────────────────
 
     def _group_changes(self) -> pd.DataFrame:
         known = np.flatnonzero(self.group_at >= 0)
         at = self.group_at[known]
-        open_ = ~self.groups_frozen[at]
+        open_ = ~self.groups_frozen[at] & (self.groups["how"].iloc[known] != SHARED).to_numpy()
         known, at = known[open_], at[open_]
         wanted = self.groups.iloc[known].reset_index(drop=True)
         now = self.directory_groups.iloc[at].reset_index(drop=True)
         wanted = wanted.assign(attributes=now["attributes"])  # groups carry no mapped attributes
-        parts = [self._attribute_changes(Kind.GROUP_ATTRIBUTES, wanted, now, now["name"], update=True)]
+        parts = [self._attribute_changes(Kind.GROUP_ATTRIBUTES, wanted, now, now["name"], "on")]
         differs = ((wanted["description"] != now["description"]) & (wanted["description"] != "")).to_numpy()
         if differs.any():
             changed = wanted[differs]
@@ -407,7 +548,7 @@ class _Planning:
                 among(gone["owner"], self.source.groups["id"]), "is out of scope", "is gone from the source"
             )
             parts.append(_frame(Kind.GROUP_DELETE, gone["name"], source_id=gone["owner"], reason=reason))
-        self.groups_deleted &= self.policy.operations.group_delete
+        self.groups_deleted &= self.policy.operations.allows(Kind.GROUP_DELETE)
         return pd.concat([_phased(part) for part in parts], ignore_index=True)
 
     def _group_creates(self) -> pd.DataFrame:
@@ -432,9 +573,6 @@ class _Planning:
             for i, label in zip(np.flatnonzero(alike), labels[labels != ""], strict=True):
                 self._hold(self.groups.iloc[i], "", _alike("group", label), "group")
         self.groups_created = new & ~closed & ~taken & ~alike
-        if not self.policy.operations.group_create:
-            self.withheld[Kind.GROUP_CREATE.value] = int(self.groups_created.sum())
-            self.groups_created = np.zeros(len(new), dtype=bool)
         groups = self.groups[self.groups_created]
         reason = ["is new in scope"] * len(groups)
         created = _frame(
@@ -444,6 +582,10 @@ class _Planning:
             record=[_json({"description": d}) for d in groups["description"]],
             reason=reason,
         )
+        if not self.policy.operations.allows(Kind.GROUP_CREATE):
+            self._withhold(created)
+            self.groups_created[:] = False
+            return created[:0]
         marked = _frame(
             Kind.GROUP_ATTRIBUTES,
             groups["name"],
@@ -481,25 +623,29 @@ class _Planning:
         if self.policy.leavers.groups != "empty":
             ours[:groups] &= ~self.groups_leaving
         take_groups = take_groups & ours
+        shared = np.zeros(groups_total, dtype=bool)  # of these only our people are ours, not the groups in them
+        shared[self.group_at[(self.groups["how"] == SHARED).to_numpy()]] = True
 
         give_users = np.zeros(users_total, dtype=bool)
         give_users[self.user_at[self.user_at >= 0]] = True
         give_users[accounts + np.flatnonzero(self.created)] = True
         give_users[:accounts] &= ~self.accounts_frozen
         take_users = np.zeros(users_total, dtype=bool)
-        take_users[:accounts] = (self.accounts["owner"] != "").to_numpy() & ~self.leaving
+        take_users[:accounts] = (self.accounts["owner"] != "").to_numpy()
         take_users[self.user_at[self.user_at >= 0]] = True
-        take_users[:accounts] &= ~self.accounts_frozen
+        # Those who leave keep their memberships, which Crowd ignores, unless the policy takes them.
+        take_users[:accounts] &= ~self.accounts_frozen & (~self.leaving | self.losing)
+        give_users[:accounts] &= ~self.leaving & ~self.losing
 
-        user_of = _positions(self.matched.memberships["member_id"], self.users["id"], user_code)
-        group_of = _positions(self.matched.memberships["group_id"], self.groups["id"], group_code)
-        child_of = _positions(self.matched.memberships["member_id"], self.groups["id"], group_code)
+        user_of = _positions(self.matched.memberships["member_id"], self.user_index, user_code)
+        group_of = _positions(self.matched.memberships["group_id"], self.group_index, group_code)
+        child_of = _positions(self.matched.memberships["member_id"], self.group_index, group_code)
         nested = (self.matched.memberships["member_kind"] == "group").to_numpy()
         now = self.directory.memberships
         now_nested = (now["member_kind"] == "group").to_numpy()
-        now_group = _positions(now["group_id"], self.directory_groups["id"])
-        now_user = _positions(now["member_id"], self.accounts["id"])
-        now_child = _positions(now["member_id"], self.directory_groups["id"])
+        now_group = _positions(now["group_id"], self.directory_group_index)
+        now_user = _positions(now["member_id"], self.account_index)
+        now_child = _positions(now["member_id"], self.directory_group_index)
 
         people = _difference(
             group_of,
@@ -511,6 +657,7 @@ class _Planning:
             users_total,
             (give_groups, give_users),
             (take_groups, take_users),
+            np.concatenate([self.losing, np.zeros(users_total - accounts, dtype=bool)]),
         )
         children = _difference(
             group_of,
@@ -521,8 +668,11 @@ class _Planning:
             now_nested,
             groups_total,
             (give_groups, give_groups),
-            (take_groups, ours & ~fixed_groups),
+            (take_groups & ~shared, ours & ~fixed_groups),
         )
+        if self.policy.groups.nesting == "ignore":
+            nothing = np.empty(0, dtype=np.int64)
+            children = ((nothing, nothing), (nothing, nothing))
         children = (self._without_circles(children, now_group, now_child, groups_final), children[1])
         removed_users = np.concatenate([self.accounts["username"].to_numpy(dtype=object), users_final[accounts:]])
         group_names = groups_final
@@ -634,8 +784,9 @@ class _Planning:
         mine = (self.accounts["owner"] != "").to_numpy(copy=True)
         mine[self.user_at[self.user_at >= 0]] = True
         groups = (self.directory_groups["owner"] != "").to_numpy(copy=True)
-        groups[self.group_at[self.group_at >= 0]] = True
-        at = _positions(self.directory.memberships["group_id"], self.directory_groups["id"])
+        own = (self.group_at >= 0) & (self.groups["how"] != SHARED).to_numpy()
+        groups[self.group_at[own]] = True
+        at = _positions(self.directory.memberships["group_id"], self.directory_group_index)
         nested = (self.directory.memberships["member_kind"] == "group").to_numpy()
         inside = groups[at] & (at >= 0)
         return Owned(
@@ -645,6 +796,11 @@ class _Planning:
             int((inside & ~nested).sum()),
             int((inside & nested).sum()),
         )
+
+    def names_of(self, person: str) -> set[str]:
+        """The usernames that a person's account has and gets."""
+        wanted = (self.users["id"] == person).to_numpy()
+        return {*self.accounts["username"][self.accounts["owner"] == person], *self.final[wanted]}
 
     def links(self) -> pd.DataFrame:
         parts = []
@@ -681,9 +837,13 @@ def _difference(
     width: int,
     give: tuple[np.ndarray, np.ndarray],
     take: tuple[np.ndarray, np.ndarray],
+    losing: np.ndarray | None = None,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Positions of (group, member) wanted and present → those to add and those to remove."""
+    """Positions of (group, member) wanted and present → those to add and those to remove. Members that are `losing`
+    are wanted nowhere."""
     wanted = which & (group >= 0) & (member >= 0)
+    if losing is not None and losing.any():
+        wanted &= ~losing[member]
     present = now_which & (now_group >= 0) & (now_member >= 0)
     width = max(width, 1)
     wanted_keys = sorted_unique(group[wanted].astype(np.int64) * width + member[wanted])
@@ -698,9 +858,10 @@ def _difference(
     return (add[0][may_add], add[1][may_add]), (remove[0][may_remove], remove[1][may_remove])
 
 
-def _positions(column: pd.Series, ids: pd.Series, codes: np.ndarray | None = None) -> np.ndarray:
+def _positions(column: pd.Series, ids: pd.Series | pd.Index, codes: np.ndarray | None = None) -> np.ndarray:
     """Categorical ids → positions in `ids` (or `codes` of them), -1 where unknown."""
-    at = pd.Index(ids).get_indexer(column.cat.categories)
+    index = ids if isinstance(ids, pd.Index) else pd.Index(ids)
+    at = index.get_indexer(column.cat.categories)
     if codes is not None and len(codes):
         at = np.where(at >= 0, codes[at], -1)
     return at[column.cat.codes.to_numpy()] if len(at) else np.full(len(column), -1)
@@ -735,6 +896,21 @@ def _in_order(mover: dict[str, int], gives: dict[int, str]) -> Iterator[tuple[in
 
 def _aside(name: str, taken: set[str]) -> str:
     return next(f"{name[:200]}~{n}" for n in range(1, 10_000) if crowd_id(f"{name[:200]}~{n}") not in taken)
+
+
+def _attribute_change(now: str, wanted: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Attributes as they are and as they should be, as JSON text ("": as they are) → what changes, and what it was."""
+    if not wanted:
+        return {}, {}
+    old, new = orjson.loads(now), orjson.loads(wanted)
+    names = [name for name in sorted(old.keys() | new.keys()) if sorted(old.get(name, [])) != sorted(new.get(name, []))]
+    return {name: new.get(name, []) for name in names}, {name: old.get(name, []) for name in names}
+
+
+def _attributes(
+    kind: Kind, name: str, identity: str, change: dict[str, list[str]], before: dict[str, list[str]], reason: str
+) -> tuple[Any, ...]:
+    return kind.value, name, "", identity, _json({"attributes": change}), _json({"attributes": before}), reason
 
 
 def _json(value: Any) -> str:
@@ -805,7 +981,14 @@ def _operations(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
 
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 async def make_plan(
-    matched: Matched, source: Snapshot, directory: Snapshot, policy: Policy, name: str, digests: tuple[str, str]
+    matched: Matched,
+    source: Snapshot,
+    directory: Snapshot,
+    policy: Policy,
+    name: str,
+    digests: tuple[str, str],
+    away: Away | None = None,
+    only: Only | None = None,
 ) -> Plan:
     """The operations that turn the directory into the desired state."""
-    return plan(matched, source, directory, policy, name, digests)
+    return plan(matched, source, directory, policy, name, digests, away=away, only=only)
