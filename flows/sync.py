@@ -12,20 +12,22 @@ from typing import Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from connectors.settings import load
 from tasks.apply import apply_plan
+from tasks.approve import agree
 from tasks.extract import extract_directory, extract_source
 from tasks.filter import filter_scope
-from tasks.guard import guard_plan
+from tasks.focus import only_about
+from tasks.guard import guard_plan, measure
 from tasks.map import map_names
-from tasks.match import match_accounts
+from tasks.match import match_accounts, orphans
 from tasks.plan import make_plan
 from tasks.policy import Policy, policy_of
-from tasks.report import Report, conclude, file_plan
-from tasks.run import begin, stopped_short
-from tasks.snapshot import check, keep, last_read, remember_read, settle_unfinished
+from tasks.report import Proposal, Report, conclude, file_plan, stood_aside, stored_about
+from tasks.run import StandAsideError, begin, stopped_short, watched
+from tasks.snapshot import check, keep, last_read, remember_away, remember_read, settle_unfinished
 
 
 class SyncRequest(BaseModel):
@@ -37,17 +39,29 @@ class SyncRequest(BaseModel):
     mode: Literal["sync", "preview"] = Field(
         "sync", title="Mode", description="sync writes to Crowd; preview stops at the plan and shows it."
     )
+    person: str = Field("", title="One person", description="Only this one: id, username or e-mail address in the IdP.")
+    group: str = Field("", title="One group", description="Only this one, by its name in Crowd.")
     force: bool = Field(False, title="Force", description="Go past the limits. A plan against everybody stays refused.")
     full: bool = Field(False, title="Full read", description="Read everything, not only what changed since last time.")
     plan: int | None = Field(None, title="Plan", description="Apply this stored plan, if it is still true.")
+    unattended: bool = Field(
+        False, title="Unattended", description="Nobody started it: stand aside while the source is in quarantine."
+    )
     policy: Policy | None = Field(None, title="Policy", description="Empty: the one in crowdsync.toml.")
+
+    @model_validator(mode="after")
+    def _one(self) -> "SyncRequest":
+        if self.person and self.group:
+            raise ValueError("person and group exclude each other; keep one")
+        return self
 
 
 def _name() -> str:
-    """What a run is called on its page: `acme sync`, `acme preview`, `acme apply plan 7`."""
+    """What a run is called on its page: `acme sync`, `acme preview of ann`, `acme apply plan 7`."""
     request = SyncRequest.model_validate(flow_run.parameters["request"])
     what = f"apply plan {request.plan}" if request.plan and request.mode == "sync" else request.mode
-    return f"{request.source} {what}{' (forced)' if request.force else ''}"
+    about = request.person or request.group
+    return f"{request.source} {what}{f' of {about}' if about else ''}{' (forced)' if request.force else ''}"
 
 
 @flow(name="sync", flow_run_name=_name, persist_result=False, validate_parameters=True)
@@ -59,32 +73,52 @@ async def sync(request: SyncRequest) -> Report:
     """
     settings = load()
     policy = request.policy or policy_of(settings, request.source)
-    async with begin(settings, request.source, policy, request.mode) as run:
-        stream, crowd_stream = run.streams
-        scope, crowd_scope = run.scopes
-        with run.timed("extract"):
-            reading, crowd = await gather(
-                extract_source(run.source, scope, run.source_name, None if request.full else last_read(run)),
-                extract_directory(run.directory, crowd_scope),
-            )
-            source = reading.snapshot
-        with run.timed("snapshot"):
-            kept = await keep(run.store, stream, source, run.id)
-            remember_read(run, reading, kept.id)
-            crowd_kept = await keep(run.store, crowd_stream, crowd, run.id)
-            settle_unfinished(run.store, run.directory_name, crowd)
-        with run.timed("validate"):
-            source = await check(run.store, stream, source, kept.digest)
-            crowd = await check(run.store, crowd_stream, crowd, crowd_kept.digest)
-        with run.timed("plan"):
-            scoped = await filter_scope(source, policy.scope)
-            desired = await map_names(scoped.snapshot, policy)
+    try:
+        async with begin(settings, request.source, policy, request.mode, unattended=request.unattended) as run:
+            stream, crowd_stream = run.streams
+            scope, crowd_scope = run.scopes
+            with run.timed("extract"):
+                since = None if request.full else last_read(run)
+                reading, crowd = await gather(
+                    watched(run, extract_source(run.source, scope, run.source_name, since)),
+                    extract_directory(run.directory, crowd_scope),
+                )
+                source = reading.snapshot
+            with run.timed("snapshot"):
+                kept = await keep(run.store, stream, source, run.id)
+                remember_read(run, reading, kept.id)
+                crowd_kept = await keep(run.store, crowd_stream, crowd, run.id)
+                if run.writing:
+                    settle_unfinished(run.store, run.directory_name, crowd)
+            with run.timed("validate"):
+                source = await check(run.store, stream, source, kept.digest)
+                crowd = await check(run.store, crowd_stream, crowd, crowd_kept.digest)
             links = run.store.links(run.directory_name)
-            matched = await match_accounts(desired, crowd, links, policy, run.source_name)
-            plan = await make_plan(matched, source, crowd, policy, run.source_name, (kept.digest, crowd_kept.digest))
-            verdict = await guard_plan(plan, policy, request.force)
-        filed = await file_plan(run, plan, verdict, kept, crowd_kept, replaces=request.plan)
-        if filed.number and request.mode == "sync" and not filed.verdict.refusals:
-            with run.timed("apply"), stopped_short(run):
-                await apply_plan(run, plan, filed.number)
-        return await conclude(run, filed, request.mode, since=reading.full_at)
+            only = stored_about(run, request.plan) or only_about(
+                source, links, run.source_name, request.person, request.group
+            )
+
+            async def propose(policy: Policy) -> Proposal:
+                """filter ─▶ map ─▶ match ─▶ plan ─▶ guard"""
+                scoped = await filter_scope(source, policy)
+                desired = await map_names(scoped.snapshot, policy)
+                matched = await match_accounts(desired, crowd, links, policy, run.source_name)
+                away, digests = run.away(), (kept.digest, crowd_kept.digest)
+                plan = await make_plan(matched, source, crowd, policy, run.source_name, digests, away, only)
+                impact = await measure(plan.operations, crowd, policy, run.past())
+                verdict = await guard_plan(plan, policy, impact, request.force)
+                return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)))
+
+            with run.timed("plan"):
+                proposal = await propose(policy)
+            remember_away(run, proposal.plan)
+            filed = await file_plan(run, proposal, (kept, crowd_kept), replaces=request.plan, only=only)
+            if request.mode == "sync" and filed.number and not filed.verdict.refusals:
+                if filed.verdict.asks:
+                    filed = await agree(run, filed, propose)
+                if filed.number and not filed.verdict.stops and not filed.rejected:
+                    with run.timed("apply"), stopped_short(run):
+                        await apply_plan(run, filed.plan, filed.number)
+            return await conclude(run, filed, request.mode, since=reading.full_at)
+    except StandAsideError as why:
+        return await stood_aside(request.source, settings.directory_of(request.source).name, str(why))

@@ -24,11 +24,14 @@ from prefect.tasks import Task, exponential_backoff
 
 from connectors.contract import Directory, Kind, Operation
 from connectors.errors import RecordError, RefusedError, RetryableError
-from connectors.model import ID_ATTRIBUTE, crowd_id
+from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, groups_frame, memberships_frame, users_frame
 from connectors.store import Store
+from tasks.focus import Only
+from tasks.lease import Writing
 from tasks.plan import Plan
+from tasks.policy import Canary
 from tasks.run import Run
-from tasks.snapshot import lost_links, new_links
+from tasks.snapshot import lost_links, new_links, settle
 
 CHUNK = 500
 FLUSH = 100
@@ -64,12 +67,14 @@ async def apply_operations(
     run: str,
     progress: Progress,
     concurrency: int = 16,
+    writing: Writing | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> None:
     """Operations of one phase (as the store gives them) → Crowd, and their outcomes → the journal.
 
     Raises `RefusedError` where nothing further may be written, `RetryableError` where some
-    operations are still open; everything that did happen is recorded in either case.
+    operations are still open; everything that did happen is recorded in either case. Without its right to write
+    (`writing`) a run neither writes down an intent nor sends a further call.
     """
     attempted = set(operations.loc[operations["state"] == "intended", "seq"])
     columns = (operations[c] for c in ("seq", "kind", "name", "target", "record"))
@@ -79,7 +84,9 @@ async def apply_operations(
     ]
     if not todo:
         return
-    store.intend(plan, [operation.seq for operation in todo], at=now())
+    if writing is not None:
+        writing.raise_if_lost()
+    store.intend(plan, [operation.seq for operation in todo], at=now(), fence=writing.lease if writing else None)
     by_seq = operations.set_index("seq", drop=False)
     queue = deque(lanes(todo))
     outcomes: list[tuple[int, str, str]] = []
@@ -104,6 +111,12 @@ async def apply_operations(
 
     async def write(operation: Operation) -> bool:
         """One operation → whether what waits for it may go on."""
+        if writing is not None:
+            try:
+                writing.raise_if_lost()
+            except RefusedError as error:
+                stop.append(error)
+                return False
         waits_for = _waits_for(operation, progress)
         if waits_for is not None:
             outcomes.append((operation.seq, "skipped", waits_for))
@@ -217,7 +230,10 @@ async def apply_chunk(
     progress: Progress,
 ) -> None:
     """One chunk of a plan, as far as the journal does not show it as settled."""
-    operations = run.store.operations(plan, states=OPEN, first=bounds[0], last=bounds[1])
+    await _apply(run, plan, run.store.operations(plan, states=OPEN, first=bounds[0], last=bounds[1]), progress)
+
+
+async def _apply(run: Run, plan: int, operations: pd.DataFrame, progress: Progress) -> None:
     await apply_operations(
         operations,
         run.directory,
@@ -228,19 +244,90 @@ async def apply_chunk(
         run=run.id,
         progress=progress,
         concurrency=run.concurrency,
+        writing=run.writing,
+    )
+
+
+def canary(operations: pd.DataFrame, policy: Canary) -> pd.DataFrame:
+    """Operations → the first part, in their order; none where the policy has no canary."""
+    if policy.group:
+        return Only(group=policy.group).of(operations)
+    return operations.head(policy.operations or 0)
+
+
+@task(
+    name="canary",
+    task_run_name="canary of {count}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=_again,
+)
+async def apply_canary(
+    run: Run,
+    plan: int,
+    first: pd.DataFrame,
+    count: int,  # noqa: ARG001 (names the run)
+    progress: Progress,
+) -> None:
+    """The first part of a plan, each phase read back. Raises `RefusedError` where it failed, or does not hold."""
+    for _, phase in first.groupby("phase", sort=True):
+        seqs = phase["seq"]
+        stored = run.store.operations(plan, first=int(seqs.min()), last=int(seqs.max()))
+        stored = stored[stored["seq"].isin(seqs)].reset_index(drop=True)
+        await _apply(run, plan, stored[stored["state"].isin(OPEN)], progress)
+        holds = settle(stored, await read_back(run, stored))
+        failed = sum(progress.states[state] for state in ("failed", "skipped"))
+        if failed or not holds.all():
+            wrong = stored[~holds].iloc[0] if not holds.all() else stored.iloc[0]
+            what = (
+                f"{failed} of its operations failed"
+                if failed
+                else f"{wrong['kind']} of {wrong['name']!r} does not hold"
+            )
+            raise RefusedError(
+                f"canary: of the first {len(first)} operations {what} when read back from Crowd; nothing further was "
+                "written: look at the plan and at Crowd, then run again"
+            )
+
+
+async def read_back(run: Run, operations: pd.DataFrame) -> Snapshot:
+    """What Crowd says now of everything that the operations of one phase are about."""
+    _, scope = run.scopes
+    kinds = operations["kind"]
+    of_group = kinds.str.startswith(("group", "nesting"))
+    names = {*operations["name"][~of_group], *operations["target"][kinds == Kind.USER_RENAME]}
+    people = [await run.directory.user(name, scope) for name in sorted(names)]
+    groups = [await run.directory.group(name, scope) for name in sorted(set(operations["name"][of_group]))]
+    found = [person for person in people if person is not None]
+    memberships = [row for person in found for row in person.memberships]
+    if kinds.str.startswith("nesting").any():  # Crowd tells what is in a group only for all of them
+        async for page in run.directory.memberships():
+            memberships += [row for row in page.rows if row[2] == "group"]
+    return Snapshot.of(
+        users_frame(person.user for person in found),
+        groups_frame(one.group for one in groups if one is not None),
+        memberships_frame(memberships),
     )
 
 
 async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
     """A whole plan, chunk by chunk, with a progress bar on the run's page. Raises as `apply_operations`."""
     now = datetime.now(UTC)
-    run.store.set_plan_status(number, "applying", at=now, expected=("planned", "refused"))
+    allowed = ("planned", "refused", "waiting", "approved")
+    fence = run.writing.lease if run.writing else None
+    run.store.set_plan_status(number, "applying", at=now, expected=allowed, fence=fence)
     save_links(run, plan)
     progress = Progress()
     bounds = list(chunks(plan.operations))
     shown = await acreate_progress_artifact(
         progress=0.0, key=run.key("apply"), description=f"{len(plan.operations):,} operations"
     )
+    first = canary(plan.operations, run.policy.canary)
+    if len(first):
+        await apply_canary(run, number, first, len(first), progress)
+        run.verified = len(first)
     for done, chunk in enumerate(bounds, 1):
         await apply_chunk(run, number, chunk, done, len(bounds), progress)
         if len(bounds) > 1:

@@ -8,23 +8,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
+import numpy as np
 import orjson
 import pandas as pd
-from prefect import get_run_logger, task
+from prefect import get_client, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
 
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
 from connectors.store import SavedSnapshot
+from tasks.focus import Only
 from tasks.guard import Verdict
+from tasks.impact import Impact
+from tasks.impact import lines as radius
 from tasks.names import spelled
 from tasks.plan import Plan
-from tasks.run import Run, finish
+from tasks.policy import Policy
+from tasks.run import Run, finish, told
 
 ROWS: Final = 200
 """Rows that the Prefect page shows at ease; the whole plan is in the store."""
@@ -51,7 +59,9 @@ SIGNS: Final[Mapping[Kind, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a run ended. `status`: nothing to do, planned, refused, applied, partly applied, stopped (`why`)."""
+    """How a run ended. `status`: nothing to do, planned, refused, waiting (for a person), rejected (by one), applied,
+    partly applied, stopped (`why`), skipped (`why`). `radius`: the blast radius in lines; `orphans`: how many records
+    of Crowd belong to no source; `verified`: operations of the canary."""
 
     run: str
     source: str
@@ -61,8 +71,14 @@ class Report:
     planned: Mapping[str, int] = field(default_factory=dict)
     outcomes: Mapping[str, int] = field(default_factory=dict)
     withheld: Mapping[str, int] = field(default_factory=dict)
+    reported: pd.DataFrame = field(default_factory=pd.DataFrame)
+    radius: tuple[str, ...] = ()
+    orphans: int = 0
+    verified: int = 0
     held: pd.DataFrame = field(default_factory=pd.DataFrame)
     refusals: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+    agreed: tuple[str, ...] = ()
     forced: tuple[str, ...] = ()
     snapshots: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -82,6 +98,11 @@ class Report:
             "withheld": dict(self.withheld),
             "held": len(self.held),
             "refusals": list(self.refusals),
+            "asks": list(self.asks),
+            "agreed": list(self.agreed),
+            "reported": len(self.reported),
+            "orphans": self.orphans,
+            "canary": self.verified,
             "forced": list(self.forced),
             "snapshots": dict(self.snapshots),
             "sizes": {side: list(size) for side, size in self.sizes.items()},
@@ -100,16 +121,25 @@ class ReportedError(CrowdsyncError):
 
 
 def plan_rows(operations: pd.DataFrame, disclose: str, limit: int = ROWS) -> list[dict[str, str]]:
-    """Operations → table rows for people, the most dangerous kinds first, at most `limit`."""
-    rank = {kind.value: n for n, kind in enumerate(SIGNS)}
-    chosen = operations.assign(rank=operations["kind"].map(rank)).sort_values(["rank", "seq"]).head(limit)
+    """Operations → table rows for people, at most `limit`: together what concerns one person or one group, and first
+    those to whom the most dangerous things happen."""
+    rank = operations["kind"].map({kind.value: n for n, kind in enumerate(SIGNS)})
+    # A person who is renamed is one person: named as now until the rename, and then as after it.
+    renamed = operations["kind"] == Kind.USER_RENAME
+    before = dict(zip(operations["target"][renamed], operations["name"][renamed], strict=True))
+    subject = operations["name"].map(lambda name: before.get(name, name)).astype("str")
+    of_group = operations["kind"].str.startswith(("group", "nesting"))
+    block = pd.Series(np.where(of_group, "group ", "user ") + subject, index=operations.index)
+    worst = rank.groupby(block).transform("min")
+    order = operations.assign(rank=rank, block=block, worst=worst)
+    chosen = order.sort_values(["worst", "block", "rank", "seq"], kind="stable").head(limit)
     rows = []
     for row in chosen.itertuples():
         sign, words = SIGNS[Kind(str(row.kind))]
         line = {
             "": sign,
-            "what": words,
             "who": str(row.name),
+            "what": words,
             "to": str(row.target),
             "changes": changes(str(row.record), str(row.before), disclose),
             "because it": str(row.reason),
@@ -160,21 +190,51 @@ def written(outcomes: Mapping[str, int]) -> str:
     return ", ".join(f"{outcomes[state]:,} {words}" for state, words in WORDS.items() if outcomes.get(state))
 
 
-def plan_markdown(plan: Plan, number: int | None, refusals: tuple[str, ...]) -> str:
-    """The head of the plan's table: what it would do, and what stands against it."""
+def plan_markdown(plan: Plan, number: int | None, verdict: Verdict, impact: Impact) -> str:
+    """The head of the plan's table: what it would do, to whom, and what stands against it."""
     lines = [f"**Plan {number or ''}: {len(plan.operations):,} operations** · digest `{plan.digest[:12]}`", ""]
-    lines += ["| | operation | count |", "|---|---|---:|"]
-    counts = plan.counts()
-    for kind, (sign, words) in SIGNS.items():
-        if kind.value in counts:
-            lines.append(f"| {sign} | {words} | {counts[kind.value]:,} |")
-    lines.append("")
-    if refusals:
-        lines += ["**Refused:**", "", *(f"- {_cell(refusal)}" for refusal in refusals), ""]
+    lines += counts_markdown(plan, impact)
+    lines += ["**What it does to people:**", "", *(f"- {_plain(line)}" for line in radius(impact)), ""]
+    for title, texts in (
+        ("Refused", verdict.refusals),
+        ("Needs agreement", tuple(ask.text for ask in verdict.asks)),
+    ):
+        if texts:
+            lines += [f"**{title}:**", "", *(f"- {_plain(text)}" for text in texts), ""]
     if plan.withheld:
         lines += [f"Withheld by the policy: {count_line(plan.withheld)}.", ""]
     if len(plan.operations) > ROWS:
         lines.append(f"The table shows the {ROWS} most dangerous; all of it: `crowdsync plan --show {number}`.")
+    return "\n".join(lines)
+
+
+def counts_markdown(plan: Plan, impact: Impact) -> list[str]:
+    """Operations by kind, beside what the runs before had."""
+    counts, past = plan.counts(), impact.past
+    compared = any(kind in past for kind in counts)
+    lines = ["| | operation | count |" + (" usual | most |" if compared else "")]
+    lines += ["|---|---|---:|" + ("---:|---:|" if compared else "")]
+    for kind, (sign, words) in SIGNS.items():
+        if kind.value in counts:
+            median, most = past.get(kind.value, (0, 0))
+            lines.append(
+                f"| {sign} | {words} | {counts[kind.value]:,} |" + (f" {median:,.0f} | {most:,} |" if compared else "")
+            )
+    return [*lines, ""]
+
+
+def question_markdown(filed: Filed, hours: float) -> str:
+    """What a person is asked who must agree to a plan."""
+    lines = [f"# Plan {filed.number}: {len(filed.plan.operations):,} operations need agreement", ""]
+    lines += [f"- **{_plain(ask.text)}**" for ask in filed.verdict.asks]
+    lines += ["", *counts_markdown(filed.plan, filed.impact), "**What it does to people:**", ""]
+    lines += [f"- {_plain(line)}" for line in radius(filed.impact)]
+    dangerous = ", ".join(SIGNS[kind][1] for kind in filed.verdict.dangerous)
+    lines += ["", f"The dangerous part: {dangerous}.", ""]
+    lines += [
+        "The whole plan is among this run's artifacts. Agreement counts for this plan alone: if the source, Crowd or "
+        f"the policy changed when the run goes on, it asks again. Without an answer it ends in {hours:g} hours.",
+    ]
     return "\n".join(lines)
 
 
@@ -187,14 +247,23 @@ def report_markdown(report: Report) -> str:
     if report.since:
         lines += ["", f"Only what changed was read from {report.source}; the last full read was at {report.since}."]
     if report.why:
-        lines += ["", f"**Stopped:** {_cell(report.why)}"]
+        lines += ["", f"**{report.status.capitalize()}:** {_plain(report.why)}"]
     number = f" (plan {report.plan})" if report.plan else ""
     lines += ["", f"Planned{number}: {count_line(report.planned)}."]
     if report.withheld:
         lines += ["", f"Withheld by the policy: {count_line(report.withheld)}."]
     if report.outcomes:
         lines += ["", f"Written: {written(report.outcomes)}."]
-    for title, refusals in (("Refused", report.refusals), ("Forced past", report.forced)):
+    if report.verified:
+        lines += ["", f"Canary: the first {report.verified:,} operations were read back before the rest."]
+    if report.radius:
+        lines += ["", "## What it does to people", "", *(f"- {_plain(line)}" for line in report.radius)]
+    for title, refusals in (
+        ("Refused", report.refusals),
+        ("Needs agreement", report.asks),
+        ("Agreed", report.agreed),
+        ("Forced past", report.forced),
+    ):
         if refusals:
             lines += ["", f"## {title}", "", *(f"- {_cell(refusal)}" for refusal in refusals)]
     if len(report.failed):
@@ -202,6 +271,17 @@ def report_markdown(report: Report) -> str:
         for row in report.failed.head(ROWS).itertuples():
             words = SIGNS[Kind(str(row.kind))][1]
             lines.append(f"| {words} | {_cell(row.name)} | {_cell(row.target)} | {_cell(row.note)} |")
+    if len(report.reported):
+        lines += ["", f"## Reported only ({len(report.reported):,})", ""]
+        lines += ["The policy wants to see these, and has none of them done.", ""]
+        lines += ["| operation | who | to | because it |", "|---|---|---|---|"]
+        for row in report.reported.head(ROWS).itertuples():
+            words = SIGNS[Kind(str(row.kind))][1]
+            lines.append(f"| {words} | {_cell(row.name)} | {_cell(row.target)} | {_cell(row.reason)} |")
+        if len(report.reported) > ROWS:
+            lines += ["", f"… and {len(report.reported) - ROWS:,} more."]
+    if report.orphans:
+        lines += ["", f"{report.orphans:,} records of Crowd belong to no source: `crowdsync links orphans` lists them."]
     if len(report.held):
         lines += ["", f"## Held ({len(report.held):,})", ""]
         lines += ["Held records were neither created, changed nor deactivated.", ""]
@@ -229,67 +309,118 @@ def _plain(value: Any) -> str:
     return _MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(str(value).split()))
 
 
+Kept = tuple[SavedSnapshot, SavedSnapshot]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A plan as the guard sees it, made under `policy`."""
+
+    policy: Policy
+    plan: Plan
+    impact: Impact
+    verdict: Verdict
+    orphans: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A judged plan and its number in the store; None where there is nothing to do."""
+    """A judged plan and its number in the store; None where there is nothing to do. `waits`: why nobody is asked;
+    `rejected`: who did, and why."""
 
     number: int | None
     plan: Plan
     verdict: Verdict
-    kept: tuple[SavedSnapshot, SavedSnapshot]
+    impact: Impact
+    kept: Kept
+    orphans: int = 0
+    waits: str = ""
+    rejected: str = ""
 
 
 async def file_plan(
-    run: Run, plan: Plan, verdict: Verdict, kept: SavedSnapshot, crowd_kept: SavedSnapshot, *, replaces: int | None
+    run: Run, proposal: Proposal, kept: Kept, *, replaces: int | None, only: Only | None = None
 ) -> Filed:
-    """Stores the plan and shows it as an artifact.
+    """Stores the plan and shows it as an artifact; `only`: what it is about, where that is not everybody.
 
     With `replaces`, the plan is the proof that the stored one is still true: if it is not, the new one
-    is stored, and refused for a person to look at.
+    is stored, and refused for a person to look at. A plan that waits for agreement is taken up where it is still true.
     """
+    plan, verdict, impact = proposal.plan, proposal.verdict, proposal.impact
     now = datetime.now(UTC)
     number: int | None = None
+    waits = ""
     if replaces is not None:
         stored = run.store.load_plan(replaces)
         if stored.source != run.source_name or stored.directory != run.directory_name:
             raise ConfigurationError(f"plan {replaces} is for {stored.source} → {stored.directory}; name that source")
-        if stored.status not in ("planned", "refused"):
+        if stored.status not in ("planned", "refused", "waiting", "approved"):
             raise RefusedError(f"plan {replaces} is {stored.status} already; make a new one with `crowdsync plan`")
         if stored.digest == plan.digest:
             number = replaces
         else:
             run.store.set_plan_status(replaces, "superseded", at=now)
-    if number is None and len(plan.operations):
+    elif run.writing and only is None:
+        asked = run.store.asked_plan(run.source_name, run.directory_name)
+        if asked is not None and asked.digest == plan.digest:
+            number = asked.id
+        if asked is not None and asked.run != run.id and verdict.asks and await asking(run, asked.run):
+            waits = (
+                f"plan {asked.id} waits for agreement since {asked.status_at:%Y-%m-%d %H:%M} UTC: decide on that first"
+            )
+        elif asked is not None and number is None:
+            run.store.set_plan_status(asked.id, "superseded", at=now)
+    if number is None and len(plan.operations) and not waits:  # (it would be kept anew at every run until then)
         number = run.store.save_plan(
             run=run.id,
             source=run.source_name,
             directory=run.directory_name,
             digest=plan.digest,
-            source_snapshot=kept.id,
-            directory_snapshot=crowd_kept.id,
-            policy=run.policy.model_dump_json(),
+            source_snapshot=kept[0].id,
+            directory_snapshot=kept[1].id,
+            policy=proposal.policy.model_dump_json(),
             operations=plan.operations,
             held=plan.held,
             at=now,
             status="planned",
+            about=str(only or ""),
         )
     if replaces not in (None, number):
         moved = f"plan {replaces} is no longer true: the source, Crowd or the policy changed since; "
         way = f"plan {number} takes its place: look at it, then apply it" if number else "nothing is left to do"
-        verdict = Verdict((*verdict.refusals, moved + way), verdict.forced)
+        verdict = replace(verdict, refusals=(*verdict.refusals, moved + way))
     if number and verdict.refusals and number != replaces:
         run.store.set_plan_status(number, "refused" if replaces is None else "planned", at=now)
-    if number:
-        await create_table(run, plan, number, verdict.refusals)
-    return Filed(number, plan, verdict, (kept, crowd_kept))
+    if number or waits:
+        await create_table(run, plan, number, verdict, impact)
+    return Filed(number, plan, verdict, impact, kept, proposal.orphans, waits)
 
 
-async def create_table(run: Run, plan: Plan, number: int, refusals: tuple[str, ...]) -> None:
+def stored_about(run: Run, number: int | None) -> Only | None:
+    """What the stored plan is about that is to be carried out; None: everybody, or there is none."""
+    return None if number is None else Only.read(run.store.load_plan(number).about)
+
+
+async def asking(run: Run, other: str) -> bool:
+    """Whether the flow run of another run still waits for a person."""
+    flow_run_id = run.store.run(other)["flow_run_id"]
+    if not flow_run_id:
+        return False
+    async with get_client() as client:
+        try:
+            state = (await client.read_flow_run(UUID(flow_run_id))).state
+        except ObjectNotFound:  # another server, or cleaned up
+            return False
+    return state is not None and state.is_paused()
+
+
+async def create_table(run: Run, plan: Plan, number: int | None, verdict: Verdict, impact: Impact) -> None:
     """The plan as a table artifact of the flow run."""
     shown = plan_rows(plan.operations, run.policy.disclose)
     used = [column for column in (shown[0] if shown else ()) if any(row[column] for row in shown)]
     rows: list[dict[str, Any]] = [{column or "±": _plain(row[column]) for column in used} for row in shown]
-    await acreate_table_artifact(table=rows, key=run.key("plan"), description=plan_markdown(plan, number, refusals))
+    description = plan_markdown(plan, number, verdict, impact)
+    await acreate_table_artifact(table=rows, key=run.key("plan"), description=description)
 
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
@@ -305,6 +436,10 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
     status = "nothing to do" if number is None else "planned"
     if verdict.refusals:
         status = "refused"
+    elif filed.rejected:
+        status = "rejected"
+    elif mode == "sync" and verdict.asks and (number or filed.waits):
+        status = "waiting"
     elif number and mode == "sync":
         operations = run.store.operations(number)
         outcomes = {str(state): int(count) for state, count in operations["state"].value_counts().items()}
@@ -312,6 +447,9 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
         status = "stopped" if run.stopped else "partly applied" if len(failed) else "applied"
         if not run.stopped:  # else the plan stays open, and the next run finds out what became of it
             run.store.set_plan_status(number, "failed" if len(failed) else "applied", at=datetime.now(UTC))
+    why = filed.rejected or filed.waits or str(run.stopped or "")
+    if status == "waiting" and not why:
+        why = f"plan {number} needs agreement: crowdsync approve {number} --by NAME --reason TEXT, then run again"
     report = Report(
         run=run.id,
         source=run.source_name,
@@ -321,8 +459,14 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
         planned=plan.counts(),
         outcomes=outcomes,
         withheld=plan.withheld,
+        reported=plan.reported,
+        radius=tuple(radius(filed.impact)),
+        orphans=filed.orphans,
+        verified=run.verified,
         held=plan.held,
         refusals=verdict.refusals,
+        asks=tuple(ask.text for ask in verdict.asks),
+        agreed=verdict.agreed,
         forced=verdict.forced,
         snapshots={side: kept.id for side, kept in zip(("source", "directory"), filed.kept, strict=True)},
         sizes={
@@ -332,15 +476,16 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
         failed=failed,
         seconds=run.seconds,
         since=f"{since:%Y-%m-%d %H:%M} UTC" if since else "",
-        why=str(run.stopped or ""),
+        why=why,
     )
     await acreate_markdown_artifact(
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"
     )
     finish(run, status, report.summary())
-    told = f"Written: {written(outcomes)}." if outcomes else f"Planned: {count_line(report.planned)}."
-    get_run_logger().info("%s. %s Held: %d.", status.capitalize(), told, len(plan.held))
+    line = f"Written: {written(outcomes)}." if outcomes else f"Planned: {count_line(report.planned)}."
+    get_run_logger().info("%s. %s Held: %d.", status.capitalize(), line, len(plan.held))
     if verdict.refusals:
+        told("plan.refused", run.source_name, plan=number, refusals=list(verdict.refusals))
         raise ReportedError("; ".join(verdict.refusals), report)
     if run.stopped:
         done = outcomes.get("done", 0) + outcomes.get("already", 0)
@@ -352,3 +497,9 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
     if len(failed):
         raise ReportedError(f"{len(failed):,} of {len(plan.operations):,} operations failed: see the report", report)
     return report
+
+
+async def stood_aside(source: str, directory: str, why: str) -> Report:
+    """The report of a run that left the field to another one, or its source alone."""
+    get_run_logger().info("Skipped: %s", why)
+    return Report(run=str(flow_run.id or ""), source=source, directory=directory, status="skipped", plan=None, why=why)

@@ -8,17 +8,20 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+import pandas as pd
+from prefect.events import emit_event
+from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
 from connectors.contract import Directory, Scope, Source
 from connectors.crowd import Crowd
-from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, IncompleteError
+from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, IncompleteError, RefusedError
 from connectors.http import Http
 from connectors.idp import SOURCES
 from connectors.model import ID_ATTRIBUTE
@@ -26,7 +29,11 @@ from connectors.settings import DirectorySettings, Settings
 from connectors.source import SourceSettings
 from connectors.store import Store
 from tasks.blocks import directory_secret, source_secrets
+from tasks.lease import BusyError, Writing, only_writer
+from tasks.plan import Away
 from tasks.policy import Policy
+
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -47,6 +54,10 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
     stopped: CrowdsyncError | None = None
+    verified: int = 0
+    """How many operations were carried out first and read back."""
+    writing: Writing | None = None
+    """The right to write to the directory; None where the run does not."""
 
     @property
     def streams(self) -> tuple[str, str]:
@@ -57,7 +68,15 @@ class Run:
     def scopes(self) -> tuple[Scope, Scope]:
         """Which attributes to ask both sides for."""
         ours = frozenset({ID_ATTRIBUTE, *self.policy.attributes.extra})
-        return Scope(self.policy.attributes.wanted()), Scope(ours)
+        return Scope(self.policy.wanted()), Scope(ours)
+
+    def away(self) -> Away:
+        """Who has been away since when, and what time it is."""
+        return Away(self.store.departures(self.directory_name, self.source_name), datetime.now(UTC))
+
+    def past(self) -> pd.DataFrame:
+        """How many operations of each kind the plans before had."""
+        return self.store.past_counts(self.source_name, self.directory_name, self.policy.limits.unusual_runs)
 
     def key(self, what: str) -> str:
         """The key of an artifact: its versions on the Prefect page are those of this source."""
@@ -103,19 +122,39 @@ def directory_http(settings: DirectorySettings, password: str) -> Http:
     )
 
 
-_HOW = {"policy", "directory", "block", "concurrency", "requests_per_second", "timeout", "page_size", "ca_file"}
+_HOW = {
+    "policy",
+    "policy_file",
+    "directory",
+    "block",
+    "concurrency",
+    "requests_per_second",
+    "timeout",
+    "page_size",
+    "ca_file",
+}
 
 
 def question(settings: SourceSettings, policy: Policy) -> str:
     """Digest of what a source is asked for: its settings but for how it is asked, and the attributes."""
-    asked = [settings.model_dump(exclude=_HOW), policy.attributes.wanted()]
+    asked = [settings.model_dump(exclude=_HOW), policy.wanted()]
     # Sets are sorted: their own order is another one in every process.
     return hashlib.sha256(orjson.dumps(asked, default=sorted, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+class StandAsideError(RefusedError):
+    """The run had to leave the field to another one, or its source alone; nothing is wrong with it."""
+
+
 @asynccontextmanager
-async def begin(settings: Settings, source: str, policy: Policy, mode: str) -> AsyncIterator[Run]:
-    """Opens a run; whatever ends it before `finish` is recorded as its failure."""
+async def begin(
+    settings: Settings, source: str, policy: Policy, mode: str, *, unattended: bool = False
+) -> AsyncIterator[Run]:
+    """Opens a run; whatever ends it before `finish` is recorded as its failure.
+
+    A run that writes is the only one of its directory. An `unattended` one stands aside while its source is in
+    quarantine. Raises `StandAsideError` there, and where another run writes and the directory's `busy` is "skip".
+    """
     chosen, crowd = settings.source(source), settings.directory_of(source)
     async with open_source(source, chosen) as idp, open_directory(crowd) as (directory, door):
         with Store.open(settings.store_url(), busy=settings.store.busy) as store:
@@ -140,7 +179,16 @@ async def begin(settings: Settings, source: str, policy: Policy, mode: str) -> A
                 at=datetime.now(UTC),
             )
             try:
-                yield run
+                if unattended:
+                    stand_aside(store, source)
+                async with writer(run, crowd) if mode == "sync" else nullcontext():
+                    yield run
+            except Pause:
+                finish(run, "waiting", {"error": "waits for a person to agree"})
+                raise
+            except StandAsideError as error:
+                finish(run, "skipped", {"error": str(error)})
+                raise
             except BaseException as error:
                 known = await diagnosed(run, settings, error)
                 if not run.finished:
@@ -148,6 +196,51 @@ async def begin(settings: Settings, source: str, policy: Policy, mode: str) -> A
                 if known is error:
                     raise
                 raise known from None
+
+
+@asynccontextmanager
+async def writer(run: Run, crowd: DirectorySettings) -> AsyncIterator[None]:
+    """Inside, the run is the only one that writes to its directory."""
+    patience = crowd.wait_minutes * 60
+    try:
+        async with only_writer(run.store, crowd.name, run.id, busy=crowd.busy, patience=patience) as run.writing:
+            yield
+    except BusyError as error:
+        if crowd.busy == "skip":
+            raise StandAsideError(str(error)) from None
+        raise
+
+
+def stand_aside(store: Store, source: str) -> None:
+    """Raises `StandAsideError` while a source is in quarantine."""
+    known = store.quarantine(source, now=datetime.now(UTC))
+    if known is not None:
+        raise StandAsideError(
+            f"{source} failed {known.failures} times in a row and is left alone until "
+            f"{known.until:%Y-%m-%d %H:%M} UTC (the last time: {known.error}); a run that a person starts tries at once"
+        )
+
+
+async def watched(run: Run, reading: Awaitable[Result]) -> Result:
+    """A read of the source, whose failure puts it in quarantine and whose success ends that; both are told."""
+    try:
+        read = await reading
+    except CrowdsyncError as error:
+        known = run.store.failed(run.source_name, str(error), at=datetime.now(UTC))
+        until = f"{known.until:%Y-%m-%d %H:%M} UTC"
+        told("source.quarantined", run.source_name, failures=known.failures, until=until, error=known.error)
+        raise
+    was = run.store.recovered(run.source_name, at=datetime.now(UTC))
+    if was is not None:
+        told("source.recovered", run.source_name, failures=was.failures, since=f"{was.since:%Y-%m-%d %H:%M} UTC")
+    return read
+
+
+def told(event: str, source: str, **payload: Any) -> None:
+    """Emits an event of Prefect that automations can act on: `crowdsync.<event>` about the source."""
+    if flow_run.id:
+        resource = {"prefect.resource.id": f"crowdsync.source.{source}", "prefect.resource.name": source}
+        emit_event(f"crowdsync.{event}", resource=resource, payload={"source": source, **payload})
 
 
 async def diagnosed(run: Run, settings: Settings, error: BaseException) -> BaseException:

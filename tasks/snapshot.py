@@ -18,6 +18,7 @@ from connectors.store import Mark, SavedSnapshot, Store
 from tasks import validate
 from tasks.extract import Reading, Since
 from tasks.names import crowd_ids
+from tasks.plan import Plan
 from tasks.run import Run
 
 
@@ -170,6 +171,11 @@ def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
     now = datetime.now(UTC)
     mark = Mark(reading.mark, run.asked, reading.full_at or now, snapshot) if reading.mark else None
     run.store.save_mark(run.streams[0], mark, at=now)
+
+
+def remember_away(run: Run, plan: Plan) -> None:
+    """Keeps since when the people who have an account have been away."""
+    run.store.save_departures(run.directory_name, run.source_name, plan.leaving, at=datetime.now(UTC))
 
 
 @task(name="snapshot", task_run_name="snapshot-{stream}", cache_policy=NO_CACHE, persist_result=False)

@@ -23,6 +23,7 @@ from tasks.apply import CHUNK, OPEN, Progress, apply_operations, chunks, save_li
 from tasks.extract import read_directory, read_source
 from tasks.filter import in_scope
 from tasks.guard import judge
+from tasks.impact import impact
 from tasks.map import desired
 from tasks.match import match
 from tasks.plan import Plan, plan
@@ -107,10 +108,10 @@ async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int =
     settled = settle_unfinished(run.store, run.directory_name, crowd)
     source = await check.fn(run.store, stream, source, kept.digest)
     crowd = await check.fn(run.store, crowd_stream, crowd, crowd_kept.digest)
-    wanted = desired(in_scope(source, run.policy.scope).snapshot, run.policy)
+    wanted = desired(in_scope(source, run.policy).snapshot, run.policy)
     matched = match(wanted, crowd, run.store.links(run.directory_name), run.policy, run.source_name)
     made = plan(matched, source, crowd, run.policy, run.source_name, (kept.digest, crowd_kept.digest))
-    verdict = judge(made, run.policy, force=force)
+    verdict = judge(made, run.policy, impact(made.operations, crowd, run.policy), force=force)
     number = None
     if len(made.operations):
         number = run.store.save_plan(
@@ -124,12 +125,12 @@ async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int =
             operations=made.operations,
             held=made.held,
             at=datetime.now(UTC),
-            status="refused" if verdict.refusals else "planned",
+            status="refused" if verdict.stops else "planned",
         )
-        if mode == "sync" and not verdict.refusals:
+        if mode == "sync" and not verdict.stops:
             await apply(run, made, number, size=size)
     journal = made.operations if number is None else run.store.operations(number)
-    return Walked(made, number, (kept, crowd_kept), verdict.refusals, journal, settled)
+    return Walked(made, number, (kept, crowd_kept), verdict.stops, journal, settled)
 
 
 async def apply(run: Run, made: Plan, number: int, *, size: int = CHUNK) -> None:
@@ -150,6 +151,7 @@ async def apply(run: Run, made: Plan, number: int, *, size: int = CHUNK) -> None
                     run=run.id,
                     progress=progress,
                     concurrency=run.concurrency,
+                    writing=run.writing,
                 )
                 break
             except RetryableError:

@@ -1,0 +1,286 @@
+"""Agreement of people to plans: runs of a deployment on a real Prefect server, which are suspended and go on.
+
+The source is an emulated SCIM server, Crowd an emulated one; the deployment is served by a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from connectors.store import Store
+from deployments.demo import PrefectServer, prefect_server
+from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import scim as sandbox_scim
+from tests.end_to_end.test_prefect import PASSWORD, TOKEN, until
+
+pytestmark = pytest.mark.xdist_group("commands")
+ROOT = Path(__file__).parents[2]
+CROWDSYNC = str(Path(sys.executable).with_name("crowdsync"))
+WAIT = 180
+
+_SERVE = """
+from flows.sync import sync
+sync.serve(name="sync", parameters={"request": {"source": "acme", "mode": "sync"}}, print_starting_message=False)
+"""
+
+
+@dataclass(slots=True)
+class Desk:
+    """A served deployment, and the company that it syncs."""
+
+    api: httpx.Client
+    home: Path
+    crowd: sandbox_crowd.RunningCrowd
+    idp: sandbox_scim.RunningScim
+    server: PrefectServer
+    environment: dict[str, str]
+    serving: subprocess.Popen[bytes]
+    seed: int = 0
+
+    def serve(self) -> None:
+        log = (self.home / "served.log").open("a")
+        self.serving = subprocess.Popen(
+            [sys.executable, "-c", _SERVE], cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT
+        )
+
+    def start(self, **request: Any) -> str:
+        def deployed() -> dict[str, Any] | None:
+            rows: list[dict[str, Any]] = self.post("/deployments/filter", {}).json()
+            return next(iter(rows), None)
+
+        deployment = until(deployed, WAIT)
+        asked = {"parameters": {"request": {"source": "acme", "mode": "sync", **request}}}
+        return str(self.post(f"/deployments/{deployment['id']}/create_flow_run", asked).json()["id"])
+
+    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Prefect's server on SQLite says 503 while it is busy."""
+
+        def answered() -> httpx.Response | None:
+            answer = self.api.post(path, json=body)
+            return None if answer.status_code == 503 else answer
+
+        return until(answered, WAIT)
+
+    def state(self, run: str, *wanted: str) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            answer = self.api.get(f"/flow_runs/{run}")
+            if answer.status_code == 503:
+                return None
+            found: dict[str, Any] = answer.json()
+            if found["state_type"] in ("FAILED", "CRASHED") and found["state_type"] not in wanted:
+                raise AssertionError(found["state"]["message"])
+            seen.append(found["state_type"])
+            return found if found["state_type"] in wanted else None
+
+        seen: list[str] = []
+        try:
+            return until(reached, WAIT)
+        except AssertionError as error:
+            raise AssertionError(f"wanted {wanted}, was {seen[-1:]}: {error}") from None
+
+    def decide(self, run: str, decision: str, **more: str) -> httpx.Response:
+        answer = {"decision": decision, "name": "Kim Admin", "reason": "they left", **more}
+        return self.post(f"/flow_runs/{run}/resume", {"run_input": answer})
+
+    def question(self, run: str) -> str:
+        keys = self.state(run, "PAUSED")["state"]["state_details"]["run_input_keyset"]
+        text: str = self.api.get(f"/flow_runs/{run}/input/{keys['description']}").text
+        return str(orjson.loads(text)) if text.startswith('"') else text
+
+    def plan(self) -> tuple[int, str]:
+        with Store.open(f"sqlite:///{self.home}/crowdsync.db") as store:
+            newest = store.plans(1).iloc[0]
+        return int(newest["id"]), str(newest["status"])
+
+    def active(self) -> set[str]:
+        return {user["name"] for user in self.crowd.state()["users"] if user["active"]}
+
+    def change(self, **amounts: int) -> None:
+        self.seed += 1
+        self.idp.change(seed=self.seed, **amounts)
+
+    def store(self) -> Store:
+        return Store.open(f"sqlite:///{self.home}/crowdsync.db")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    home = tmp_path_factory.mktemp("approval")
+    before = dict(os.environ)
+    with ExitStack() as stack:
+        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        os.environ["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
+        server = stack.enter_context(prefect_server(home / "prefect"))
+        crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
+        idp = stack.enter_context(sandbox_scim.prepared(users=60, groups=6, memberships=150, token=TOKEN))
+        config = home / "crowdsync.toml"
+        config.write_text(
+            f'[store]\nurl = "sqlite:///{home}/crowdsync.db"\n[directory]\nurl = "{crowd.url}"\n'
+            f'application = "crowdsync"\n[sources.acme]\nkind = "scim"\nurl = "{idp.url}"\n',
+            encoding="utf-8",
+        )
+        os.environ |= {
+            "CROWDSYNC_CONFIG": str(config),
+            "CROWDSYNC_CROWD_PASSWORD": PASSWORD,
+            "CROWDSYNC_SOURCE_TOKEN": TOKEN,
+        }
+        server.wait()
+        environment = {**os.environ, "PREFECT_API_URL": f"{server.url}/api"}
+        api = stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=30))
+        made = Desk(api, home, crowd, idp, server, environment, None)  # type: ignore[arg-type]
+        made.serve()
+        stack.callback(lambda: (made.serving.terminate(), made.serving.wait(30)))
+        made.state(made.start(), "COMPLETED")
+        assert len(made.active()) > 50
+        yield made
+
+
+def test_what_is_above_a_limit_waits_and_is_done_when_a_person_agrees(desk: Desk) -> None:
+    before = desk.active()
+    desk.change(disabled=12)
+    run = desk.start()
+    desk.state(run, "PAUSED")
+    number, status = desk.plan()
+    assert status == "waiting"
+    assert desk.active() == before, "nothing is written before somebody agrees"
+    question = desk.question(run)
+    for words in (f"Plan {number}: ", "user_deactivate: 12 of ", "limits.user_deactivate (10 %)", "deactivate"):
+        assert words in question
+    assert desk.decide(run, "approve", reason="").status_code != 201 or desk.state(run, "PAUSED"), "a reason is needed"
+
+    # Its worker may end, and so may the server's other clients; the next one takes the run up.
+    desk.serving.terminate()
+    desk.serving.wait(30)
+    desk.serve()
+    desk.decide(run, "approve").raise_for_status()
+    desk.state(run, "COMPLETED")
+    assert len(before - desk.active()) == 12
+    assert desk.plan() == (number, "applied")
+    with desk.store() as store:
+        decision = store.decisions(1).iloc[0]
+        rows = store.audit_log(200)
+    assert (decision["actor"], decision["decision"], decision["reason"]) == ("Kim Admin", "approve", "they left")
+    approval = rows[rows["event"] == "approval"].iloc[0]
+    assert (approval["actor"], approval["subject"]) == ("Kim Admin", f"plan {number}")
+
+
+def test_agreement_to_a_plan_that_is_no_longer_true_counts_for_nothing(desk: Desk) -> None:
+    before = desk.active()
+    desk.change(disabled=10)
+    run = desk.start()
+    desk.state(run, "PAUSED")
+    first, _ = desk.plan()
+    desk.change(disabled=11)  # another ten, or eleven: the source moved
+    desk.decide(run, "approve").raise_for_status()
+    until(lambda: desk.plan()[0] > first, WAIT)
+    desk.state(run, "PAUSED")
+    second, status = desk.plan()
+    assert status == "waiting"
+    assert desk.active() == before
+    with desk.store() as store:
+        assert store.load_plan(first).status == "superseded"
+
+    # Meanwhile another run does not ask the same people a second time.
+    other = desk.start()
+    desk.state(other, "COMPLETED")
+    assert desk.plan()[0] in (second, second + 1)
+    desk.decide(run, "reject").raise_for_status()
+    desk.state(run, "COMPLETED")
+    assert desk.active() == before
+    with desk.store() as store:
+        assert store.load_plan(second).status == "rejected"
+
+
+def test_the_dangerous_part_can_be_left_out(desk: Desk) -> None:
+    before = desk.active()
+    desk.change(disabled=0, joiners=3)
+    run = desk.start()
+    desk.state(run, "PAUSED")  # the people of the test before are still to be shut out
+    desk.decide(run, "approve without the dangerous part").raise_for_status()
+    desk.state(run, "COMPLETED")
+    after = desk.active()
+    assert not before - after, "nobody was shut out"
+    assert len(after - before) == 3, "everything else was done"
+
+
+def test_the_command_line_lets_a_run_go_on(desk: Desk) -> None:
+    before = desk.active()
+    run = desk.start()
+    desk.state(run, "PAUSED")
+    number, _ = desk.plan()
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [CROWDSYNC, *words],
+            cwd=ROOT,
+            env={**desk.environment, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+        )
+
+    blank = command("approve", str(number), "--reason", " ")
+    assert blank.returncode == 2, blank.stderr
+    done = command("approve", str(number), "--by", "Robin", "--reason", "checked with HR")
+    assert done.returncode == 0, done.stderr
+    assert "its run in Prefect goes on" in done.stdout
+    desk.state(run, "COMPLETED")
+    assert len(before - desk.active()) >= 10
+    shown = command("decisions").stdout
+    assert "Robin" in shown
+    assert "checked with HR" in shown
+    twice = command("approve", str(number), "--reason", "again")
+    assert twice.returncode == 2
+    assert "no longer open to a decision" in twice.stderr
+
+
+def test_an_agreement_ends(desk: Desk) -> None:
+    desk.change(disabled=9)
+    policy = {"approval": {"expires_hours": 3 / 3600}}
+    run = desk.start(policy=policy)
+    desk.state(run, "PAUSED")
+    time.sleep(3)
+    before = desk.active()
+    late = desk.decide(run, "approve")
+    if late.status_code < 300:  # the server may take it, but nothing is done: the plan is asked about anew, or failed
+        until(lambda: desk.api.get(f"/flow_runs/{run}").json()["state_type"] in ("FAILED", "PAUSED", "COMPLETED"), WAIT)
+    assert desk.active() == before
+    with desk.store() as store:
+        assert store.decision(desk.plan()[0], now=datetime.now(UTC)) is None
+
+
+def test_without_a_deployment_nobody_can_be_asked_so_the_plan_waits(desk: Desk) -> None:
+    command = [CROWDSYNC, "sync"]
+    run = subprocess.run(command, cwd=ROOT, env=desk.environment, capture_output=True, text=True)
+    number, status = desk.plan()
+    assert run.returncode == 3, run.stderr
+    assert "needs agreement" in run.stdout + run.stderr
+    assert status == "waiting"
+    agreed = [CROWDSYNC, "approve", str(number), "--by", "Robin", "--reason", "agreed"]
+    said = subprocess.run(agreed, cwd=ROOT, env=desk.environment, capture_output=True, text=True)
+    assert f"crowdsync apply {number}" in said.stdout, said.stderr
+    before = desk.active()
+    apply = [CROWDSYNC, "apply", str(number)]
+    done = subprocess.run(apply, cwd=ROOT, env=desk.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(before - desk.active()) >= 9
+    assert "agreed" in done.stdout
+
+
+def test_everything_is_in_the_audit_and_the_chain_holds(desk: Desk) -> None:
+    with desk.store() as store:
+        assert store.verify_audit() is None
+        decisions = store.decisions(100)
+    assert set(decisions["decision"]) == {"approve", "approve_without", "reject"}

@@ -1,0 +1,255 @@
+"""One writer per directory: twenty runs at once, a run that loses its right, a source that is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from connectors.errors import RefusedError
+from connectors.settings import load
+from connectors.store import Store
+from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import scim as sandbox_scim
+from tasks.lease import BusyError, only_writer
+from tasks.policy import policy_of
+from tasks.run import StandAsideError, begin, watched
+from tests import postgres, road
+
+PASSWORD, TOKEN = "pw", "tok"
+RUNS = 20
+
+_RUN = """
+import asyncio, sys, time
+from pathlib import Path
+from connectors.settings import load
+from tasks.policy import policy_of
+from tasks.run import StandAsideError, begin
+from tests import road
+
+async def go():
+    settings = load()
+    print("ready", flush=True)
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.01)
+    try:
+        async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
+            run.finished = True
+            print("operations", len((await road.walk(run)).plan.operations))
+    except StandAsideError as error:
+        print("skipped", error)
+
+asyncio.run(go())
+"""
+
+
+class Place:
+    """A source and a Crowd, and where the configuration stands."""
+
+    def __init__(self, home: Path, crowd: sandbox_crowd.RunningCrowd, idp: sandbox_scim.RunningScim) -> None:
+        self.home, self.crowd, self.idp = home, crowd, idp
+
+    def configure(self, store: str, more: str = "") -> None:
+        (self.home / "crowdsync.toml").write_text(
+            f'[store]\nurl = "{store}"\nbusy = 120\n[directory]\nurl = "{self.crowd.url}"\napplication = "crowdsync"\n'
+            f'{more}\n[sources.acme]\nkind = "scim"\nurl = "{self.idp.url}"\n',
+            encoding="utf-8",
+        )
+        with Store.open(store):
+            pass
+
+    def at_once(self) -> list[str]:
+        """What twenty runs say that start at the same moment, each a process of its own."""
+        go = self.home / "go"
+        runs = [
+            subprocess.Popen(
+                [sys.executable, "-c", _RUN, str(go)],
+                cwd=Path(__file__).parents[2],
+                env={**os.environ, "PYTHONPATH": "."},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(RUNS)
+        ]
+        try:
+            for run in runs:
+                assert run.stdout is not None
+                assert run.stdout.readline() == "ready\n", run.communicate()[1]
+            go.touch()
+            ended = [run.communicate(timeout=300) for run in runs]
+        finally:
+            go.unlink(missing_ok=True)
+            for run in runs:
+                run.kill()
+                run.wait()
+        for (_, errors), run in zip(ended, runs, strict=True):
+            assert run.returncode == 0, errors
+        return [output.strip() for output, _ in ended]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setenv("CROWDSYNC_CROWD_PASSWORD", PASSWORD)
+    monkeypatch.setenv("CROWDSYNC_SOURCE_TOKEN", TOKEN)
+    monkeypatch.setenv("CROWDSYNC_CONFIG", str(tmp_path / "crowdsync.toml"))
+    with ExitStack() as stack:
+        crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
+        idp = stack.enter_context(sandbox_scim.prepared(users=40, groups=6, memberships=90, token=TOKEN))
+        yield Place(tmp_path, crowd, idp)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/store.db"
+        return
+    reason = postgres.missing()
+    if reason is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must test PostgreSQL: {reason}")
+        pytest.skip(f"PostgreSQL half left out: {reason}")
+    with postgres.running() as server, server.database() as url:
+        yield url
+
+
+@pytest.mark.parametrize("busy", ["wait", "skip"])
+def test_of_twenty_runs_at_once_one_writes(place: Place, store: str, busy: str) -> None:
+    place.configure(store, f'busy = "{busy}"')
+    place.crowd.reset_counts()
+    said = place.at_once()
+    wrote = [int(line.split()[1]) for line in said if line.startswith("operations")]
+    skipped = [line for line in said if line.startswith("skipped")]
+    assert len(wrote) + len(skipped) == RUNS
+    assert len([count for count in wrote if count]) == 1, said
+    assert place.crowd.counts()["writes"] == max(wrote), "nothing was written twice"
+    if busy == "wait":
+        assert not skipped
+    else:
+        assert skipped
+        assert all("writes to crowd, one run at a time: this one is skipped" in line for line in skipped)
+    settings = load()
+    with Store.open(settings.store_url()) as opened:
+        runs = opened.runs(RUNS)
+        assert opened.verify_audit() is None
+    assert (runs["status"] == "skipped").sum() == len(skipped)
+
+
+async def test_a_run_that_lost_its_right_writes_nothing_further(place: Place, store: str) -> None:
+    """Its lease runs out unseen (its machine slept), another run takes it, and it wakes in the middle of its plan."""
+    place.configure(store)
+    settings = load()
+    async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
+        run.finished = True
+        made = await road.walk(run, mode="preview")
+        assert run.writing is not None
+        assert made.number is not None
+        place.crowd.reset_counts()
+        later = datetime.now(UTC) + timedelta(hours=1)
+        other = run.store.take_lease("crowd", "another run", now=later, seconds=60)
+        assert other is not None
+        with pytest.raises(RefusedError, match="another run"):
+            await road.apply(run, made.plan, made.number)
+        assert place.crowd.counts()["writes"] == 0
+        assert set(run.store.operations(made.number)["state"]) == {"planned"}
+        assert run.store.lease("crowd") == other, "and it does not give away what is another's"
+
+
+async def test_by_its_own_clock_it_stops_between_two_calls(place: Place, store: str) -> None:
+    place.configure(store)
+    settings = load()
+    async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
+        run.finished = True
+        made = await road.walk(run, mode="preview")
+        assert run.writing is not None
+        assert made.number is not None
+        place.crowd.reset_counts()
+        writing, write, sent = run.writing, run.directory.write, 0
+
+        async def slow(operation, *, attempted=False):  # type: ignore[no-untyped-def]
+            nonlocal sent
+            sent += 1
+            if sent == 5:
+                writing.good_until = time.monotonic() - 1
+            return await write(operation, attempted=attempted)
+
+        run.directory.write = slow  # type: ignore[method-assign]
+        with pytest.raises(RefusedError, match="ran out before it could be renewed"):
+            await road.apply(run, made.plan, made.number)
+        assert 5 <= sent <= 5 + run.concurrency
+        states = run.store.operations(made.number)["state"].value_counts()
+        assert states["done"] == sent, "what did happen is written down"
+
+
+async def test_twenty_in_one_process_are_alone_one_after_the_other(tmp_path: Path, store: str) -> None:
+    inside, order = 0, []
+
+    async def one(number: int, opened: Store) -> None:
+        nonlocal inside
+        async with only_writer(opened, "crowd", f"run {number}", seconds=2):
+            inside += 1
+            assert inside == 1
+            await asyncio.sleep(0.01)
+            order.append(number)
+            inside -= 1
+
+    with Store.open(store) as opened:
+        await asyncio.gather(*(one(number, opened) for number in range(RUNS)))
+        assert sorted(order) == list(range(RUNS))
+        async with only_writer(opened, "crowd", "first"):
+            with pytest.raises(BusyError, match="run first .*this one is skipped"):
+                async with only_writer(opened, "crowd", "second", busy="skip"):
+                    raise AssertionError("two at once")
+            with pytest.raises(BusyError, match="this one waited 0 minutes"):
+                async with only_writer(opened, "crowd", "third", patience=0.1):
+                    raise AssertionError("two at once")
+            async with only_writer(opened, "another", "second", busy="skip"):
+                pass
+
+
+async def test_a_lease_is_renewed_while_the_run_lives(store: str) -> None:
+    with Store.open(store) as opened:
+        async with only_writer(opened, "crowd", "long", seconds=0.5) as writing:
+            for _ in range(8):
+                await asyncio.sleep(0.2)
+                writing.raise_if_lost()
+                assert opened.take_lease("crowd", "other", now=datetime.now(UTC), seconds=60) is None
+        assert opened.lease("crowd") is None
+        assert opened.take_lease("crowd", "other", now=datetime.now(UTC), seconds=60) is not None
+
+
+async def test_a_failing_source_is_left_alone_and_its_recovery_is_known(place: Place, store: str) -> None:
+    place.configure(store)
+    settings = load()
+    policy = policy_of(settings, "acme")
+
+    async def broken() -> None:
+        raise RefusedError("acme says 500")
+
+    for failures in (1, 2):
+        with pytest.raises(RefusedError, match="acme says 500"):
+            async with begin(settings, "acme", policy, "preview") as run:
+                await watched(run, broken())
+        with pytest.raises(StandAsideError, match=f"acme failed {failures} times in a row .* acme says 500"):
+            async with begin(settings, "acme", policy, "sync", unattended=True):
+                raise AssertionError("it ran")
+    async with begin(settings, "acme", policy, "sync") as run:  # a person tries at once
+        await watched(run, asyncio.sleep(0))
+        run.finished = True
+    async with begin(settings, "acme", policy, "sync", unattended=True) as run:
+        run.finished = True
+    with Store.open(settings.store_url()) as opened:
+        events = opened.audit_log()["event"]
+        assert list(events[events.str.startswith("source ")]) == [
+            "source recovered",
+            "source quarantined",
+            "source quarantined",
+        ]
