@@ -11,33 +11,30 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
+import orjson
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from connectors.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    CrowdsyncError,
-    ForbiddenError,
-    RecordError,
-    RefusedError,
-    RetryableError,
-)
+from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
 from connectors.idp import SOURCES
 from connectors.settings import DEFAULT_PATH, DirectorySettings, Settings, load
-from deployments import show
+from deployments import govern, show
 from deployments.show import printable
-
-FAILED: Final = 1
-WRONG: Final = 2
-REFUSED: Final = 3
-PARTLY: Final = 4
+from deployments.terminal import (
+    REFUSED,
+    code_of,
+    console,
+    errors,
+    explained,
+    opened_store,
+    prefect_explained,
+    quiet_prefect,
+    settings_store,
+)
 
 app = typer.Typer(
     help="Keeps Atlassian Crowd in step with a company's identity providers.",
@@ -52,9 +49,10 @@ app.add_typer(sandbox, name="sandbox")
 app.add_typer(database, name="database")
 blocks = typer.Typer(help="Credentials as Prefect blocks.", no_args_is_help=True)
 app.add_typer(blocks, name="blocks")
-
-console = Console()
-errors = Console(stderr=True)
+app.add_typer(govern.policy, name="policy")
+app.add_typer(govern.links, name="links")
+for _command in (govern.explain, govern.approve, govern.reject, govern.decisions, govern.audit):
+    app.command()(_command)
 
 SourceName = Annotated[str, typer.Argument(help="A source of crowdsync.toml; may be left out where there is one.")]
 Idp = Annotated[str, typer.Option(help=f"Which identity provider: {', '.join(SOURCES)}.")]
@@ -73,30 +71,6 @@ def configured(
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160  # a mail or a log file has no edge
     logging.getLogger("stamina").setLevel(logging.ERROR)  # how often a call was tried stands in its error
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Every failure ends in one line that says what, where and what to do, and in its exit code."""
-    try:
-        yield
-    except CrowdsyncError as error:
-        report = getattr(error, "report", None)
-        if report is not None:
-            show.report(console, report)
-        for line in report.refusals if report and report.refusals else [str(error)]:
-            errors.print(f"[bold red]error[/]  {escape(printable(line))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(code_of(error)) from None
-
-
-def code_of(error: CrowdsyncError) -> int:
-    """The exit code of a failure."""
-    report = getattr(error, "report", None)
-    if report is not None:
-        return REFUSED if report.status == "refused" else PARTLY
-    if isinstance(error, (ConfigurationError, AuthenticationError, ForbiddenError)):
-        return WRONG
-    return REFUSED if isinstance(error, (RefusedError, RecordError)) else FAILED
 
 
 def _source(settings: Settings, name: str) -> str:
@@ -124,10 +98,15 @@ def _run(source: str, **request: Any) -> None:
 
         with (
             console.status(f"{chosen}: reading, planning{', writing' if request.get('mode') != 'preview' else ''} …"),
-            _prefect(),
+            prefect_explained(),
         ):
             report = asyncio.run(_awaited(sync(SyncRequest(source=chosen, **request))))
         show.report(console, report)
+        if report.status in ("waiting", "rejected", "skipped"):
+            errors.print(
+                f"[bold yellow]{report.status}[/]  {escape(printable(report.why))}", soft_wrap=True, highlight=False
+            )
+            raise typer.Exit(REFUSED)
 
 
 async def _awaited(flow: Awaitable[Any]) -> Any:
@@ -142,72 +121,36 @@ async def _doors(settings: Settings, source: str) -> None:
         pass
 
 
-@contextmanager
-def _prefect() -> Iterator[None]:
-    """What goes wrong between us and Prefect's server, in one line."""
-    import httpx
-    from prefect.exceptions import PrefectException
-    from prefect.settings import get_current_settings
-
-    try:
-        yield
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "server" not in str(error) and "API" not in str(error):
-            raise
-        url = get_current_settings().api.url
-        if url is None:
-            way = "it was to be started for this run only; try again, or start one: `prefect server start`"
-        else:
-            way = f"PREFECT_API_URL is {url}: start that server, or unset it to run without one"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RetryableError(f"Prefect's server does not answer as it should ({reason}); {way}") from None
-
-
-def quiet_prefect() -> None:
-    """Prefect says what it does on its page; the terminal is for the report."""
-    for name, value in {
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_LOGGING_LOGGERS_PREFECT_LEVEL": "INFO",
-    }.items():
-        os.environ.setdefault(name, value)
-
-
-@contextmanager
-def settings_store(settings: Settings) -> Iterator[Any]:
-    """The store of the configuration, open."""
-    from connectors.store import Store
-
-    try:
-        opened = Store.open(settings.store_url(), busy=settings.store.busy)
-    except ConfigurationError as error:
-        if isinstance(error.__cause__, RetryableError):  # held by another process: that is no setting
-            raise RetryableError(str(error)) from None
-        raise
-    with opened as store:
-        yield store
-
-
-@contextmanager
-def _store() -> Iterator[Any]:
-    """The store, to look up what the command names; what is not there is the call's fault."""
-    with explained(), settings_store(load()) as store:
-        try:
-            yield store
-        except (RecordError, RefusedError) as error:
-            raise ConfigurationError(str(error)) from None
-
-
 @app.command()
 def sync(
     source: SourceName = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan; write nothing to Crowd.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Go past the policy's limits.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Read everything, not only what changed.")] = False,
+    person: Annotated[str, typer.Option("--person", help="Only this one: id, username or e-mail in the IdP.")] = "",
+    group: Annotated[str, typer.Option("--group", help="Only this one, by its name in Crowd.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Every source, one after the other.")] = False,
 ) -> None:
     """Bring Crowd in step with a source."""
-    _run(source, mode="preview" if dry_run else "sync", force=force, full=full)
+    request: dict[str, Any] = {"mode": "preview" if dry_run else "sync", "force": force, "full": full}
+    if person and group:
+        with explained():
+            raise ConfigurationError("--person and --group exclude each other; keep one")
+    if not every:
+        _run(source, **request, person=person, group=group)
+        return
+    with explained():
+        if source or person or group:
+            raise ConfigurationError("--all goes with no source, --person or --group; leave these out")
+        names = sorted(load().sources)
+    worst = 0
+    for name in names:  # one that fails does not keep the others from it
+        try:
+            _run(name, **request)
+        except typer.Exit as ended:
+            worst = max(worst, ended.exit_code)
+    if worst:
+        raise typer.Exit(worst)
 
 
 @app.command()
@@ -219,11 +162,9 @@ def plan(
     if not number:
         _run(source, mode="preview")
         return
-    with _store() as store:
-        from tasks.policy import Policy
-
+    with opened_store() as store:
         stored = store.load_plan(number)
-        disclose = Policy.model_validate_json(stored.policy).disclose
+        disclose = orjson.loads(stored.policy).get("disclose", "names")  # (the policy of then, by the rules of then)
         show.plan(console, stored, store.operations(number), disclose)
 
 
@@ -233,7 +174,7 @@ def apply(
     force: Annotated[bool, typer.Option("--force", help="Go past the policy's limits.")] = False,
 ) -> None:
     """Carry out a stored plan, if it is still true: both sides are read again and must give the same plan."""
-    with _store() as store:
+    with opened_store() as store:
         stored = store.load_plan(number)
     _run(stored.source, mode="sync", plan=number, force=force)
 
@@ -241,14 +182,14 @@ def apply(
 @app.command()
 def plans(limit: Many = 20) -> None:
     """The stored plans and what became of them."""
-    with _store() as store:
+    with opened_store() as store:
         show.plans(console, store.plans(limit))
 
 
 @app.command()
 def runs(limit: Many = 20) -> None:
     """The latest runs and how they ended."""
-    with _store() as store:
+    with opened_store() as store:
         show.runs(console, store.runs(limit))
 
 
@@ -257,7 +198,7 @@ def snapshots(
     stream: Annotated[str, typer.Option("--of", help="Only source:NAME or directory:NAME.")] = "", limit: Many = 20
 ) -> None:
     """The snapshots in history."""
-    with _store() as store:
+    with opened_store() as store:
         show.snapshots(console, store.snapshots(stream or None, limit))
 
 
@@ -267,7 +208,7 @@ def diff(
     b: Annotated[int, typer.Argument(help="The later one, of the same stream.")],
 ) -> None:
     """What changed between two snapshots."""
-    with _store() as store:
+    with opened_store() as store:
         show.difference(console, store.compare_snapshots(a, b))
 
 
@@ -320,8 +261,8 @@ def _check_policy(settings: Settings, name: str) -> list[str]:
     from tasks.policy import policy_of
 
     policy = policy_of(settings, name)
-    off = [kind for kind, on in policy.operations.model_dump().items() if not on]
-    return [f"withheld: {', '.join(off) or 'nothing'}", f"leavers: {policy.leavers.users}"]
+    off = [kind for kind, feature in policy.operations.model_dump().items() if feature != "on"]
+    return [f"withheld: {', '.join(off) or 'nothing'}", f"leavers: {policy.leavers.deleted}"]
 
 
 async def _check_source(settings: Settings, name: str) -> list[str]:
@@ -356,7 +297,7 @@ def register() -> None:
     quiet_prefect()
     from tasks.blocks import register as run
 
-    with explained(), _prefect():
+    with explained(), prefect_explained():
         for name in asyncio.run(run()):
             console.print(f"[green]✓[/] {escape(name)}: fill one in under Blocks in the Prefect UI", highlight=False)
 

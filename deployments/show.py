@@ -13,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from connectors.store import Plan as StoredPlan
+    from tasks.explain import Explained
     from tasks.report import Report
 
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
@@ -22,7 +23,14 @@ _NUMBERS = frozenset(
         *("planned", "intended", "done", "already", "failed", "skipped", "undone"),
     )
 )
-_STATUS = {"applied": "green", "nothing to do": "green", "planned": "cyan", "refused": "red", "failed": "red"}
+_STATUS = {
+    "applied": "green",
+    "nothing to do": "green",
+    "planned": "cyan",
+    "refused": "red",
+    "rejected": "red",
+    "failed": "red",
+}
 
 
 def report(console: Console, report: Report) -> None:
@@ -54,14 +62,42 @@ def report(console: Console, report: Report) -> None:
             if kind in report.planned:
                 table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", words, f"{report.planned[Kind(kind)]:,}")
         console.print(table)
+    if report.radius:
+        console.print("  what it does to people:", highlight=False)
+        for line in report.radius:
+            console.print(f"    {_printable(line)}", soft_wrap=True, highlight=False)
+    for ask in report.asks:
+        console.print(f"  [yellow]needs agreement[/]  {_printable(ask)}", soft_wrap=True, highlight=False)
+    for line in report.agreed:
+        console.print(f"  [green]agreed[/]  {_printable(line)}", soft_wrap=True, highlight=False)
+    if report.verified:
+        console.print(f"  canary: the first {report.verified:,} operations were read back before the rest")
     if report.outcomes:
         console.print(f"  written: {written(report.outcomes)}", highlight=False)
     if report.withheld:
         console.print(f"  withheld by the policy: {count_line(report.withheld)}", highlight=False)
     for line in report.forced:
         console.print(f"  [yellow]forced past[/]  {escape(line)}", soft_wrap=True, highlight=False)
+    if report.orphans:
+        console.print(
+            f"  {report.orphans:,} records of Crowd belong to no source: crowdsync links orphans", highlight=False
+        )
+    _reported(console, report.reported)
     _held(console, report.held)
     _failures(console, report.failed)
+
+
+def _reported(console: Console, reported: pd.DataFrame) -> None:
+    if reported.empty:
+        return
+    table = Table(title=f"Reported only, and not done ({len(reported):,})", title_justify="left")
+    for column in ("operation", "who", "to", "because it"):
+        table.add_column(column, overflow="fold")
+    for row in reported.head(20).itertuples():
+        table.add_row(*(_printable(value) for value in (row.kind, row.name, row.target, row.reason)))
+    console.print(table)
+    if len(reported) > 20:
+        console.print(f"  … and {len(reported) - 20:,} more, in the report on the run's page")
 
 
 def _held(console: Console, held: pd.DataFrame) -> None:
@@ -190,6 +226,76 @@ def difference(console: Console, frames: dict[str, pd.DataFrame]) -> None:
         console.print(table)
         if len(frame) > 100:
             console.print(f"  … and {len(frame) - 100:,} more")
+
+
+def explained(console: Console, source: str, person: str, rows: list[Explained], read: Any) -> None:
+    """Why a person is as they are, rule by rule."""
+    console.print(f"[bold]{_printable(person)}[/] in {_printable(source)}, as read {_when(read)}", highlight=False)
+    table = _table("stage", "what", "from", "rule", "to")
+    for row in rows:
+        table.add_row(
+            row.stage,
+            _printable(row.what),
+            _printable(", ".join(row.before)),
+            _printable(row.rule),
+            f"[bold]{_printable(', '.join(row.after))}[/]",
+        )
+    console.print(table)
+
+
+def decisions(console: Console, frame: pd.DataFrame) -> None:
+    """Decisions, a line each."""
+    table = _table("plan", "made", "who", "decision", "without", "why", "via")
+    for row in frame.itertuples():
+        without = ", ".join(orjson.loads(str(row.without)))
+        table.add_row(
+            str(row.plan_id),
+            _when(row.at),
+            _printable(row.actor),
+            str(row.decision).replace("_", " "),
+            without,
+            _printable(row.reason),
+            str(row.via),
+        )
+    console.print(table if len(frame) else "no decisions yet")
+
+
+def audit(console: Console, frame: pd.DataFrame) -> None:
+    """The audit chain, a line each."""
+    table = _table("no.", "made", "event", "who", "about", "details")
+    for row in frame.itertuples():
+        table.add_row(
+            str(row.id),
+            _when(row.at),
+            _printable(row.event),
+            _printable(row.actor),
+            _printable(row.subject),
+            _printable(row.details),
+        )
+    console.print(table)
+
+
+def links(console: Console, frame: pd.DataFrame, limit: int) -> None:
+    """Links, a line each."""
+    table = _table("name", "id", "how", "made")
+    for row in frame.head(limit).itertuples():
+        table.add_row(_printable(row.name), _printable(row.id), _printable(row.how), _when(row.made_at))
+    console.print(table if len(frame) else "no links")
+    if len(frame) > limit:
+        console.print(f"  … and {len(frame) - limit:,} more")
+
+
+def orphans(console: Console, frame: pd.DataFrame, limit: int) -> None:
+    """What belongs to no source, a line each."""
+    from tasks.names import spelled
+
+    table = _table("kind", "name", "active")
+    for row in frame.head(limit).itertuples():
+        active = ("yes" if row.active else "no") if row.kind == "user" else ""
+        table.add_row(str(row.kind), _printable(spelled(str(row.name))), active)
+    console.print(table if len(frame) else "nothing: every record of Crowd belongs to a source, or is protected")
+    if len(frame) > limit:
+        console.print(f"  … and {len(frame) - limit:,} more")
 
 
 def _table(*columns: str) -> Table:
