@@ -89,6 +89,8 @@ def decide(run: Run, filed: Filed, decision: str, actor: str, reason: str) -> No
     """Writes a decision down, made in the Prefect UI."""
     assert filed.number is not None
     now = datetime.now(UTC)
+    if decision == "approve_without" and not filed.verdict.dangerous:
+        decision = "approve"  # all of it is without danger
     run.store.decide(
         filed.number,
         digest=filed.plan.digest,

@@ -21,6 +21,7 @@ from tasks.plan import Plan
 from tasks.policy import Limit, Policy
 
 WAY = "look at the plan, then approve it, raise the limit, or run with --force"
+_TAKING = (Kind.USER_DEACTIVATE, Kind.USER_DELETE, Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE, Kind.GROUP_DELETE)
 _REMOVALS = (Kind.USER_DEACTIVATE, Kind.USER_DELETE, Kind.MEMBERSHIP_REMOVE)
 
 
@@ -70,12 +71,9 @@ def judge(plan: Plan, policy: Policy, radius: Impact | None = None, *, force: bo
     if policy.approval.when == "never":
         return Verdict((*always, *(f"{f.text}; {WAY}" for f in found)))
     if policy.approval.when == "always" and len(plan.operations) and not found:
-        found.append(Finding("approval.when is 'always': every plan needs agreement", _kinds(plan)))
+        taking = tuple(kind for kind in _TAKING if plan.counts().get(kind))
+        found.append(Finding("approval.when is 'always': every plan needs agreement", taking))
     return Verdict(always, tuple(found))
-
-
-def _kinds(plan: Plan) -> tuple[Kind, ...]:
-    return tuple(Kind(kind) for kind in plan.counts())
 
 
 def _never(plan: Plan) -> Iterator[str]:

@@ -188,15 +188,18 @@ def _match(
             free[pool[unique[at[hit]]]] = False
 
     # 3. The wanted name must be free, or be one's own.
-    at = pd.Index(existing["id"]).get_indexer(pd.Index(wanted_ids))
-    there = at >= 0
-    clash = there & (account == "") & (reason == "")
-    foreign = np.zeros(len(wanted), dtype=bool)
-    ownerless = np.zeros(len(wanted), dtype=bool)
-    foreign[there] = existing["foreign"].to_numpy()[at[there]]
-    # (One that has just been adopted goes to its new owner's name: the plan decides.)
-    nobodys = (existing["owner"] == "").to_numpy() & ~among(existing["id"], account)
-    ownerless[there] = nobodys[at[there]] & ~foreign[there]
+    clash, foreign, ownerless = np.zeros((3, len(wanted)), dtype=bool)
+    new = np.flatnonzero((account == "") & (reason == ""))
+    if len(new):
+        at = pd.Index(existing["id"]).get_indexer(pd.Index(wanted_ids.iloc[new]))
+        new, at = new[at >= 0], at[at >= 0]
+        clash[new] = True
+        foreign[new] = existing["foreign"].to_numpy()[at]
+        # (One that has just been adopted goes to its new owner's name: the plan decides.)
+        nobodys = (existing["owner"].iloc[at] == "").to_numpy() & ~among(
+            existing["id"].iloc[at], account[account != ""]
+        )
+        ownerless[new] = nobodys & ~foreign[new]
     reason[clash & foreign] = "another source owns the Crowd record of this name; the first owner keeps it"
     adopt = "username" if kind == "user" else "name"
     way = f"to adopt it add '{adopt}' to matching.{kind}s"

@@ -637,35 +637,28 @@ class _Planning:
         take_users[:accounts] &= ~self.accounts_frozen & (~self.leaving | self.losing)
         give_users[:accounts] &= ~self.leaving & ~self.losing
 
-        user_of = _positions(self.matched.memberships["member_id"], self.user_index, user_code)
-        group_of = _positions(self.matched.memberships["group_id"], self.group_index, group_code)
-        child_of = _positions(self.matched.memberships["member_id"], self.group_index, group_code)
-        nested = (self.matched.memberships["member_kind"] == "group").to_numpy()
-        now = self.directory.memberships
-        now_nested = (now["member_kind"] == "group").to_numpy()
+        # People and groups apart: a name may be that of both, and groups in groups are few.
+        wanted, now = self.matched.memberships, self.directory.memberships
+        nested, now_nested = ((side["member_kind"] == "group").to_numpy() for side in (wanted, now))
+        group_of = _positions(wanted["group_id"], self.group_index, group_code)
         now_group = _positions(now["group_id"], self.directory_group_index)
-        now_user = _positions(now["member_id"], self.account_index)
-        now_child = _positions(now["member_id"], self.directory_group_index)
+        user_of = np.where(nested, -1, _positions(wanted["member_id"], self.user_index, user_code))
+        now_user = np.where(now_nested, -1, _positions(now["member_id"], self.account_index))
+        child_of = _positions(wanted["member_id"][nested], self.group_index, group_code)
+        now_child = _positions(now["member_id"][now_nested], self.directory_group_index)
+        group_of_child, now_parent = group_of[nested], now_group[now_nested]
 
         people = _difference(
-            group_of,
-            user_of,
-            ~nested,
-            now_group,
-            now_user,
-            ~now_nested,
+            (group_of, user_of),
+            (now_group, now_user),
             users_total,
             (give_groups, give_users),
             (take_groups, take_users),
             np.concatenate([self.losing, np.zeros(users_total - accounts, dtype=bool)]),
         )
         children = _difference(
-            group_of,
-            child_of,
-            nested,
-            now_group,
-            now_child,
-            now_nested,
+            (group_of_child, child_of),
+            (now_parent, now_child),
             groups_total,
             (give_groups, give_groups),
             (take_groups & ~shared, ours & ~fixed_groups),
@@ -673,7 +666,7 @@ class _Planning:
         if self.policy.groups.nesting == "ignore":
             nothing = np.empty(0, dtype=np.int64)
             children = ((nothing, nothing), (nothing, nothing))
-        children = (self._without_circles(children, now_group, now_child, groups_final), children[1])
+        children = (self._without_circles(children, now_parent, now_child, groups_final), children[1])
         removed_users = np.concatenate([self.accounts["username"].to_numpy(dtype=object), users_final[accounts:]])
         group_names = groups_final
         result = []
@@ -828,34 +821,41 @@ class _Planning:
 
 
 def _difference(
-    group: np.ndarray,
-    member: np.ndarray,
-    which: np.ndarray,
-    now_group: np.ndarray,
-    now_member: np.ndarray,
-    now_which: np.ndarray,
+    wanted: tuple[np.ndarray, np.ndarray],
+    present: tuple[np.ndarray, np.ndarray],
     width: int,
     give: tuple[np.ndarray, np.ndarray],
     take: tuple[np.ndarray, np.ndarray],
     losing: np.ndarray | None = None,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Positions of (group, member) wanted and present → those to add and those to remove. Members that are `losing`
-    are wanted nowhere."""
-    wanted = which & (group >= 0) & (member >= 0)
-    if losing is not None and losing.any():
-        wanted &= ~losing[member]
-    present = now_which & (now_group >= 0) & (now_member >= 0)
+    """Positions (-1 where unknown) of (group, member) wanted and present → those to add and those to remove.
+
+    Members that are `losing` are wanted nowhere."""
     width = max(width, 1)
-    wanted_keys = sorted_unique(group[wanted].astype(np.int64) * width + member[wanted])
-    present_keys = sorted_unique(now_group[present].astype(np.int64) * width + now_member[present])
+    known = (wanted[0] >= 0) & (wanted[1] >= 0)
+    if losing is not None and losing.any():
+        known &= ~losing[wanted[1]]
+    wanted_keys = sorted_unique(wanted[0][known].astype(np.int64) * width + wanted[1][known])
+    known = (present[0] >= 0) & (present[1] >= 0)
+    present_keys = sorted_unique(present[0][known].astype(np.int64) * width + present[1][known])
     if len(wanted_keys) == len(present_keys) and (wanted_keys == present_keys).all():
         nothing = np.empty(0, dtype=np.int64)
         return (nothing, nothing), (nothing, nothing)
-    add = np.divmod(np.setdiff1d(wanted_keys, present_keys, assume_unique=True), width)
-    remove = np.divmod(np.setdiff1d(present_keys, wanted_keys, assume_unique=True), width)
+    add, remove = (
+        np.divmod(_less(*keys), width) for keys in ((wanted_keys, present_keys), (present_keys, wanted_keys))
+    )
     may_add = give[0][add[0]] & give[1][add[1]]
     may_remove = take[0][remove[0]] & take[1][remove[1]]
     return (add[0][may_add], add[1][may_add]), (remove[0][may_remove], remove[1][may_remove])
+
+
+def _less(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Sorted keys that are not among sorted others."""
+    if not len(others):
+        return keys
+    at = np.minimum(np.searchsorted(others, keys), len(others) - 1)
+    left: np.ndarray = keys[others[at] != keys]
+    return left
 
 
 def _positions(column: pd.Series, ids: pd.Series | pd.Index, codes: np.ndarray | None = None) -> np.ndarray:

@@ -230,7 +230,7 @@ def question_markdown(filed: Filed, hours: float) -> str:
     lines += ["", *counts_markdown(filed.plan, filed.impact), "**What it does to people:**", ""]
     lines += [f"- {_plain(line)}" for line in radius(filed.impact)]
     dangerous = ", ".join(SIGNS[kind][1] for kind in filed.verdict.dangerous)
-    lines += ["", f"The dangerous part: {dangerous}.", ""]
+    lines += ["", f"The dangerous part: {dangerous}." if dangerous else "No part of it is dangerous.", ""]
     lines += [
         "The whole plan is among this run's artifacts. Agreement counts for this plan alone: if the source, Crowd or "
         f"the policy changed when the run goes on, it asks again. Without an answer it ends in {hours:g} hours.",
@@ -449,7 +449,7 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
             run.store.set_plan_status(number, "failed" if len(failed) else "applied", at=datetime.now(UTC))
     why = filed.rejected or filed.waits or str(run.stopped or "")
     if status == "waiting" and not why:
-        why = f"plan {number} needs agreement: crowdsync approve {number} --by NAME --reason TEXT, then run again"
+        why = f"plan {number} needs agreement: crowdsync approve {number} --by NAME --reason TEXT, then apply it"
     report = Report(
         run=run.id,
         source=run.source_name,

@@ -185,7 +185,9 @@ SETTINGS = {
         WRONG, ("sources.acme.policy.usernames.kase", "no such setting", "spelling"), policy='usernames.kase = "keep"'
     ),
     "impossible rules": Wrong(
-        WRONG, ("sources.acme.policy", "leavers.users", "operations.user_delete"), policy='leavers.users = "delete"'
+        WRONG,
+        ("sources.acme.policy", "leavers.deleted", "operations.user_delete"),
+        policy='leavers.deleted = "delete"',
     ),
     "a privileged group that is none": Wrong(
         WRONG, ("protection.privileged_allowed", "'Staff'"), policy='protection.privileged_allowed = ["Staff"]'
@@ -479,9 +481,13 @@ def test_limits_refuse_and_force_goes_past_them(place: Place) -> None:
     place.crowd.reset_counts()
     refused = place.run(config, "sync")
     assert refused.code == REFUSED
-    assert "more than the 5 that limits.user_create" in refused.errors[0]
-    assert "--force" in refused.errors[0]
+    assert "more than the 5 that limits.user_create" in refused.out
+    assert "crowdsync approve" in refused.err
     assert place.crowd.counts()["writes"] == 0
+    never = place.run(place.config(policy='limits.user_create.absolute = 5\napproval.when = "never"'), "sync")
+    assert never.code == REFUSED
+    assert "more than the 5 that limits.user_create" in never.errors[0]
+    assert "--force" in never.errors[0]
     forced = place.run(config, "sync", "--force")
     assert forced.code == 0
     assert "forced past" in forced.out

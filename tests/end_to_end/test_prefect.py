@@ -167,6 +167,7 @@ def test_a_run_and_its_stages_are_named_for_people(served: Served) -> None:
         "map",
         "match",
         "plan",
+        "impact",
         "guard",
         "report",
     }
