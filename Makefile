@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 SIZE   ?= small
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-keycloak check bench up lock clean
+.PHONY: help demo test test-keycloak test-browser check bench up lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -14,6 +14,9 @@ demo: $(VENV)/ready  ## The whole road on a made-up company, and then the end
 
 test: $(VENV)/ready  ## All tests (PostgreSQL's where its binaries are)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-browser: $(VENV)/ready  ## An admin at the Prefect UI, in chromium (needs chromium, and some minutes)
+	@$(BIN)/python -m pytest tests/browser/real_browser.py
 
 test-keycloak: $(VENV)/ready  ## The whole road from a real Keycloak (needs Java 17 and Maven, and some minutes)
 	@$(BIN)/python -m pytest tests/keycloak/real_keycloak.py
@@ -27,7 +30,7 @@ check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
 bench: $(VENV)/ready  ## Each stage beside its floor: make bench SIZE=small|large [IDP=okta|all: reading it]
 	@$(BIN)/python -m tests.bench$(if $(IDP),.sources --idp $(IDP)) --size $(SIZE)
 
-up: $(VENV)/ready  ## Sandbox, Prefect server and UI, until Ctrl-C
+up: $(VENV)/ready  ## Sandbox, Prefect server, UI, deployments and a worker, until Ctrl-C
 	@$(BIN)/crowdsync up $(if $(IDP),--idp $(IDP))
 
 lock: $(VENV)/ready  ## Write requirements.lock anew from pyproject.toml

@@ -49,6 +49,8 @@ app.add_typer(sandbox, name="sandbox")
 app.add_typer(database, name="database")
 blocks = typer.Typer(help="Credentials as Prefect blocks.", no_args_is_help=True)
 app.add_typer(blocks, name="blocks")
+notify = typer.Typer(help="Messages to people, through automations of Prefect.", no_args_is_help=True)
+app.add_typer(notify, name="notify")
 app.add_typer(govern.policy, name="policy")
 app.add_typer(govern.links, name="links")
 for _command in (govern.explain, govern.approve, govern.reject, govern.decisions, govern.audit):
@@ -302,6 +304,60 @@ def register() -> None:
             console.print(f"[green]✓[/] {escape(name)}: fill one in under Blocks in the Prefect UI", highlight=False)
 
 
+@app.command()
+def deploy() -> None:
+    """Make the work pool and every deployment known to Prefect's server (PREFECT_API_URL). May be run again."""
+    quiet_prefect()
+    with explained(), prefect_explained():
+        from deployments.serving import POOL
+        from deployments.serving import deploy as run
+
+        _needs_server()
+        for name in asyncio.run(run()):
+            console.print(f"[green]✓[/] {escape(name)}", highlight=False)
+        console.print(
+            f"Now start a worker where crowdsync.toml is: prefect worker start --pool {POOL}", highlight=False
+        )
+
+
+@notify.command("block")
+def notify_block(
+    block: Annotated[
+        str, typer.Argument(help="TYPE/NAME of a block made in the Prefect UI, such as slack-webhook/ops.")
+    ],
+) -> None:
+    """Tell people through a notification block that somebody made under Blocks in the Prefect UI."""
+    from deployments.notify import create
+
+    _notified(lambda: create(block))
+
+
+@notify.command("webhook")
+def notify_webhook(
+    url_env: Annotated[str, typer.Option(help="Environment variable with its address.")] = "CROWDSYNC_WEBHOOK",
+) -> None:
+    """Tell people by a webhook that takes {"text": …} (Slack, Mattermost and others); its address is kept as a secret."""
+    from connectors.source import secret
+    from deployments.notify import create_webhook
+
+    _notified(lambda: create_webhook(secret("the webhook's address", url_env)))
+
+
+def _notified(make: Callable[[], Awaitable[list[tuple[str, str]]]]) -> None:
+    quiet_prefect()
+    with explained(), prefect_explained():
+        _needs_server()
+        for name, what in asyncio.run(_awaited(make())):
+            console.print(f"[green]✓[/] {escape(name)}: {what}", highlight=False)
+
+
+def _needs_server() -> None:
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:
+        raise ConfigurationError("PREFECT_API_URL is not set, and this is about a lasting Prefect server; name yours")
+
+
 @sandbox.command()
 def crowd(
     application: Annotated[list[str], typer.Option(help="NAME:PASSWORD of an application; may be repeated.")],
@@ -352,7 +408,7 @@ def up(
     port: Annotated[int, typer.Option(help="Of the Prefect UI.")] = 4200,
     idp: Idp = "scim",
 ) -> None:
-    """The sandbox, the Prefect server and its UI, kept running until Ctrl-C."""
+    """The sandbox, the Prefect server with its UI, every deployment and a worker, kept running until Ctrl-C."""
     from deployments.demo import up as run
 
     with explained():

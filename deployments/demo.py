@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class PrefectServer:
 
 def company_of(people: int) -> Organisation:
     """A made-up company with a few people whose names collide."""
-    company = organisation(users=people, groups=max(people // 6, 4), memberships=people * 5, seed=7)
+    company = organisation(users=people, groups=max(people // 6, 8), memberships=people * 5, seed=7)
     awkward = [case for case in difficult() if "full-width" in case.why or "Cyrillic" in case.why][:2]
     return company.including(people=[person for case in awkward for person in case.people])
 
@@ -104,7 +105,7 @@ def scim_server(people: int) -> Iterator[Provider]:
 @contextmanager
 def emulated(kind: str, people: int) -> Iterator[Provider]:
     """An emulated provider of this kind."""
-    with sandbox_idp.running(kind, users=people, groups=max(people // 6, 4), memberships=people * 5, seed=7) as running:
+    with sandbox_idp.running(kind, users=people, groups=max(people // 6, 8), memberships=people * 5, seed=7) as running:
         yield Provider(
             f"an emulated {TITLES[kind]}", running.settings, running.secrets, lambda: running.change(seed=11, **LATER)
         )
@@ -151,21 +152,20 @@ async def done(flow: Awaitable[Any]) -> Any:
 
 
 def up(console: Console, people: int, home: Path, port: int, kind: str = "scim") -> None:
-    """The sandbox and the UI until Ctrl-C, with a deployment that can be started from its form."""
-    with sandbox(people, home, kind, port=port) as running:
-        from flows.sync import sync
+    """The sandbox, the UI with every deployment, and a worker, until Ctrl-C."""
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # how long a run may wait for its worker
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, signal.default_int_handler)  # they end it all as Ctrl-C does
+    with suppress(KeyboardInterrupt), sandbox(people, home, kind, port=port) as running:
+        from deployments import serving
 
-        console.print(f"Prefect UI   [bold]{running.ui}[/]  (Deployments → sync → Run)")
-        console.print(f"Crowd        {running.crowd.url}  (application crowdsync, password sandbox)")
-        console.print(f"IdP          {running.idp.settings['url']}  ({running.idp.title})")
-        console.print("Ctrl-C ends it all.")
-        sync.serve(
-            name="acme",
-            description="Bring the sandbox Crowd in step with the made-up company.",
-            parameters={"request": {"source": "acme", "mode": "preview"}},
-            tags=["crowdsync"],
-            print_starting_message=False,
-        )
+        def ready() -> None:
+            console.print(f"Prefect UI   [bold]{running.ui}/deployments[/]  (⋮ → Quick run or Custom run)")
+            console.print(f"Crowd        {running.crowd.url}  (application crowdsync, password {PASSWORD})")
+            console.print(f"IdP          {running.idp.settings['url']}  ({running.idp.title})")
+            console.print("The schedule of sync-all syncs every 15 minutes. Ctrl-C ends it all.")
+
+        asyncio.run(serving.serve(ready))
 
 
 @contextmanager
@@ -192,8 +192,11 @@ def sandbox(people: int, home: Path, kind: str = "scim", port: int = 0) -> Itera
         }
         importlib.import_module("flows.sync")  # seconds, while the server starts
         ui.wait()
-        yield Sandbox(running, idp, ui.url)
-        _say_goodbye()
+        try:
+            yield Sandbox(running, idp, ui.url)
+        finally:
+            if ui.process.poll() is None:
+                _say_goodbye()
 
 
 def _say_goodbye() -> None:
@@ -243,6 +246,7 @@ def prefect_server(home: Path, port: int = 0) -> Iterator[PrefectServer]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_UI_URL": f"http://127.0.0.1:{port}",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
     }
@@ -254,6 +258,7 @@ def prefect_server(home: Path, port: int = 0) -> Iterator[PrefectServer]:
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
             stdout=log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us alone: the server ends last, when it was told everything
         )
     try:
         yield PrefectServer(f"http://127.0.0.1:{port}", server, home / "server.log")

@@ -137,8 +137,6 @@ async def _resumed(flow_run_id: str, decision: str, actor: str, reason: str) -> 
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import get_current_settings
 
-    from tasks.approve import WORDS
-
     if get_current_settings().api.url is None:
         return False
     async with get_client() as client:
@@ -148,8 +146,8 @@ async def _resumed(flow_run_id: str, decision: str, actor: str, reason: str) -> 
             return False
         if state is None or not state.is_paused():
             return False
-        answer = {"decision": WORDS[decision], "name": actor, "reason": reason}
-        await client.resume_flow_run(UUID(flow_run_id), run_input=answer)
+        answer = {"approve": decision != "reject", "without": decision == "approve_without"}
+        await client.resume_flow_run(UUID(flow_run_id), run_input={**answer, "name": actor, "reason": reason})
     return True
 
 

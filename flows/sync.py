@@ -43,11 +43,11 @@ class SyncRequest(BaseModel):
     group: str = Field("", title="One group", description="Only this one, by its name in Crowd.")
     force: bool = Field(False, title="Force", description="Go past the limits. A plan against everybody stays refused.")
     full: bool = Field(False, title="Full read", description="Read everything, not only what changed since last time.")
-    plan: int | None = Field(None, title="Plan", description="Apply this stored plan, if it is still true.")
+    plan: int = Field(0, ge=0, title="Plan", description="Apply the stored plan of this number, if it is still true.")
+    policy: Policy | None = Field(None, title="Policy", description="Empty: the one in crowdsync.toml.")
     unattended: bool = Field(
         False, title="Unattended", description="Nobody started it: stand aside while the source is in quarantine."
     )
-    policy: Policy | None = Field(None, title="Policy", description="Empty: the one in crowdsync.toml.")
 
     @model_validator(mode="after")
     def _one(self) -> "SyncRequest":
@@ -112,7 +112,7 @@ async def sync(request: SyncRequest) -> Report:
             with run.timed("plan"):
                 proposal = await propose(policy)
             remember_away(run, proposal.plan)
-            filed = await file_plan(run, proposal, (kept, crowd_kept), replaces=request.plan, only=only)
+            filed = await file_plan(run, proposal, (kept, crowd_kept), replaces=request.plan or None, only=only)
             if request.mode == "sync" and filed.number and not filed.verdict.refusals:
                 if filed.verdict.asks:
                     filed = await agree(run, filed, propose)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput
@@ -24,20 +23,24 @@ from tasks.policy import Policy
 from tasks.report import Filed, Proposal, file_plan, question_markdown
 from tasks.run import Run, told
 
-APPROVE, WITHOUT, REJECT = "approve", "approve without the dangerous part", "reject"
-_DECISIONS: dict[str, str] = {APPROVE: "approve", WITHOUT: "approve_without", REJECT: "reject"}
-WORDS = {decision: words for words, decision in _DECISIONS.items()}
-"""How the form calls the decisions of the store."""
-
 
 class Agreement(RunInput):
-    """What a person decides about a plan."""
+    """What a person decides about a plan. (Two switches: a list to choose from does not open in Prefect's dialog.)"""
 
-    decision: Literal["approve", "approve without the dangerous part", "reject"] = Field(
-        title="Decision", description="The dangerous part: every operation of the kinds named above."
+    approve: bool = Field(False, title="Approve", description="On: the plan is carried out. Off: it is rejected.")
+    without: bool = Field(
+        False,
+        title="Without the dangerous part",
+        description="On: the operations of the kinds named above are left out.",
     )
     name: str = Field(min_length=2, max_length=200, title="Your name", description="It stands in the audit.")
     reason: str = Field(min_length=2, max_length=1000, title="Reason", description="It stands in the audit.")
+
+    def decision(self) -> str:
+        """As the store calls it."""
+        if not self.approve:
+            return "reject"
+        return "approve_without" if self.without else "approve"
 
 
 async def agree(run: Run, filed: Filed, propose: Callable[[Policy], Awaitable[Proposal]]) -> Filed:
@@ -81,7 +84,7 @@ async def decided(run: Run, filed: Filed) -> Decision | None:
         key=f"plan-{filed.number}",
     )
     assert isinstance(answer, Agreement)
-    decide(run, filed, _DECISIONS[answer.decision], answer.name, answer.reason)
+    decide(run, filed, answer.decision(), answer.name, answer.reason)
     return run.store.decision(filed.number, now=datetime.now(UTC))
 
 

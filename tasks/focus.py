@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from connectors.contract import Kind
@@ -29,32 +30,51 @@ class Only:
         kind, _, key = about.partition(":")
         return cls(**{kind: key}) if about else None
 
-    def of(self, operations: pd.DataFrame, names: Iterable[str] = ()) -> pd.DataFrame:
-        """Operations → those of the person or group, in their order. `names`: the Crowd names that the person's account
-        has and gets."""
+    def of(
+        self,
+        operations: pd.DataFrame,
+        now: Iterable[str] = (),
+        then: Iterable[str] = (),
+        nestings: Collection[tuple[str, str]] | None = None,
+    ) -> pd.DataFrame:
+        """Operations → those of the person or group, in their order. `now` and `then`: the Crowd names that the
+        person's account has and gets; `nestings`: the (parent, child) of Crowd's groups, None where they are not
+        known."""
         kind, name, target = operations["kind"], crowd_ids(operations["name"]), crowd_ids(operations["target"])
-        member, nesting = (kind.str.startswith(what).to_numpy() for what in ("membership", "nesting"))
-        of_group = kind.str.startswith("group").to_numpy()
+        identity = operations["source_id"]
+        member, nesting, of_group = (kind.str.startswith(of).to_numpy() for of in ("membership", "nesting", "group"))
+        removes = kind.str.endswith("_remove").to_numpy()
         renames, creates = (kind == Kind.USER_RENAME).to_numpy(), (kind == Kind.USER_CREATE).to_numpy()
+        marks = operations["record"].str.contains(ID_ATTRIBUTE, regex=False).to_numpy() & ~(
+            of_group | renames | creates
+        )
         if self.group:
             group = crowd_id(self.group)
-            chosen = (member | nesting) & (target == group).to_numpy() | nesting & (name == group).to_numpy()
-            people = name[chosen & member]
+            chosen = (member | nesting) & (target == group).to_numpy()
+            chosen |= (nesting | of_group) & (name == group).to_numpy()
+            comes, goes = name[chosen & member & ~removes], name[chosen & member & removes]
             # Its members must be there, under their names, and ours.
-            brings = renames | creates | operations["record"].str.contains(ID_ATTRIBUTE, regex=False).to_numpy()
-            chosen |= brings & ~of_group & among(target.where(renames, name), people)
-            chosen |= of_group & (name == group).to_numpy()
+            chosen |= creates & among(name, comes) | renames & among(target, comes)
+            chosen |= marks & (among(name, goes) | among(name, comes) & ~among(name, name[renames]))
         else:
-            chosen = ~of_group & (operations["source_id"] == self.person).to_numpy()
-            chosen |= member & among(name, {crowd_id(one) for one in names if one})
+            chosen = ~of_group & (identity == self.person).to_numpy()
+            has, gets = ({crowd_id(one) for one in names if one} for names in (now, then))
+            chosen |= member & np.where(removes, among(name, has), among(name, gets))
         groups = pd.concat([target[chosen & (member | nesting)], name[chosen & nesting]])
-        chosen |= of_group & (kind != Kind.GROUP_DELETE).to_numpy() & among(name, groups)
+        chosen |= kind.isin([Kind.GROUP_CREATE, Kind.GROUP_ATTRIBUTES]).to_numpy() & among(name, groups)
+        made = name[chosen & (kind == Kind.GROUP_CREATE).to_numpy()]
+        chosen |= (kind == Kind.GROUP_DELETE).to_numpy() & among(name, made)
         while True:  # a name that is wanted must first be given up by whoever has it
             needed = pd.concat([target[chosen & renames], name[chosen & creates]])
             more = (renames | (kind == Kind.USER_DELETE).to_numpy()) & among(name, needed) & ~chosen
             if not more.any():
                 break
             chosen |= more
+        chosen |= marks & among(identity, identity[chosen & renames])
+        adds = chosen & nesting & ~removes
+        if adds.any():
+            pairs = list(zip(target, name, strict=True))
+            chosen |= _unwinding([pairs[i] for i in np.flatnonzero(adds)], pairs, kind, nestings)
         return operations[chosen]
 
     def holding(self, held: pd.DataFrame) -> pd.DataFrame:
@@ -62,6 +82,39 @@ class Only:
         if self.group:
             return held[(held["kind"] != "user") & (crowd_ids(held["name"]) == crowd_id(self.group))]
         return held[(held["kind"] == "user") & (held["id"] == self.person)]
+
+
+def _unwinding(
+    adds: Collection[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
+    kind: pd.Series,
+    nestings: Collection[tuple[str, str]] | None,
+) -> np.ndarray:
+    """Operations that take away what nestings to be added would close a circle with: (parent, child) of each, and of
+    each operation. All such operations, where the nestings of now are not known."""
+    takes = kind.isin([Kind.NESTING_REMOVE, Kind.GROUP_DELETE]).to_numpy()
+    if nestings is None or not takes.any():
+        return np.asarray(takes & (kind == Kind.NESTING_REMOVE).to_numpy(), dtype=bool)
+    below: dict[str, set[str]] = {}
+    for parent, child in (*nestings, *adds):
+        below.setdefault(parent, set()).add(child)
+
+    def reached(start: str) -> set[str]:
+        seen, todo = {start}, [start]
+        while todo:
+            new = below.get(todo.pop(), set()) - seen
+            seen |= new
+            todo += new
+        return seen
+
+    found = np.zeros(len(kind), dtype=bool)
+    under = [(parent, reached(child)) for parent, child in adds]
+    for i in np.flatnonzero(takes):
+        parent, child = pairs[int(i)]
+        parent = parent or child  # a group that is deleted
+        inside = reached(child)
+        found[i] = any(parent in down and up in inside for up, down in under)
+    return found
 
 
 def only_about(source: Snapshot, links: pd.DataFrame, name: str, person: str, group: str) -> Only | None:

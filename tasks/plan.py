@@ -121,7 +121,10 @@ def plan(
     operations, held, withheld = planning.operations()
     reported = pd.concat([_operations([]), *planning.reported], ignore_index=True)
     if only is not None:
-        operations = only.of(operations, planning.names_of(only.person)).reset_index(drop=True)
+        now, then = planning.names_of(only.person)
+        nested = directory.memberships[(directory.memberships["member_kind"] == "group").to_numpy()]
+        nestings = list(nested[["group_id", "member_id"]].astype("str").itertuples(index=False, name=None))
+        operations = only.of(operations, now, then, nestings).reset_index(drop=True)
         operations["seq"] = np.arange(1, len(operations) + 1)
         held = only.holding(held)
         reported, withheld = reported[:0], {}
@@ -452,16 +455,16 @@ class _Planning:
         """Attributes that differ. Those that mark ownership come first, under the name that the record has now."""
         mark = np.asarray(self.source_name + ":" + wanted["id"], dtype=object)
         unmarked = now["mark"].to_numpy(dtype=object) != mark
-        texts = (now["attributes"] != wanted["attributes"]).to_numpy(dtype=bool) & (update != "off")
+        texts = (now["attributes"] != wanted["attributes"]).to_numpy(dtype=bool)
         names = now["username" if kind is Kind.USER_ATTRIBUTES else "name"].where(unmarked, final)
         rows: list[tuple[Any, ...]] = []
         phases: list[int] = []
-        reported: list[tuple[Any, ...]] = []
+        kept: list[tuple[Any, ...]] = []
         for i in np.flatnonzero(unmarked | texts):
             wish = wanted["attributes"].iloc[i] if texts[i] else ""
             change, before = _attribute_change(now["attributes"].iloc[i], wish)
-            if change and update == "report":
-                reported.append(_attributes(kind, names.iloc[i], wanted["id"].iloc[i], change, before, _DIFFERS))
+            if change and update != "on":
+                kept.append(_attributes(kind, names.iloc[i], wanted["id"].iloc[i], change, before, _DIFFERS))
                 change, before = {}, {}
             reason = _DIFFERS
             if unmarked[i]:
@@ -472,8 +475,10 @@ class _Planning:
             if change:
                 rows.append(_attributes(kind, names.iloc[i], wanted["id"].iloc[i], change, before, reason))
                 phases.append(MARKS if unmarked[i] else PHASES[kind])
-        if reported:
-            self.reported.append(_operations(reported))
+        if kept:
+            self.withheld[kind.value] = self.withheld.get(kind.value, 0) + len(kept)
+            if update == "report":
+                self.reported.append(_operations(kept))
         return _operations(rows).assign(phase=np.array(phases, dtype="int64"))
 
     def _user_creates(self) -> pd.DataFrame:
@@ -790,10 +795,12 @@ class _Planning:
             int((inside & nested).sum()),
         )
 
-    def names_of(self, person: str) -> set[str]:
-        """The usernames that a person's account has and gets."""
+    def names_of(self, person: str) -> tuple[set[str], set[str]]:
+        """The usernames that a person's account has, and those that it gets."""
         wanted = (self.users["id"] == person).to_numpy()
-        return {*self.accounts["username"][self.accounts["owner"] == person], *self.final[wanted]}
+        at = self.user_at[wanted]
+        owned = self.accounts["username"][self.accounts["owner"] == person]
+        return {*owned, *self.accounts["username"].iloc[at[at >= 0]]}, set(self.final[wanted])
 
     def links(self) -> pd.DataFrame:
         parts = []

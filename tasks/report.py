@@ -396,9 +396,9 @@ async def file_plan(
     return Filed(number, plan, verdict, impact, kept, proposal.orphans, waits)
 
 
-def stored_about(run: Run, number: int | None) -> Only | None:
-    """What the stored plan is about that is to be carried out; None: everybody, or there is none."""
-    return None if number is None else Only.read(run.store.load_plan(number).about)
+def stored_about(run: Run, number: int) -> Only | None:
+    """What the stored plan is about that is to be carried out; None: everybody, or there is none (0)."""
+    return None if not number else Only.read(run.store.load_plan(number).about)
 
 
 async def asking(run: Run, other: str) -> bool:

@@ -92,7 +92,8 @@ class Desk:
             raise AssertionError(f"wanted {wanted}, was {seen[-1:]}: {error}") from None
 
     def decide(self, run: str, decision: str, **more: str) -> httpx.Response:
-        answer = {"decision": decision, "name": "Kim Admin", "reason": "they left", **more}
+        chosen = {"approve": decision.startswith("approve"), "without": "without" in decision}
+        answer = {**chosen, "name": "Kim Admin", "reason": "they left", **more}
         return self.post(f"/flow_runs/{run}/resume", {"run_input": answer})
 
     def question(self, run: str) -> str:

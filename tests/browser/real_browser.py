@@ -1,0 +1,176 @@
+"""An admin at the Prefect UI, in chromium: the preview from its form, its plan, a sync that asks, the decision.
+
+Everything is what `crowdsync up` starts. Run it with `make test-browser`; screenshots are left in `.cache/screenshots`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+CROWDSYNC = Path(sys.executable).with_name("crowdsync")
+SCREENSHOTS = ROOT / ".cache" / "screenshots"
+PATIENCE = 180_000
+"""Milliseconds: a worker needs some ten seconds for each run, and a busy machine more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What `crowdsync up` started."""
+
+    ui: str
+    crowd: str
+    config: Path
+
+    def people(self) -> set[str]:
+        """The active accounts of Crowd, asked for as an application asks."""
+        url = f"{self.crowd}/rest/usermanagement/1/search?entity-type=user&expand=user&max-results=1000"
+        login = base64.b64encode(b"crowdsync:sandbox").decode()
+        headers = {"Authorization": f"Basic {login}", "Accept": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            return {user["name"] for user in json.load(answer)["users"] if user["active"]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    home = tmp_path_factory.mktemp("up") / "demo"
+    with (home.parent / "up.log").open("w+") as log:
+        up = subprocess.Popen(
+            [CROWDSYNC, "up", "--people", "40", "--home", home, "--port", "4252"],
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "200"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + 240
+            said = ""
+            while "Ctrl-C" not in said:
+                assert up.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.5)
+                log.seek(0)
+                said = log.read()
+            crowd = re.search(r"Crowd +(http\S+)", said)
+            assert crowd is not None
+            config = home / "crowdsync.toml"
+            always = '\n[sources.acme.policy.approval]\nwhen = "always"\n'
+            config.write_text(config.read_text() + always)
+            yield Place("http://127.0.0.1:4252", crowd[1], config)
+        finally:
+            up.terminate()
+            try:
+                up.wait(60)
+            except subprocess.TimeoutExpired:
+                up.kill()
+                up.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert chromium, "this needs Debian's package chromium"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    opened = browser.new_page(viewport={"width": 1400, "height": 1100})
+    opened.set_default_timeout(PATIENCE)
+    yield opened
+    opened.close()
+
+
+def shot(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(1500)  # the graph and the tables draw themselves
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def start(page: Page, place: Place, deployment: str, **fields: str) -> None:
+    """Fills a deployment's form in, starts the run, and opens its page."""
+    page.goto(f"{place.ui}/deployments")
+    page.locator(f"a.deployment-list__name[title={deployment}]").click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run").click()
+    name = f"{deployment} {time.monotonic_ns()}"
+    page.locator("input[type=text]").first.fill(name)
+    for label, value in fields.items():
+        page.locator(".p-label", has_text=re.compile(f"^{label}")).first.locator("textarea").fill(value)
+    shot(page, f"{deployment}-form")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+(\?.*)?$|/runs/"))
+    page.goto(f"{place.ui}/runs")
+    page.locator("a[href*='/runs/flow-run/']").first.click()
+    page.wait_for_url(re.compile(r"/runs/flow-run/"))
+
+
+def state(page: Page, name: str) -> None:
+    expect(page.locator(".page-heading, header").get_by_text(name).first).to_be_visible(timeout=PATIENCE)
+
+
+def artifact(page: Page, key: str) -> str:
+    """The text of one artifact of the run whose page is open."""
+    run = page.url
+    page.get_by_role("tab", name="Artifacts").or_(page.get_by_text("Artifacts", exact=True)).first.click()
+    page.get_by_text(key).last.click()
+    page.wait_for_url(re.compile(r"/artifacts/"))
+    shot(page, key)
+    text = page.locator("body").inner_text()
+    page.goto(run)
+    return text
+
+
+def test_an_admin_previews_reads_decides_and_sees_crowd_changed(page: Page, place: Place) -> None:
+    start(page, place, "preview")
+    state(page, "Completed")
+    shot(page, "preview-run")
+    plan = artifact(page, "acme-plan")
+    for words in ("Plan 1:", "create account", "put into group", "is new in scope", "What it does to people"):
+        assert words in plan
+    assert not place.people(), "a preview writes nothing"
+
+    start(page, place, "sync")
+    state(page, "Suspended")
+    shot(page, "sync-suspended")
+    page.get_by_role("button", name="Resume").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("operations need agreement")
+    expect(dialog).to_contain_text("create account")
+    dialog.locator(".p-toggle, [role=switch]").first.click()
+    dialog.locator("textarea").nth(0).fill("Kim Admin")
+    dialog.locator("textarea").nth(1).fill("first load, looked at")
+    shot(page, "decision")
+    dialog.get_by_role("button", name="Submit").click()
+    state(page, "Completed")
+    shot(page, "sync-done")
+    report = artifact(page, "acme-report")
+    assert "acme → crowd: applied" in report
+    assert "Kim Admin: first load, looked at" in report
+    assert len(place.people()) > 20
+    said = subprocess.run(
+        [CROWDSYNC, "--config", place.config, "decisions"],
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "Kim Admin" in said
+    assert "prefect" in said
