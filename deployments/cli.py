@@ -336,7 +336,7 @@ def notify_block(
 def notify_webhook(
     url_env: Annotated[str, typer.Option(help="Environment variable with its address.")] = "CROWDSYNC_WEBHOOK",
 ) -> None:
-    """Tell people by a webhook that takes {"text": …} (Slack, Mattermost and others); its address is kept as a secret."""
+    """Tell people by a webhook that takes {"text": …}, as Slack and Mattermost do; its address is kept as a secret."""
     from connectors.source import secret
     from deployments.notify import create_webhook
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import pytest
 from confusable_homoglyphs import confusables
+from pydantic import ValidationError
 
 from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, held_frame
@@ -188,7 +190,7 @@ def with_a_held_group(world: World, name: str, policy: Policy) -> Plan:
     held = held_frame([("group", crowd_id(name), name, "extract", "its attributes are missing or malformed")])
     groups = whole.groups[whole.groups["id"] != crowd_id(name)]
     directory = Snapshot.of(whole.users, groups, whole.memberships, held)
-    wanted = desired(in_scope(world.source(), policy.scope).snapshot, policy)
+    wanted = desired(in_scope(world.source(), policy).snapshot, policy)
     matched = match(wanted, directory, world.links.frame(), policy, SOURCE)
     return plan(matched, world.source(), directory, policy, SOURCE, ("", ""))
 
@@ -212,3 +214,129 @@ def test_no_group_inside_a_privileged_one_is_deleted() -> None:
     world.crowd.nestings.add((world.crowd.groups["crowd-administrators"]["key"], inside["key"]))
     made = planned(world.source(), world.crowd, world.links, Policy.model_validate(OPEN))
     assert made.operations.empty, made.operations[["kind", "name", "target"]].to_string()
+
+
+# ── names that the policy itself makes ──────────────────────────────────────────────────────────
+
+WAYS = [way for name, way in DISGUISES.items() if name not in ("decomposed", "ligature")]
+WAYS += [lambda name, rng: rng.choice(BLANKS) + name + rng.choice(BLANKS), lambda name, rng: name]
+
+Made = tuple[dict[str, Any], dict[str, str]]
+"""What the policy says of groups, and the privileged names with what the source calls each."""
+
+
+def by_a_prefix(seed: int = 11) -> list[Made]:
+    """The source has a part of the name, spelt somehow, and the prefix is the rest; or the prefix is spelt somehow."""
+    rng = random.Random(seed)
+    made: list[Made] = []
+    for head in ("jira-", "crowd-", "confluence-", "bamboo-", "bitbucket-", "jira-system-", "sys", "a"):
+        tails = [name.removeprefix(head) for name in EXACT if name.startswith(head)]
+        for way in WAYS:
+            names = {head + tail: way(tail, rng) for tail in tails}
+            made.append(({"prefix": head}, names))
+            made.append(({"prefix": head.upper()}, names))
+            made.append(({"prefix": way(head, rng).lstrip() if len(head) > 1 else head}, {head + t: t for t in tails}))
+    return made
+
+
+def by_a_rule(seed: int = 12) -> list[Made]:
+    """A rule takes something off, puts something in the place of another, or puts the parts in another order."""
+    rng = random.Random(seed)
+    made: list[tuple[str, str, dict[str, str]]] = []
+    for way in WAYS:
+        spelt = {name: way(name, rng) for name in EXACT}
+        made += [
+            ("^ACME/", "", {name: f"ACME/{one}" for name, one in spelt.items()}),
+            ("(?i)-EMEA$", "", {name: f"{one}-emea" for name, one in spelt.items()}),
+            ("#", "", {name: "#".join(one) for name, one in spelt.items()}),
+            ("^(.*)~(.*)$", r"\2\1", {name: f"{one[7:]}~{one[:7]}" for name, one in spelt.items()}),
+            ("bosses", way("administrators", rng), {name: name.replace("administrators", "bosses") for name in EXACT}),
+        ]
+    return [
+        ({"rules": [{"pattern": pattern, "replacement": replacement}]}, names) for pattern, replacement, names in made
+    ]
+
+
+def policy_for(groups: dict[str, Any], **protection: Any) -> Policy:
+    return Policy.model_validate({**OPEN, "groups": groups, "protection": {"users": [], **protection}})
+
+
+@pytest.mark.parametrize("made", [by_a_prefix, by_a_rule])
+def test_no_name_that_the_policy_makes_reaches_a_privileged_group(made: Callable[[], list[Made]]) -> None:
+    count = 0
+    for groups, names in made()[::3]:
+        policy = policy_for(groups)
+        crowd = policy.groups.named(pd.Series(list(names.values()), dtype="str"))
+        assert policy.privileged(crowd).all(), crowd[~policy.privileged(crowd)].tolist()
+        for there in (True, False):
+            world = world_of(names, there=there)
+            planned_ = planned(world.source(), world.crowd, world.links, policy)
+            names_of_groups = planned_.operations.loc[planned_.operations["kind"] != Kind.GROUP_CREATE, "target"]
+            found = set(planned_.operations["name"]) | set(names_of_groups)
+            assert not policy.privileged(pd.Series(sorted(found), dtype="str")).any(), planned_.operations.to_string()
+            assert there or {f"g{n}" for n in range(len(names))} <= set(planned_.held["id"])
+        count += len(names)
+    print(f"{count:,} names made by {made.__name__.removeprefix('by_')}: none reaches its group")
+    assert count >= 50
+
+
+def test_many_spellings_that_the_policy_makes_are_closed() -> None:
+    """As above, of more spellings, without a plan for each."""
+    crowd: list[str] = []
+    for seed in range(5):
+        for groups, names in (*by_a_prefix(seed), *by_a_rule(seed)):
+            crowd += policy_for(groups).groups.named(pd.Series(list(names.values()), dtype="str")).tolist()
+    closed = policy_for({}).privileged(pd.Series(crowd, dtype="str")).to_numpy()
+    open_ = [name for name, shut in zip(crowd, closed, strict=True) if not shut]
+    print(f"{len(crowd):,} names made by prefixes and rules, {len(set(crowd)):,} spellings, {len(open_)} open")
+    assert not open_
+    assert len(set(crowd)) >= 1000
+
+
+def test_no_spelling_of_a_privileged_group_is_one_for_everyone() -> None:
+    rng = random.Random(14)
+    count = 0
+    for number in range(SPELLINGS // 2):
+        name = EXACT[number % len(EXACT)]
+        spelt = WAYS[number // len(EXACT) % len(WAYS)](name, rng)
+        others = ["staff", "people", "all"][: number % 4]
+        for allowed in ([], [other for other in EXACT if other != name and "admin" in other][:2]):
+            with pytest.raises(ValidationError, match=r"protected or privileged|no blanks around"):
+                policy_for({"everyone": [*others, spelt]}, privileged_allowed=allowed)
+            count += 1
+        if spelt.lower() != name and spelt.strip() == spelt:  # to name the group opens it, but no other spelling
+            with pytest.raises(ValidationError, match="protected or privileged"):
+                policy_for({"everyone": [spelt]}, privileged_allowed=[name])
+            count += 1
+    print(f"{count:,} policies that would put everyone into a privileged group are refused")
+    assert count >= 1000
+
+
+@pytest.mark.parametrize(
+    ("groups", "spelt"),
+    [
+        ({"prefix": "jira-"}, "Administrators"),
+        ({"rules": [{"pattern": "^ACME/", "replacement": ""}]}, "ACME/jira-administrators"),
+        ({"rules": [{"pattern": "bosses", "replacement": "administrators"}], "prefix": "jira-"}, "bosses"),
+    ],
+)
+def test_a_name_that_the_policy_makes_is_filled_where_it_names_exactly_that_group(
+    groups: dict[str, Any], spelt: str
+) -> None:
+    world = world_of({"jira-administrators": spelt}, marked=True)
+    added = {}
+    for allowed in ("jira-administrators", "crowd-administrators"):
+        made = planned(world.source(), world.crowd, world.links, policy_for(groups, privileged_allowed=[allowed]))
+        kinds = made.operations["kind"].isin([Kind.MEMBERSHIP_ADD, Kind.NESTING_ADD])
+        into = made.operations["target"].str.lower() == "jira-administrators"
+        added[allowed] = set(made.operations.loc[kinds & into, "name"].str.lower())
+    assert {"ann"} <= added["jira-administrators"]
+    assert not added["crowd-administrators"]
+
+
+def test_everyone_is_put_into_a_privileged_group_that_the_policy_names() -> None:
+    policy = policy_for({"everyone": ["jira-administrators"]}, privileged_allowed=["jira-administrators"])
+    world = world_of({"jira-administrators": "unrelated"})
+    made = planned(world.source(), world.crowd, world.links, policy)
+    added = made.operations[made.operations["kind"] == Kind.MEMBERSHIP_ADD]
+    assert ("ann", "jira-administrators") in set(zip(added["name"], added["target"], strict=True))
