@@ -29,6 +29,7 @@ check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
 
 bench: $(VENV)/ready  ## Each stage beside its floor: make bench SIZE=small|large [IDP=okta|all: reading it]
 	@$(BIN)/python -m tests.bench$(if $(IDP),.sources --idp $(IDP)) --size $(SIZE)
+	@$(if $(IDP),,$(BIN)/python -m tests.bench.policy --size $(SIZE))
 
 up: $(VENV)/ready  ## Sandbox, Prefect server, UI, deployments and a worker, until Ctrl-C
 	@$(BIN)/crowdsync up $(if $(IDP),--idp $(IDP))

@@ -158,6 +158,26 @@ def synced(source: Snapshot, policy: Policy) -> Snapshot:
     )
 
 
+def stages(source: Snapshot, directory: Snapshot, policy: Policy) -> tuple[dict[str, float], int]:
+    """Seconds of each stage from filter to guard, and how many operations the plan has."""
+    links = pd.DataFrame({name: pd.array([], dtype="str") for name in ("source", "kind", "id", "name", "how")})
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = work(*arguments)
+        seconds[stage] = time.perf_counter() - start
+        return result
+
+    scoped = timed("filter", in_scope, source, policy)
+    wanted = timed("map", desired, scoped.snapshot, policy)
+    matched = timed("match", match, wanted, directory, links, policy, "acme")
+    made = timed("plan", plan, matched, source, directory, policy, "acme", ("", ""))
+    reach = timed("impact", impact, made.operations, directory, policy)
+    timed("guard", judge, made, policy, reach)
+    return seconds, len(made.operations)
+
+
 def main() -> None:
     """Prints each stage, its seconds, and the whole beside its floor."""
     parser = argparse.ArgumentParser()
@@ -166,32 +186,17 @@ def main() -> None:
     people, teams, memberships = SIZES[size]
     source = tables(organisation(users=people, groups=teams, memberships=memberships, seed=1))
     console = Console()
+    # Where names are as in the source, so that the plain difference finds its pairs.
+    floors.sides.source, floors.sides.directory = source, synced(source, Policy())
     for title, given in (("the default policy", {}), (f"a policy of {rules(POLICY)} rules", POLICY)):
         policy = Policy.model_validate(given)
         directory = synced(source, policy)
-        floors.sides.source, floors.sides.directory = source, directory
-        links = pd.DataFrame({name: pd.array([], dtype="str") for name in ("source", "kind", "id", "name", "how")})
         best: dict[str, float] = {}
-        floor = float("inf")
-        changes = 0
+        floor, changes = float("inf"), 0
         for _ in range(3):
             gc.collect()
             floor = min(floor, floors.diff())
-            seconds: dict[str, float] = {}
-
-            def timed(stage: str, work: Callable[[], Any], seconds: dict[str, float] = seconds) -> Any:
-                start = time.perf_counter()
-                result = work()
-                seconds[stage] = time.perf_counter() - start
-                return result
-
-            scoped = timed("filter", lambda: in_scope(source, policy))
-            wanted = timed("map", lambda: desired(scoped.snapshot, policy))
-            matched = timed("match", lambda: match(wanted, directory, links, policy, "acme"))
-            made = timed("plan", lambda: plan(matched, source, directory, policy, "acme", ("", "")))
-            reach = timed("impact", lambda: impact(made.operations, directory, policy))
-            timed("guard", lambda: judge(made, policy, reach))
-            changes = len(made.operations)
+            seconds, changes = stages(source, directory, policy)
             best = {stage: min(best.get(stage, 1e9), value) for stage, value in seconds.items()}
         table = Table(title=f"{size}: {title}, {changes:,} operations", title_justify="left")
         for column in ("stage", "seconds", "x the plain difference"):
