@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +15,10 @@ import pandas as pd
 import typer
 from rich.markup import escape
 
+from connectors.contract import Kind, Operation
 from connectors.errors import ConfigurationError, RecordError
-from connectors.model import crowd_id
-from connectors.settings import load
+from connectors.model import ID_ATTRIBUTE, crowd_id
+from connectors.settings import Settings, load
 from deployments import show
 from deployments.terminal import REFUSED, console, explained, opened_store, prefect_explained, quiet_prefect
 
@@ -223,7 +225,7 @@ def links_cut(
     kind: Side = "user",
     by: By = "",
 ) -> None:
-    """End a link by hand. The mark in Crowd remains: remove it there too, or the next run finds the owner by it."""
+    """End a link by hand, and take the mark off in Crowd: the account or group is nobody's then."""
     with opened_store() as store:
         directory = load().directory_of(source).name
         row = pd.DataFrame([{"source": source, "kind": _kind(kind), "id": identity}], dtype="str")
@@ -235,6 +237,7 @@ def links_cut(
             )
         name = str(known["name"].iloc[0])
         _changed(store, "link cut by hand", by, reason, {"source": source, "kind": kind, "id": identity, "name": name})
+        asyncio.run(_unmarked(load(), source, kind, name))
         store.drop_links(directory, row, at=datetime.now(UTC), run="by hand", actor=by or getpass.getuser())
     console.print(
         f"[green]✓[/] {escape(name)} no longer belongs to {escape(source)}:{escape(identity)}", highlight=False
@@ -256,6 +259,17 @@ def links_orphans(source: Source, limit: Many = 200) -> None:
         snapshot = store.load_snapshot(int(latest["id"].iloc[0]))
         frame = ownerless(snapshot, store.links(directory), policy_of(settings, source), source)
         show.orphans(console, frame, limit)
+
+
+async def _unmarked(settings: Settings, source: str, kind: str, name: str) -> None:
+    """Takes the mark of ownership off, by which the next run would find the owner again."""
+    from tasks.run import open_directory
+
+    what = Kind.USER_ATTRIBUTES if kind == "user" else Kind.GROUP_ATTRIBUTES
+    record = {"attributes": {ID_ATTRIBUTE: []}}
+    async with open_directory(settings.directory_of(source)) as (directory, _):
+        with suppress(RecordError):  # it is gone: so is its mark
+            await directory.write(Operation(1, what, name, record=record))
 
 
 def _changed(store: Any, event: str, by: str, reason: str, details: dict[str, str]) -> None:

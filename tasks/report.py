@@ -266,11 +266,11 @@ def report_markdown(report: Report) -> str:
     ):
         if refusals:
             lines += ["", f"## {title}", "", *(f"- {_cell(refusal)}" for refusal in refusals)]
-    if len(report.failed):
-        lines += ["", "## Failed", "", "| operation | who | to | why |", "|---|---|---|---|"]
+    if len(report.failed):  # (lists, because the page cuts what is long in a table)
+        lines += ["", "## Failed", ""]
         for row in report.failed.head(ROWS).itertuples():
-            words = SIGNS[Kind(str(row.kind))][1]
-            lines.append(f"| {words} | {_cell(row.name)} | {_cell(row.target)} | {_cell(row.note)} |")
+            to = f" → {_plain(row.target)}" if row.target else ""
+            lines.append(f"- **{_plain(row.name)}{to}** · {SIGNS[Kind(str(row.kind))][1]}: {_plain(row.note)}")
     if len(report.reported):
         lines += ["", f"## Reported only ({len(report.reported):,})", ""]
         lines += ["The policy wants to see these, and has none of them done.", ""]
@@ -284,10 +284,10 @@ def report_markdown(report: Report) -> str:
         lines += ["", f"{report.orphans:,} records of Crowd belong to no source: `crowdsync links orphans` lists them."]
     if len(report.held):
         lines += ["", f"## Held ({len(report.held):,})", ""]
-        lines += ["Held records were neither created, changed nor deactivated.", ""]
-        lines += ["| kind | name | stage | why, and what to do |", "|---|---|---|---|"]
-        for row in report.held.head(ROWS).itertuples():
-            lines.append(f"| {row.kind} | {_cell(spelled(str(row.name)))} | {row.stage} | {_cell(row.reason)} |")
+        lines += ["Held records were neither created, changed nor deactivated. Why, and what to do:", ""]
+        for (stage, reason), rows in report.held.head(ROWS).groupby(["stage", "reason"], sort=False):
+            names = ", ".join(f"**{_plain(spelled(str(row.name)))}** ({row.kind})" for row in rows.itertuples())
+            lines.append(f"- {names} · {stage}: {_plain(reason)}")
         if len(report.held) > ROWS:
             lines += ["", f"… and {len(report.held) - ROWS:,} more."]
     if report.seconds:
