@@ -266,7 +266,7 @@ async def _unmarked(settings: Settings, source: str, kind: str, name: str) -> No
     from tasks.run import open_directory
 
     what = Kind.USER_ATTRIBUTES if kind == "user" else Kind.GROUP_ATTRIBUTES
-    record = {"attributes": {ID_ATTRIBUTE: []}}
+    record: dict[str, Any] = {"attributes": {ID_ATTRIBUTE: []}}
     async with open_directory(settings.directory_of(source)) as (directory, _):
         with suppress(RecordError):  # it is gone: so is its mark
             await directory.write(Operation(1, what, name, record=record))

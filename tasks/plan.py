@@ -538,6 +538,8 @@ class _Planning:
             & ~among(self.directory_groups["owner"], self.groups["id"])
             & ~among(self.directory_groups["owner"], self._held_ids("group"))
         ).to_numpy() & ~self.groups_frozen
+        # (Gone from the source, and yet wanted: the policy puts everybody into it.)
+        self.groups_leaving[self.group_at[(self.groups["how"] == SHARED).to_numpy()]] = False
         self.groups_deleted = self.groups_leaving & (self.policy.leavers.groups == "delete")
         if self.groups_deleted.any():
             # Members of a group inside a privileged one have its power: to take it away is not ours.

@@ -26,7 +26,6 @@ from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from tests.end_to_end.test_prefect import PASSWORD, TOKEN, until
 
-pytestmark = pytest.mark.xdist_group("commands")
 ROOT = Path(__file__).parents[2]
 CROWDSYNC = str(Path(sys.executable).with_name("crowdsync"))
 WAIT = 180

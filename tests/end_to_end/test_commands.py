@@ -34,8 +34,6 @@ PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
 SECRETS = {"CROWDSYNC_CROWD_PASSWORD": PASSWORD, "CROWDSYNC_SOURCE_TOKEN": TOKEN}
 FAILED, WRONG, REFUSED, PARTLY = 1, 2, 3, 4
 
-pytestmark = pytest.mark.xdist_group("commands")
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -37,7 +37,6 @@ PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 ROOT = Path(__file__).parents[2]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
-pytestmark = pytest.mark.xdist_group("commands")
 Found = TypeVar("Found")
 
 

@@ -27,7 +27,6 @@ from deployments.sandbox import scim as sandbox_scim
 PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 SECRET = "secret-of-the-webhook-4Kp"
 
-pytestmark = pytest.mark.xdist_group("commands")
 Found = TypeVar("Found")
 
 

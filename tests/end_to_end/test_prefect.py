@@ -32,7 +32,6 @@ from deployments.sandbox import scim as sandbox_scim
 PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
 WRONG_TOKEN = "expired-token-3Vb"
 
-pytestmark = pytest.mark.xdist_group("commands")
 Found = TypeVar("Found")
 
 _SERVE = """

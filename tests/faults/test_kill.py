@@ -57,7 +57,7 @@ FLUSH = 2
 POLICY = Policy.model_validate(
     {
         "operations": {"user_delete": True, "group_delete": True},
-        "leavers": {"users": "delete", "groups": "delete"},
+        "leavers": {"out_of_scope": "delete", "deleted": "delete", "groups": "delete"},
         "attributes": {"extra": {"title": "title"}},
     }
 )

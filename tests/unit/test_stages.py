@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from connectors.contract import Kind
-from connectors.errors import RefusedError
+from connectors.errors import ConfigurationError, RefusedError
 from connectors.model import (
     ID_ATTRIBUTE,
     Snapshot,
@@ -26,7 +28,7 @@ from tasks.filter import Scoped, in_scope
 from tasks.map import desired, usernames
 from tasks.match import Matched, match
 from tasks.plan import MARKS, PHASES, Plan, plan
-from tasks.policy import Policy, Scope, Usernames
+from tasks.policy import Policy, Usernames
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, applied, planned
 
@@ -81,7 +83,7 @@ COMPANY = snapshot(
 
 
 def scoped(**scope: Any) -> Scoped:
-    return in_scope(COMPANY, Scope.model_validate(scope))
+    return in_scope(COMPANY, policy_with(scope=scope))
 
 
 @pytest.mark.parametrize(
@@ -90,15 +92,14 @@ def scoped(**scope: Any) -> Scoped:
         ({}, "abcde"),
         ({"groups": ["app*"]}, "ab"),
         ({"groups": ["APP?admins"]}, "b"),
-        ({"groups": ["app"]}, ""),
         ({"groups": ["core", "deep"]}, "cd"),
         ({"groups": ["x.y"]}, "e"),
-        ({"groups": ["c.re"]}, ""),
         ({"groups": ["re:APP.*"]}, "ab"),
-        ({"groups": ["re:app"]}, ""),
         ({"groups": ["re:core|deep"]}, "cd"),
-        ({"groups": []}, ""),
+        ({"groups": ["app", "core"]}, "c"),
+        ({"groups": ["c.re", "re:app", "deep"]}, "d"),
         ({"exclude_groups": ["app*"]}, "cde"),
+        ({"exclude_groups": ["?*"]}, ""),
         ({"groups": ["app*", "core"], "exclude_groups": ["re:.*admins", "CORE"]}, "a"),
     ],
 )
@@ -120,8 +121,8 @@ def test_filter_takes_and_leaves_groups_by_pattern(scope: dict[str, Any], groups
         ({"required_groups": ["core"]}, "13"),
         ({"required_groups": ["app-*"]}, "2"),
         ({"required_groups": ["app-admins", "re:x[.]y"]}, "24"),
-        ({"required_groups": ["nothing"]}, ""),
-        ({"required_groups": ["core"], "exclude_groups": ["*"]}, "13"),  # required groups need not be synced
+        ({"required_groups": ["core"], "exclude_groups": ["?*"]}, "13"),  # required groups need not be synced
+        ({"required_groups": ["core", "nothing"]}, "13"),
         ({"members_only": True}, "1234"),
         ({"members_only": True, "groups": ["deep"]}, "13"),
         ({"members_only": True, "groups": ["app*"], "exclude_groups": ["app users"]}, "2"),
@@ -138,28 +139,70 @@ def test_filter_takes_people_by_group_and_by_name(scope: dict[str, Any], people:
     assert {p[1] for p in pairs(found.snapshot.memberships) if p[2] == "user"} <= set(people)
 
 
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        ({"groups": ["app"]}, "scope.groups matches no group: 5 groups were looked at"),
+        ({"groups": ["c.re"]}, "scope.groups matches no group"),
+        ({"groups": ["re:app"]}, "scope.groups matches no group"),
+        ({"groups": ["app*"], "exclude_groups": ["re:app.*"]}, "scope.groups matches no group"),
+        (
+            {"required_groups": ["nothing"]},
+            "scope.required_groups leaves nobody in scope: 5 people were looked at, and",
+        ),
+        (
+            {"required_groups": ["core"], "exclude_users": ["ann", "cy"]},
+            "scope.required_groups leaves nobody in scope: 5 people were looked at, 3 of whom pass the rules before it",
+        ),
+        ({"users": ["zoe"]}, "scope.users leaves nobody in scope: 5 people were looked at, and none passes it"),
+        ({"exclude_users": ["?*"]}, "scope.exclude_users leaves nobody in scope"),
+        ({"members_only": True, "groups": ["core", "re:.*none"], "exclude_groups": ["re:x"]}, ""),
+        (
+            {"members_only": True, "groups": ["app-admins"], "exclude_users": ["bob"]},
+            "scope.members_only leaves nobody",
+        ),
+    ],
+)
+def test_filter_refuses_a_scope_that_matches_nobody_or_nothing(scope: dict[str, Any], words: str) -> None:
+    """Else a slip in a pattern would look as if everybody had left."""
+    if not words:
+        assert list(scoped(**scope).snapshot.users["id"]) == ["1", "3"]
+        return
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(words)}.* Nothing is written$"):
+        scoped(**scope)
+
+
+@pytest.mark.parametrize("field", ["groups", "users"])
+def test_an_empty_scope_is_refused_by_the_policy_itself(field: str) -> None:
+    with pytest.raises(ValidationError, match=f"{field} is empty, so the scope has none"):
+        policy_with(scope={field: []})
+    with pytest.raises(ValidationError, match="the scope matches nobody"):
+        policy_with(scope={f"exclude_{field}": ["*"]})
+
+
 def test_filter_tells_a_user_from_a_group_of_the_same_id() -> None:
     both = snapshot(
         [person("1", "ann"), person("2", "bob")],
         [team("1", "one"), team("2", "two")],
         [("1", "1", "user"), ("2", "1", "group"), ("2", "2", "user")],
     )
-    found = in_scope(both, Scope(groups=("two",), exclude_users=("bob",))).snapshot
+    found = in_scope(both, policy_with(scope={"groups": ["two"], "exclude_users": ["bob"]})).snapshot
     assert pairs(found.memberships) == set()
-    found = in_scope(both, Scope(required_groups=("one",))).snapshot
+    found = in_scope(both, policy_with(scope={"required_groups": ["one"]})).snapshot
     assert list(found.users["id"]) == ["1"]
     assert pairs(found.memberships) == {("1", "1", "user"), ("2", "1", "group")}
 
 
 def test_filter_keeps_what_is_held() -> None:
     held = [("user", "9", "zoe", "validate", "email is not an address")]
-    found = in_scope(snapshot([person("1", "ann"), person("2", "bob")], held=held), Scope(exclude_users=("bob",)))
+    source = snapshot([person("1", "ann"), person("2", "bob")], held=held)
+    found = in_scope(source, policy_with(scope={"exclude_users": ["bob"]}))
     assert found.snapshot.held.equals(held_frame(held))
 
 
 @pytest.mark.parametrize("scope", [{"required_groups": ["x"]}, {"members_only": True}, {"groups": ["x"]}])
 def test_filter_of_an_empty_snapshot_is_empty(scope: dict[str, Any]) -> None:
-    found = in_scope(snapshot(), Scope.model_validate(scope)).snapshot
+    found = in_scope(snapshot(), policy_with(scope=scope)).snapshot
     assert found.users.empty
     assert found.groups.empty
 
@@ -189,7 +232,7 @@ APART = "Jose\u0301"
         ({"rules": [{"pattern": "A", "replacement": "x"}]}, "Aa", "xa"),  # rules come before the case
         ({"rules": [{"pattern": "(?i)A", "replacement": "x"}]}, "Aa", "xx"),
         ({"rules": [{"pattern": "^A", "replacement": "x"}]}, WIDE, "xnn"),  # and after the normalisation
-        ({"rules": [{"pattern": r"\p{L}", "replacement": "-"}]}, "é1ß", "-1-"),
+        ({"rules": [{"pattern": r"[\p{Lu}ß]", "replacement": "-"}]}, "É1ß", "-1-"),
         ({"rules": [{"pattern": "$", "replacement": " "}]}, "ann", "ann"),  # blanks go last
         ({"rules": [{"pattern": "l", "replacement": ""}]}, "all", "a"),
         ({"source": "email"}, "ignored", "ann.lee@x.org"),
@@ -266,16 +309,14 @@ EMOJI = "😀" * 128
         (person("1", ""), {}, "leave nothing"),
         (person("1", " \u00a0\u3000"), {}, "leave nothing"),
         (person("1", "ann"), {"source": "email"}, "leave nothing"),
-        (person("1", "ann"), {"rules": [{"pattern": ".*", "replacement": " "}]}, "leave nothing"),
+        (person("1", "ann"), {"rules": [{"pattern": "^ann$", "replacement": " "}]}, "leave nothing"),
     ],
 )
 def test_map_holds_what_does_not_fit(user: tuple[Any, ...], rules: dict[str, Any], words: str) -> None:
     other = person("2", "bob", "bob@x.org")
     policy = policy_with(usernames=rules, attributes={"extra": {"crew": "team"}})
-    if "rules" in rules:  # such rules leave nothing of anybody
-        other = ()
-    found = desired(snapshot([row for row in (user, other) if row]), policy)
-    assert list(found.users["id"]) == (["2"] if other else [])
+    found = desired(snapshot([user, other]), policy)
+    assert list(found.users["id"]) == ["2"]
     assert found.held[["kind", "id", "name", "stage"]].to_numpy().tolist() == [["user", "1", user[1], "map"]]
     assert words in found.held["reason"].iloc[0]
 
@@ -331,10 +372,18 @@ def test_map_holds_names_that_become_one(one: str, two: str, case: str) -> None:
 
 def test_map_holds_names_that_only_the_rules_make_one() -> None:
     rows = [person(str(n), f"ann@{n}.org") for n in range(7)]
-    found = desired(snapshot(rows), policy_with(usernames={"rules": [{"pattern": "@.*", "replacement": ""}]}))
-    assert found.users.empty
+    policy = policy_with(usernames={"rules": [{"pattern": "@.*", "replacement": ""}]})
+    found = desired(snapshot([*rows, person("9", "bob@9.org")]), policy)
+    assert list(found.users["id"]) == ["9"]
     assert len(found.held) == 7
     assert "'ann@4.org' and 2 more become one name" in reasons(found.held)["0"]
+    with pytest.raises(ConfigurationError, match=r"usernames\.rules give all 7 people one name, 'ann'; .*Nothing is"):
+        desired(snapshot(rows), policy)
+    teams = [team(str(n), f"red.{n}") for n in range(3)]
+    policy = policy_with(groups={"rules": [{"pattern": "[.].*", "replacement": ""}]})
+    assert set(reasons(desired(snapshot([], [*teams, team("9", "blue")]), policy).held)) == {"0", "1", "2"}
+    with pytest.raises(ConfigurationError, match=r"groups\.rules give all 3 groups one name, 'red'; .*Nothing is"):
+        desired(snapshot([], teams), policy)
 
 
 def test_map_passes_on_what_is_held_already_and_all_memberships() -> None:
@@ -432,13 +481,15 @@ def test_match_holds_what_is_ambiguous() -> None:
     crowd.add_user("one", email="a@x.org")
     crowd.add_user("two", email="A@X.ORG")
     result = matched(snapshot([person("1", "ann", "a@x.org")]), crowd, users=["email"])
-    assert "its email fits more than one account, or more than one person" in reasons(result.held)["1"]
+    way = "link the right one by hand: crowdsync links make"
+    assert reasons(result.held) == {"1": f"its email fits 'one', 'two' of Crowd; {way}"}
     assert not result.users["account"].tolist()
 
     crowd = ModelCrowd()
     crowd.add_user("one", email="a@x.org")
     result = matched(snapshot([person("1", "ann", "a@x.org"), person("2", "bob", "a@x.org")]), crowd, users=["email"])
-    assert set(reasons(result.held)) == {"1", "2"}
+    why = f"its email fits 'ann', 'bob' of the source and 'one' of Crowd; {way}"
+    assert reasons(result.held) == {"1": why, "2": why}
     assert result.users.empty
 
 
@@ -632,10 +683,15 @@ def left_behind() -> ModelCrowd:
 STAY = snapshot([person("1", "stays"), person("4", "out")], [team("k", "kept")], [("k", "1", "user")])
 
 
+IN_GROUPS = [("membership_remove", "left", "kept")]
+
+
 @pytest.mark.parametrize(
     ("way", "expected"),
     [
         ("deactivate", [("user_deactivate", "left", ""), ("user_deactivate", "out", "")]),
+        ("take_groups", IN_GROUPS),
+        ("deactivate_and_take_groups", [("user_deactivate", "left", ""), ("user_deactivate", "out", ""), *IN_GROUPS]),
         ("delete", [("user_delete", "left", ""), ("user_delete", "left-long-ago", ""), ("user_delete", "out", "")]),
         ("nothing", []),
     ],
@@ -644,16 +700,19 @@ def test_plan_treats_people_who_left_as_the_policy_says(way: str, expected: list
     made = the_plan(
         STAY,
         left_behind(),
-        leavers={"users": way, "groups": "nothing"},
+        leavers={"out_of_scope": way, "deleted": way, "groups": "nothing"},
         scope={"exclude_users": ["out"]},
         operations={"user_delete": way == "delete"},
     )
     assert ops(made) == expected
-    why = dict(zip(made.operations["name"], made.operations["reason"], strict=True))
+    of_people = made.operations[made.operations["kind"].str.startswith("user")]
+    why = dict(zip(of_people["name"], of_people["reason"], strict=True))
     assert (why.get("left"), why.get("out")) == (
-        (None, None) if way == "nothing" else ("is gone from the source", "is out of scope")
+        (None, None) if way in ("nothing", "take_groups") else ("is gone from the source", "is out of scope")
     )
-    if way == "deactivate":
+    leaving = {"2": "is gone from the source", "3": "is gone from the source", "4": "is out of scope"}
+    assert dict(zip(made.leaving["id"], made.leaving["why"], strict=True)) == leaving, "whatever is done about it"
+    if way.startswith("deactivate"):
         assert records(made, Kind.USER_DEACTIVATE)[0]["active"] is False
         assert records(made, Kind.USER_DEACTIVATE)[0]["last_name"] == "L"
 
@@ -668,8 +727,21 @@ def test_plan_treats_people_who_left_as_the_policy_says(way: str, expected: list
 )
 def test_plan_treats_groups_that_are_gone_as_the_policy_says(way: str, expected: list[tuple[str, str, str]]) -> None:
     operations = {"group_delete": way == "delete"}
-    made = the_plan(STAY, left_behind(), leavers={"users": "nothing", "groups": way}, operations=operations)
+    people = {"out_of_scope": "nothing", "deleted": "nothing"}
+    made = the_plan(STAY, left_behind(), leavers={**people, "groups": way}, operations=operations)
     assert ops(made) == expected
+
+
+@pytest.mark.parametrize("way", ["empty", "delete", "nothing"])
+def test_plan_keeps_a_group_that_is_gone_where_the_policy_puts_everybody_into_it(way: str) -> None:
+    made = the_plan(
+        STAY,
+        left_behind(),
+        groups={"everyone": ["Gone"]},
+        leavers={"out_of_scope": "nothing", "deleted": "nothing", "groups": way},
+        operations={"group_delete": way == "delete"},
+    )
+    assert ops(made) == [("membership_add", "out", "gone")], "stays is in it, left is no more in the source"
 
 
 def test_plan_shuts_out_who_is_disabled_and_lets_in_who_returns() -> None:
