@@ -13,7 +13,7 @@ demo: $(VENV)/ready  ## The whole road on a made-up company, and then the end
 	@$(BIN)/crowdsync demo $(if $(IDP),--idp $(IDP))
 
 test: $(VENV)/ready  ## All tests (PostgreSQL's where its binaries are)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-browser: $(VENV)/ready  ## An admin at the Prefect UI, in chromium (needs chromium, and some minutes)
 	@$(BIN)/python -m pytest tests/browser/real_browser.py

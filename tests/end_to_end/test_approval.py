@@ -139,7 +139,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         }
         server.wait()
         environment = {**os.environ, "PREFECT_API_URL": f"{server.url}/api"}
-        api = stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=30))
+        api = stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=120))
         made = Desk(api, home, crowd, idp, server, environment, None)  # type: ignore[arg-type]
         made.serve()
         stack.callback(lambda: (made.serving.terminate(), made.serving.wait(30)))

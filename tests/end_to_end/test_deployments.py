@@ -167,7 +167,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             stderr=subprocess.STDOUT,
         )
         stack.callback(lambda: (worker.terminate(), worker.wait(60)))
-        api = stack.enter_context(Patient(base_url=f"{server.url}/api", timeout=30))
+        api = stack.enter_context(Patient(base_url=f"{server.url}/api", timeout=120))
         yield Place(api, elsewhere, crowds[0], crowds[1])
         _say_goodbye()
 
@@ -411,7 +411,7 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
     assert up.poll() is None, "".join(shown)
     children = ps("--ppid", str(up.pid))
     assert len(children) >= 3
-    with Patient(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as api:
+    with Patient(base_url=f"http://127.0.0.1:{port}/api", timeout=120) as api:
         rows = api.post("/deployments/filter", json={}).json()
         assert len(rows) == 6
         prefilled = {row["name"]: row["parameters"] for row in rows}

@@ -120,7 +120,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         server.wait()
         stack.enter_context(temporary_settings({PREFECT_API_URL: f"{server.url}/api"}))
         yield Place(
-            stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=30)), receiver, home, reachable
+            stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=120)), receiver, home, reachable
         )
         _say_goodbye()
 

@@ -131,7 +131,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         )
         stack.callback(lambda: (serving.terminate(), serving.wait(30)))
         stack.enter_context(temporary_settings({PREFECT_API_URL: f"{server.url}/api"}))
-        place = Served(stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=30)), home, crowd)
+        place = Served(stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=120)), home, crowd)
 
         _sync("sync")
         os.environ["CROWDSYNC_SOURCE_TOKEN"] = WRONG_TOKEN

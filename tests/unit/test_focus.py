@@ -424,7 +424,7 @@ def every_group(world: World, whole: Plan) -> list[str]:
     )
 
 
-WORLDS, PARTS = int(os.environ.get("CROWDSYNC_WORLDS", "48")), 12
+WORLDS, PARTS = int(os.environ.get("CROWDSYNC_WORLDS", "24")), 12
 
 
 @pytest.mark.parametrize("part", range(PARTS))
