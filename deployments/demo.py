@@ -29,6 +29,7 @@ from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, difficult, organisation
+from deployments.sandbox.process import ending
 
 PASSWORD = "sandbox"  # noqa: S105 (of a Crowd that lives as long as the demo)
 TITLES = {
@@ -260,12 +261,5 @@ def prefect_server(home: Path, port: int = 0) -> Iterator[PrefectServer]:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us alone: the server ends last, when it was told everything
         )
-    try:
+    with ending(server, patience=15):
         yield PrefectServer(f"http://127.0.0.1:{port}", server, home / "server.log")
-    finally:
-        server.terminate()
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()

@@ -82,22 +82,9 @@ def report(console: Console, report: Report) -> None:
         console.print(
             f"  {report.orphans:,} records of Crowd belong to no source: crowdsync links orphans", highlight=False
         )
-    _reported(console, report.reported)
+    _listed(console, "Reported only, and not done", report.reported, "because it", "reason")
     _held(console, report.held)
-    _failures(console, report.failed)
-
-
-def _reported(console: Console, reported: pd.DataFrame) -> None:
-    if reported.empty:
-        return
-    table = Table(title=f"Reported only, and not done ({len(reported):,})", title_justify="left")
-    for column in ("operation", "who", "to", "because it"):
-        table.add_column(column, overflow="fold")
-    for row in reported.head(20).itertuples():
-        table.add_row(*(_printable(value) for value in (row.kind, row.name, row.target, row.reason)))
-    console.print(table)
-    if len(reported) > 20:
-        console.print(f"  … and {len(reported) - 20:,} more, in the report on the run's page")
+    _listed(console, "Failed", report.failed, "why", "note")
 
 
 def _held(console: Console, held: pd.DataFrame) -> None:
@@ -115,15 +102,18 @@ def _held(console: Console, held: pd.DataFrame) -> None:
         console.print(f"  … and {len(held) - 20:,} more, in the report on the run's page")
 
 
-def _failures(console: Console, failed: pd.DataFrame) -> None:
-    if failed.empty:
+def _listed(console: Console, title: str, operations: pd.DataFrame, column: str, why: str) -> None:
+    """Operations, a line each; the last column is called `column` and filled from `why`."""
+    if operations.empty:
         return
-    table = Table(title=f"Failed ({len(failed):,})", title_justify="left")
-    for column in ("operation", "who", "to", "why"):
-        table.add_column(column, overflow="fold")
-    for row in failed.head(20).itertuples():
-        table.add_row(*(_printable(value) for value in (row.kind, row.name, row.target, row.note)))
+    table = Table(title=f"{title} ({len(operations):,})", title_justify="left")
+    for name in ("operation", "who", "to", column):
+        table.add_column(name, overflow="fold")
+    for values in operations[["kind", "name", "target", why]].head(20).itertuples(index=False):
+        table.add_row(*map(_printable, values))
     console.print(table)
+    if len(operations) > 20:
+        console.print(f"  … and {len(operations) - 20:,} more, in the report on the run's page")
 
 
 def plan(console: Console, stored: StoredPlan, operations: pd.DataFrame, disclose: str) -> None:

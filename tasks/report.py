@@ -193,8 +193,7 @@ def written(outcomes: Mapping[str, int]) -> str:
 def plan_markdown(plan: Plan, number: int | None, verdict: Verdict, impact: Impact) -> str:
     """The head of the plan's table: what it would do, to whom, and what stands against it."""
     lines = [f"**Plan {number or ''}: {len(plan.operations):,} operations** · digest `{plan.digest[:12]}`", ""]
-    lines += counts_markdown(plan, impact)
-    lines += ["**What it does to people:**", "", *(f"- {_plain(line)}" for line in radius(impact)), ""]
+    lines += reach_markdown(plan, impact)
     for title, texts in (
         ("Refused", verdict.refusals),
         ("Needs agreement", tuple(ask.text for ask in verdict.asks)),
@@ -208,8 +207,8 @@ def plan_markdown(plan: Plan, number: int | None, verdict: Verdict, impact: Impa
     return "\n".join(lines)
 
 
-def counts_markdown(plan: Plan, impact: Impact) -> list[str]:
-    """Operations by kind, beside what the runs before had."""
+def reach_markdown(plan: Plan, impact: Impact) -> list[str]:
+    """Operations by kind, beside what the runs before had; and what they do to people."""
     counts, past = plan.counts(), impact.past
     compared = any(kind in past for kind in counts)
     lines = ["| | operation | count |" + (" usual | most |" if compared else "")]
@@ -220,17 +219,17 @@ def counts_markdown(plan: Plan, impact: Impact) -> list[str]:
             lines.append(
                 f"| {sign} | {words} | {counts[kind.value]:,} |" + (f" {median:,.0f} | {most:,} |" if compared else "")
             )
-    return [*lines, ""]
+    people = [f"- {_plain(line)}" for line in radius(impact)]
+    return [*lines, "", "**What it does to people:**", "", *people, ""]
 
 
 def question_markdown(filed: Filed, hours: float) -> str:
     """What a person is asked who must agree to a plan."""
     lines = [f"# Plan {filed.number}: {len(filed.plan.operations):,} operations need agreement", ""]
     lines += [f"- **{_plain(ask.text)}**" for ask in filed.verdict.asks]
-    lines += ["", *counts_markdown(filed.plan, filed.impact), "**What it does to people:**", ""]
-    lines += [f"- {_plain(line)}" for line in radius(filed.impact)]
+    lines += ["", *reach_markdown(filed.plan, filed.impact)]
     dangerous = ", ".join(SIGNS[kind][1] for kind in filed.verdict.dangerous)
-    lines += ["", f"The dangerous part: {dangerous}." if dangerous else "No part of it is dangerous.", ""]
+    lines += [f"The dangerous part: {dangerous}." if dangerous else "No part of it is dangerous.", ""]
     lines += [
         "The whole plan is among this run's artifacts. Agreement counts for this plan alone: if the source, Crowd or "
         f"the policy changed when the run goes on, it asks again. Without an answer it ends in {hours:g} hours.",

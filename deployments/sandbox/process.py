@@ -5,17 +5,18 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import AnyStr
 
 
 @contextmanager
-def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ended at the end, by force if need be."""
+def ending(process: subprocess.Popen[AnyStr], patience: float = 5) -> Iterator[subprocess.Popen[AnyStr]]:
+    """A process that is ended at the end, by force where it does not end by itself in `patience` seconds."""
     try:
         yield process
     finally:
         process.terminate()
         try:
-            process.wait(5)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

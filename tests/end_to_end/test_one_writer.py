@@ -22,7 +22,7 @@ from deployments.sandbox import scim as sandbox_scim
 from tasks.lease import BusyError, only_writer
 from tasks.policy import policy_of
 from tasks.run import StandAsideError, begin, watched
-from tests import postgres, road
+from tests import road
 
 PASSWORD, TOKEN = "pw", "tok"
 RUNS = 20
@@ -107,23 +107,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         yield Place(tmp_path, crowd, idp)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/store.db"
-        return
-    reason = postgres.missing()
-    if reason is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must test PostgreSQL: {reason}")
-        pytest.skip(f"PostgreSQL half left out: {reason}")
-    with postgres.running() as server, server.database() as url:
-        yield url
-
-
-def test_of_twenty_runs_at_once_one_writes(place: Place, store: str) -> None:
-    busy = "wait" if store.startswith("sqlite") else "skip"
-    place.configure(store, f'busy = "{busy}"')
+def test_of_twenty_runs_at_once_one_writes(place: Place, url: str) -> None:
+    busy = "wait" if url.startswith("sqlite") else "skip"
+    place.configure(url, f'busy = "{busy}"')
     place.crowd.reset_counts()
     said = place.at_once()
     wrote = [int(line.split()[1]) for line in said if line.startswith("operations")]
@@ -143,9 +129,9 @@ def test_of_twenty_runs_at_once_one_writes(place: Place, store: str) -> None:
     assert (runs["status"] == "skipped").sum() == len(skipped)
 
 
-async def test_a_run_that_lost_its_right_writes_nothing_further(place: Place, store: str) -> None:
+async def test_a_run_that_lost_its_right_writes_nothing_further(place: Place, url: str) -> None:
     """Its lease runs out unseen (its machine slept), another run takes it, and it wakes in the middle of its plan."""
-    place.configure(store)
+    place.configure(url)
     settings = load()
     async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
         run.finished = True
@@ -163,8 +149,8 @@ async def test_a_run_that_lost_its_right_writes_nothing_further(place: Place, st
         assert run.store.lease("crowd") == other, "and it does not give away what is another's"
 
 
-async def test_by_its_own_clock_it_stops_between_two_calls(place: Place, store: str) -> None:
-    place.configure(store)
+async def test_by_its_own_clock_it_stops_between_two_calls(place: Place, url: str) -> None:
+    place.configure(url)
     settings = load()
     async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
         run.finished = True
@@ -189,7 +175,7 @@ async def test_by_its_own_clock_it_stops_between_two_calls(place: Place, store: 
         assert states["done"] == sent, "what did happen is written down"
 
 
-async def test_twenty_in_one_process_are_alone_one_after_the_other(tmp_path: Path, store: str) -> None:
+async def test_twenty_in_one_process_are_alone_one_after_the_other(tmp_path: Path, url: str) -> None:
     inside, order = 0, []
 
     async def one(number: int, opened: Store) -> None:
@@ -201,7 +187,7 @@ async def test_twenty_in_one_process_are_alone_one_after_the_other(tmp_path: Pat
             order.append(number)
             inside -= 1
 
-    with Store.open(store) as opened:
+    with Store.open(url) as opened:
         await asyncio.gather(*(one(number, opened) for number in range(RUNS)))
         assert sorted(order) == list(range(RUNS))
         async with only_writer(opened, "crowd", "first"):
@@ -215,8 +201,8 @@ async def test_twenty_in_one_process_are_alone_one_after_the_other(tmp_path: Pat
                 pass
 
 
-async def test_a_lease_is_renewed_while_the_run_lives(store: str) -> None:
-    with Store.open(store) as opened:
+async def test_a_lease_is_renewed_while_the_run_lives(url: str) -> None:
+    with Store.open(url) as opened:
         async with only_writer(opened, "crowd", "long", seconds=0.5) as writing:
             for _ in range(8):
                 await asyncio.sleep(0.2)
@@ -226,8 +212,8 @@ async def test_a_lease_is_renewed_while_the_run_lives(store: str) -> None:
         assert opened.take_lease("crowd", "other", now=datetime.now(UTC), seconds=60) is not None
 
 
-async def test_a_failing_source_is_left_alone_and_its_recovery_is_known(place: Place, store: str) -> None:
-    place.configure(store)
+async def test_a_failing_source_is_left_alone_and_its_recovery_is_known(place: Place, url: str) -> None:
+    place.configure(url)
     settings = load()
     policy = policy_of(settings, "acme")
 

@@ -33,26 +33,6 @@ LINK = ["source", "kind", "id", "name", "how"]
 TABLES = sorted(database.METADATA.tables)
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    reason = postgres.missing()
-    if reason is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must test PostgreSQL: {reason}")
-        pytest.skip(f"PostgreSQL half left out: {reason}")
-    with postgres.running() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/store.db"
-    else:
-        with request.getfixturevalue("server").database() as fresh:
-            yield fresh
-
-
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
     with Store.open(url) as opened:

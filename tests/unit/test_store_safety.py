@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,26 +26,6 @@ AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 TABLES = sorted(database.METADATA.tables)
 ODD = ["", "a", 'q"uo,te', "line\nbreak\r\n", "\\N", "nul\0l", "\U0010fffe0", "Ünï", "日本", " lead", "NULL"]
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    reason = postgres.missing()
-    if reason is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must test PostgreSQL: {reason}")
-        pytest.skip(f"PostgreSQL half left out: {reason}")
-    with postgres.running() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/store.db"
-    else:
-        with request.getfixturevalue("server").database() as fresh:
-            yield fresh
 
 
 @pytest.fixture
