@@ -22,12 +22,16 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A record that could not be made into a row: kept out of the plan, and named."""
+    """A record that could not be made into a row: kept out of the plan, and named.
+
+    `away` is `connectors.model.DISABLED` where its person is disabled for certain, whatever is wrong with the rest.
+    """
 
     kind: str  # user | group
     id: str
     name: str
     reason: str
+    away: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,14 @@ class Page(Generic[Row]):
     """Some rows of one table, in the order of its columns in `connectors.model`.
 
     `last` is true on exactly one page of a stream, its final one, and only when the other side's
-    own count or cursor says that nothing is missing.
+    own count or cursor says that nothing is missing. `warnings` name rows that lack an optional field, because its
+    value is none.
     """
 
     rows: Sequence[Row]
     last: bool
     held: Sequence[Held] = ()
+    warnings: Sequence[Held] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class Changes:
     gone_users: Sequence[str] = ()
     gone_groups: Sequence[str] = ()
     held: Sequence[Held] = ()
+    warnings: Sequence[Held] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,17 @@ class Source(Protocol):
 
     async def user(self, key: str) -> Person | None:
         """One person by id, username or e-mail address, with the groups they are a direct member of."""
+        ...
+
+    async def has_user(self, identity: str) -> bool:
+        """Whether a whole read that starts now would name the user of this id: one look-up by key, or a few.
+
+        Asked of those whom a list did not name, before anything is taken from them. Raises where it cannot be told.
+        """
+        ...
+
+    async def has_group(self, identity: str) -> bool:
+        """As `has_user`."""
         ...
 
     async def mark(self, scope: Scope) -> str:

@@ -24,7 +24,12 @@ import pyarrow as pa
 USERS: Final = ("id", "username", "email", "first_name", "last_name", "display_name", "active", "attributes")
 GROUPS: Final = ("id", "name", "description", "attributes")
 MEMBERSHIPS: Final = ("group_id", "member_id", "member_kind")
-HELD: Final = ("kind", "id", "name", "stage", "reason")
+HELD: Final = ("kind", "id", "name", "stage", "reason", "away")
+
+DISABLED: Final = "disabled"
+OUT_OF_SCOPE: Final = "out_of_scope"
+GONE: Final = "gone"
+"""The clear words of a source that somebody has left: `away` of a held record, "" where it says nothing of the kind."""
 
 MEMBER_KINDS: Final = pd.CategoricalDtype(pd.Index(["group", "user"], dtype="str"))
 
@@ -62,8 +67,30 @@ def groups_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
 
 
 def held_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
-    """Rows in the order of `HELD` → held frame: `kind` is user, group or nesting, `stage` where it was held."""
-    return _frame(rows, HELD)
+    """Rows in the order of `HELD`, with or without `away` → held frame.
+
+    `kind` is user, group or nesting, `stage` where it was held. `away`: what the source says all the same of a person
+    who has left (`DISABLED`, `OUT_OF_SCOPE`), which is acted on whatever else is wrong with the record.
+    """
+    width = len(HELD)
+    return _frame(((*row, "")[:width] for row in rows), HELD)
+
+
+def held_records(kind: str, records: pd.DataFrame, name: str, stage: str, reasons: pd.Series) -> pd.DataFrame:
+    """Records (`id`, the column `name`, and `active` of people) that are held for a reason → held frame."""
+    stopped = ~records["active"].to_numpy(dtype=bool) if kind == "user" else np.zeros(len(records), dtype=bool)
+    return pd.DataFrame(
+        {
+            "kind": [kind] * len(records),
+            "id": records["id"].to_numpy(dtype=object),
+            "name": records[name].to_numpy(dtype=object),
+            "stage": [stage] * len(records),
+            "reason": pd.Series(reasons).to_numpy(dtype=object),
+            "away": np.where(stopped, DISABLED, ""),
+        },
+        dtype="str",
+        columns=list(HELD),
+    )
 
 
 def _frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
@@ -118,6 +145,8 @@ class Snapshot:
     Always canonical, so that equal content has an equal digest: users and groups sorted by id,
     memberships by group, member and kind, their categories sorted and all in use.
     `held` names the records that could not be made into a row; they are not in `users` or `groups`.
+    `warnings`, in the same columns, names records that are there, but for a field that was left out.
+    `unsound` are the users' rows that were read and are held all the same: their scope can still be told.
     Build one with `Snapshot.of`.
     """
 
@@ -125,6 +154,8 @@ class Snapshot:
     groups: pd.DataFrame
     memberships: pd.DataFrame
     held: pd.DataFrame = field(default_factory=held_frame)
+    warnings: pd.DataFrame = field(default_factory=held_frame)
+    unsound: pd.DataFrame = field(default_factory=users_frame)
 
     @classmethod
     def of(
@@ -133,6 +164,8 @@ class Snapshot:
         groups: pd.DataFrame | None = None,
         memberships: pd.DataFrame | None = None,
         held: pd.DataFrame | None = None,
+        warnings: pd.DataFrame | None = None,
+        unsound: pd.DataFrame | None = None,
     ) -> Snapshot:
         """Frames in any order → a canonical snapshot."""
         return cls(
@@ -140,6 +173,8 @@ class Snapshot:
             _by_id(groups_frame() if groups is None else groups, GROUPS),
             _canonical(memberships_frame() if memberships is None else memberships),
             held_frame() if held is None else held.reset_index(drop=True),
+            held_frame() if warnings is None else warnings.reset_index(drop=True),
+            users_frame() if unsound is None else unsound.reset_index(drop=True),
         )
 
     def digest(self) -> str:

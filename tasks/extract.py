@@ -41,8 +41,8 @@ Row = TypeVar("Row")
 First = TypeVar("First")
 Second = TypeVar("Second")
 HeldRows = list[tuple[str, ...]]
-Read = tuple[pd.DataFrame, HeldRows]
-"""A table, and the records that did not make it into it."""
+Read = tuple[pd.DataFrame, HeldRows, HeldRows]
+"""A table, the records that did not make it into it, and those that did without an optional field."""
 
 _TYPES: Mapping[str, pa.DataType] = {"active": pa.bool_()}
 
@@ -89,7 +89,8 @@ async def _groups(
 
 def _snapshot(users: Read, groups: Read, memberships: Read) -> Snapshot:
     held = held_frame(users[1] + groups[1] + memberships[1])
-    return Snapshot.of(users[0], groups[0], memberships[0], held)
+    warnings = held_frame(users[2] + groups[2] + memberships[2])
+    return Snapshot.of(users[0], groups[0], memberships[0], held, warnings)
 
 
 _reading = 0
@@ -139,6 +140,7 @@ def _held_ids(snapshot: Snapshot, kind: str) -> pd.Index:
 
 async def _table(what: str, pages: AsyncIterator[Page[Any]], columns: Sequence[str]) -> Read:
     held: HeldRows = []
+    warnings: HeldRows = []
     schema = pa.schema([(name, _TYPES.get(name, pa.large_string())) for name in columns])
     batches: list[pa.RecordBatch] = []
     async for page in _whole(what, pages):
@@ -148,7 +150,8 @@ async def _table(what: str, pages: AsyncIterator[Page[Any]], columns: Sequence[s
                 for column, field in zip(zip(*page.rows, strict=True), schema, strict=True)
             ]
             batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
-        _hold(held, page.held)
+        held += _told(page.held)
+        warnings += _told(page.warnings)
     table = pa.Table.from_batches(batches, schema)
     frame = pd.DataFrame(
         {
@@ -163,7 +166,7 @@ async def _table(what: str, pages: AsyncIterator[Page[Any]], columns: Sequence[s
         raise IncompleteError(
             f"{what}: {doubled.iloc[0]!r} came twice ({len(doubled)} such); the list moved while it was read: run again"
         )
-    return frame, held
+    return frame, held, warnings
 
 
 class _Codes(dict[str, int]):
@@ -180,14 +183,16 @@ async def _memberships(pages: AsyncIterator[Page[Any]]) -> Read:
     groups, members = _Codes(), _Codes()
     group_codes, member_codes, kinds = array("i"), array("i"), array("b")
     kind_codes = {"group": 0, "user": 1}
+    warnings: HeldRows = []
     async for page in _whole("memberships", pages):
         if page.rows:
             group, member, kind = zip(*page.rows, strict=True)
             group_codes.extend(map(groups.__getitem__, group))
             member_codes.extend(map(members.__getitem__, member))
             kinds.extend(map(kind_codes.__getitem__, kind))
-        _hold(held, page.held)
-    return memberships_from_codes(list(groups), list(members), group_codes, member_codes, kinds), held
+        held += _told(page.held)
+        warnings += _told(page.warnings)
+    return memberships_from_codes(list(groups), list(members), group_codes, member_codes, kinds), held, warnings
 
 
 async def _whole(what: str, pages: AsyncIterator[Page[Row]]) -> AsyncIterator[Page[Row]]:
@@ -201,8 +206,8 @@ async def _whole(what: str, pages: AsyncIterator[Page[Row]]) -> AsyncIterator[Pa
         raise IncompleteError(f"{what}: the list ended without its last page; run again")
 
 
-def _hold(held: list[tuple[str, ...]], found: Iterable[Held]) -> None:
-    held.extend((record.kind, record.id, record.name, "extract", record.reason) for record in found)
+def _told(found: Iterable[Held]) -> HeldRows:
+    return [(record.kind, record.id, record.name, "extract", record.reason, record.away) for record in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +237,7 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
     Raises `StaleMarkError` where the two do not fit together: a group or a person that nobody knows.
     """
     new_users, new_groups = users_frame(changes.users), groups_frame(changes.groups)
-    fresh_held = held_frame((h.kind, h.id, h.name, "extract", h.reason) for h in changes.held)
+    fresh_held, fresh_warnings = held_frame(_told(changes.held)), held_frame(_told(changes.warnings))
     held_users = fresh_held.loc[fresh_held["kind"] == "user", "id"]
     held_groups = fresh_held.loc[fresh_held["kind"] == "group", "id"]
     gone_users, gone_groups = (pd.Index(list(x), dtype="str") for x in (changes.gone_users, changes.gone_groups))
@@ -245,11 +250,13 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
 
     users = pd.concat([rest(before.users, new_users["id"], gone_users, held_users), new_users], ignore_index=True)
     groups = pd.concat([rest(before.groups, new_groups["id"], gone_groups, held_groups), new_groups], ignore_index=True)
-    old = before.held[
-        ~before.held["id"].isin(pd.concat([new_users["id"], new_groups["id"], fresh_held["id"]]))
-        & ~before.held["id"].isin(gone_users.append(gone_groups))
-    ]
-    held = pd.concat([old, fresh_held], ignore_index=True)
+
+    def still(old: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
+        named = pd.concat([new_users["id"], new_groups["id"], fresh_held["id"]])
+        kept = old[~old["id"].isin(named) & ~old["id"].isin(gone_users.append(gone_groups))]
+        return pd.concat([kept, fresh], ignore_index=True)
+
+    held, warnings = still(before.held, fresh_held), still(before.warnings, fresh_warnings)
 
     now = before.memberships
     replaced = pd.Index(list(changes.replaced), dtype="str")
@@ -274,7 +281,7 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
     left = memberships_frame(changes.left)
     if ended.any() or len(left) or len(joined):
         now = _altered(now, ended, left, joined)
-    return Snapshot.of(users, groups, now, held)
+    return Snapshot.of(users, groups, now, held, warnings)
 
 
 def _altered(now: pd.DataFrame, ended: np.ndarray, left: pd.DataFrame, joined: pd.DataFrame) -> pd.DataFrame:

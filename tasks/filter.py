@@ -18,7 +18,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.errors import ConfigurationError
-from connectors.model import HELD, MEMBER_KINDS, Snapshot, memberships_from_codes, sorted_unique
+from connectors.model import MEMBER_KINDS, Snapshot, held_records, memberships_from_codes, sorted_unique
 from tasks.names import among
 from tasks.policy import Condition, Policy, Scope, matches
 from tasks.values import Long, Sources, ranges
@@ -123,7 +123,7 @@ def cut(snapshot: Snapshot, policy: Policy, rulings: Rulings) -> Scoped:
     if rulings.unsure.any():
         held = pd.concat([held, _held(users, rulings)], ignore_index=True)
     return Scoped(
-        Snapshot.of(users[keep_users], groups[keep_groups], memberships[keep], held),
+        Snapshot.of(users[keep_users], groups[keep_groups], memberships[keep], held, snapshot.warnings),
         pd.Index(users.loc[~keep_users & ~rulings.unsure, "id"]),
         pd.Index(groups.loc[~keep_groups, "id"]),
     )
@@ -309,15 +309,7 @@ def _refuse_nobody(rulings: Rulings, scope: Scope) -> None:
 
 def _held(users: pd.DataFrame, rulings: Rulings) -> pd.DataFrame:
     found = users[rulings.unsure]
-    return pd.DataFrame(
-        {
-            "kind": pd.array(["user"] * len(found), dtype="str"),
-            "id": found["id"],
-            "name": found["username"],
-            "stage": pd.array(["filter"] * len(found), dtype="str"),
-            "reason": rulings.reasons[found.index],
-        }
-    )[list(HELD)]
+    return held_records("user", found, "username", "filter", rulings.reasons[found.index])
 
 
 def _is_group(memberships: pd.DataFrame) -> np.ndarray:

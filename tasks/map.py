@@ -19,7 +19,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.errors import ConfigurationError
-from connectors.model import HELD, MAX_TEXT, MEMBER_KINDS, Snapshot, crowd_id, held_frame, memberships_from_codes
+from connectors.model import MAX_TEXT, MEMBER_KINDS, Snapshot, crowd_id, held_records, memberships_from_codes
 from tasks.names import arrow_text, clashes, spelled
 from tasks.policy import Groups, Policy, Usernames, matches, replaced
 from tasks.values import Sources, attribute_texts, field_value
@@ -91,8 +91,8 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
     held = pd.concat(
         [
             snapshot.held,
-            _held("user", snapshot.users.assign(name=snapshot.users["username"]), reasons),
-            _held("group", originals, group_reasons),
+            _held("user", snapshot.users, "username", reasons),
+            _held("group", originals, "name", group_reasons),
         ],
         ignore_index=True,
     )
@@ -207,19 +207,9 @@ def _because(reasons: pd.Series, which: Any, reason: str | pd.Series) -> pd.Seri
     return reasons.where(~np.asarray(which, dtype=bool) | (reasons != ""), reason)
 
 
-def _held(kind: str, records: pd.DataFrame, reasons: pd.Series) -> pd.DataFrame:
+def _held(kind: str, records: pd.DataFrame, name: str, reasons: pd.Series) -> pd.DataFrame:
     found = records[reasons != ""]
-    if found.empty:
-        return held_frame()
-    return pd.DataFrame(
-        {
-            "kind": pd.array([kind] * len(found), dtype="str"),
-            "id": found["id"],
-            "name": found["name"],
-            "stage": pd.array(["map"] * len(found), dtype="str"),
-            "reason": reasons[found.index],
-        }
-    )[list(HELD)]
+    return held_records(kind, found, name, "map", reasons[found.index])
 
 
 def _fitting(texts: pd.Series) -> pd.Series:

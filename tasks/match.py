@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.model import HELD, ID_ATTRIBUTE, Snapshot, held_frame
+from connectors.model import ID_ATTRIBUTE, Snapshot, held_records
 from tasks.map import Desired
 from tasks.names import among, arrow_text, crowd_ids
 from tasks.policy import Matching, Policy, matches
@@ -215,17 +215,7 @@ def _match(
 
     frame = wanted.assign(account=pd.array(account, dtype="str"), how=pd.array(how, dtype="str"))
     bad = reason != ""
-    held = held_frame()
-    if bad.any():
-        held = pd.DataFrame(
-            {
-                "kind": pd.array([kind] * int(bad.sum()), dtype="str"),
-                "id": wanted["id"][bad],
-                "name": wanted[name][bad],
-                "stage": pd.array(["match"] * int(bad.sum()), dtype="str"),
-                "reason": pd.array(reason[bad], dtype="str"),
-            }
-        )[list(HELD)]
+    held = held_records(kind, wanted[bad], name, "match", pd.Series(reason[bad]))
     return frame[~bad].reset_index(drop=True), held
 
 

@@ -22,7 +22,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
-from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, frame_digest, held_frame, sorted_unique
+from connectors.model import DISABLED, ID_ATTRIBUTE, Snapshot, crowd_id, frame_digest, held_frame, sorted_unique
 from tasks.focus import Only
 from tasks.map import FIELDS, usernames
 from tasks.match import SHARED, Matched
@@ -824,9 +824,9 @@ class _Planning:
 
     def _hold(self, record: pd.Series, account: str, reason: str, kind: str = "user") -> None:
         name = record["username" if kind == "user" else "name"]
-        self.held.append(
-            held_frame([(kind, record["id"], name, "plan", reason + (f" (now {account!r})" if account else ""))])
-        )
+        reason += f" (now {account!r})" if account else ""
+        away = DISABLED if kind == "user" and not record["active"] else ""
+        self.held.append(held_frame([(kind, record["id"], name, "plan", reason, away)]))
 
 
 def _difference(

@@ -14,7 +14,7 @@ import orjson
 import pandas as pd
 
 from connectors.errors import RefusedError
-from connectors.model import GROUPS, HELD, MAX_TEXT, USERS, Snapshot, held_frame
+from connectors.model import GROUPS, MAX_TEXT, USERS, Snapshot, held_frame, held_records
 
 _TEXT = r"^[^\x00-\x1f\x7f]*\Z"
 _EMAIL = r"^\Z|^[^@\s]+@[^@\s]+\Z"
@@ -86,7 +86,9 @@ def without(snapshot: Snapshot, held: pd.DataFrame) -> Snapshot:
         return snapshot
     users = snapshot.users[~snapshot.users["id"].isin(held.loc[held["kind"] == "user", "id"])]
     groups = snapshot.groups[~snapshot.groups["id"].isin(held.loc[held["kind"] == "group", "id"])]
-    return Snapshot.of(users, groups, snapshot.memberships, pd.concat([snapshot.held, held], ignore_index=True))
+    held = pd.concat([snapshot.held, held], ignore_index=True)
+    unsound = snapshot.users[~snapshot.users["id"].isin(users["id"])]
+    return Snapshot.of(users, groups, snapshot.memberships, held, snapshot.warnings, unsound)
 
 
 def _broken(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +112,7 @@ def _broken(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
         result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]},
     )
     held: list[pd.DataFrame] = []
-    names = frame["username" if kind == "users" else "name"]
+    name = "username" if kind == "users" else "name"
     for outcome in result.results:
         rule = outcome.expectation_config
         assert rule is not None
@@ -125,18 +127,7 @@ def _broken(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
             raise RefusedError(f"{kind}: {rule.type} does not hold for {column}; the snapshot is unusable, run again")
         ids = [entry["id"] for entry in outcome.result["unexpected_index_list"]]
         rows = frame["id"].isin(ids)
-        held.append(
-            pd.DataFrame(
-                {
-                    "kind": kind[:-1],
-                    "id": frame["id"][rows],
-                    "name": names[rows],
-                    "stage": "validate",
-                    "reason": because,
-                },
-                dtype="str",
-            )[list(HELD)]
-        )
+        held.append(held_records(kind[:-1], frame[rows], name, "validate", pd.Series([because] * int(rows.sum()))))
     if not held:
         return held_frame()
     return pd.concat(held, ignore_index=True).drop_duplicates(["kind", "id"], ignore_index=True)

@@ -123,7 +123,7 @@ class History:
             "groups": len(snapshot.groups),
             "memberships": len(snapshot.memberships),
             "changed": "{}",
-            "held": frame_text(snapshot.held),
+            "held": frames_text(snapshot.held, snapshot.warnings),
         }
         with self._db.write() as connection:
             latest = _latest(connection, stream)
@@ -162,7 +162,7 @@ class History:
             users = _load_records(connection, saved.stream, USER_KIND, id, names)
             groups = _load_records(connection, saved.stream, GROUP_KIND, id, names)
             pairs = _read_pairs(connection, saved.stream, [_holds_at(MEMBERSHIP, id)])
-        return Snapshot.of(users, groups, _memberships(pairs, names), frame_from_text(saved.held))
+        return Snapshot.of(users, groups, _memberships(pairs, names), *frames_from_text(saved.held))
 
     def mark(self, stream: str) -> Mark | None:
         """Where the next incremental read begins; None where only a full one will do."""
@@ -296,6 +296,19 @@ def frame_text(held: pd.DataFrame) -> str:
 def frame_from_text(value: str) -> pd.DataFrame:
     """The reverse of `frame_text`."""
     return held_frame(orjson.loads(value))
+
+
+def frames_text(held: pd.DataFrame, warnings: pd.DataFrame) -> str:
+    """As `frame_text`, of held records and of warnings."""
+    return f'{{"held":{frame_text(held)},"warnings":{frame_text(warnings)}}}'
+
+
+def frames_from_text(value: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The reverse of `frames_text`; before there were warnings, held records stood alone."""
+    found = orjson.loads(value)
+    if isinstance(found, list):
+        return held_frame(found), held_frame()
+    return held_frame(found["held"]), held_frame(found["warnings"])
 
 
 def rows_frame(connection: Connection, statement: Any, *, times: Sequence[str] = ()) -> pd.DataFrame:
