@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from connectors.settings import load
 from tasks.apply import apply_plan
 from tasks.approve import agree
+from tasks.confirm import confirm_gone, parts
 from tasks.extract import extract_directory, extract_source
-from tasks.filter import filter_scope
+from tasks.filter import doubled, filter_scope
 from tasks.focus import only_about
 from tasks.guard import guard_plan, measure
 from tasks.map import map_names
@@ -99,12 +100,18 @@ async def sync(request: SyncRequest) -> Report:
             )
 
             async def propose(policy: Policy) -> Proposal:
-                """filter ─▶ map ─▶ match ─▶ plan ─▶ guard"""
-                scoped = await filter_scope(source, policy)
+                """filter ─▶ map ─▶ match ─▶ plan ─▶ confirm ─▶ guard"""
+                known = run.store.named_since(stream, doubled(source.groups, policy))
+                scoped = await filter_scope(source, policy, known)
                 desired = await map_names(scoped.snapshot, policy)
-                matched = await match_accounts(desired, crowd, links, policy, run.source_name)
+                matched = await match_accounts(desired, crowd, links, policy, run.source_name, source)
                 away, digests = run.away(), (kept.digest, crowd_kept.digest)
-                plan = await make_plan(matched, source, crowd, policy, run.source_name, digests, away, only)
+                plan = await make_plan(
+                    matched, source, crowd, policy, run.source_name, digests, away, only, scoped.doubts
+                )
+                first, _ = parts(plan.gone)
+                if len(first):
+                    await confirm_gone(run.source, first, len(first))
                 impact = await measure(plan.operations, crowd, policy, run.past())
                 verdict = await guard_plan(plan, policy, impact, request.force)
                 return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)))
@@ -118,6 +125,9 @@ async def sync(request: SyncRequest) -> Report:
                     filed = await agree(run, filed, propose)
                 if filed.number and not filed.verdict.stops and not filed.rejected:
                     with run.timed("apply"), stopped_short(run):
+                        _, others = parts(filed.plan.gone)
+                        if len(others):
+                            await confirm_gone(run.source, others, len(others))
                         await apply_plan(run, filed.plan, filed.number)
             return await conclude(run, filed, request.mode, since=reading.full_at)
     except StandAsideError as why:

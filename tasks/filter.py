@@ -1,13 +1,14 @@
 """Who is in scope: by name, by group, by conditions on fields and attributes; and what becomes of nested groups.
 
 Snapshot → the part of it that the policy's scope covers. People and groups outside are not held: if we own their
-account, they count as having left. Whoever may be outside only because a value cannot be read is held.
+account, they count as having left. Whoever may be outside only because a value, or who is in a group, cannot be read
+is held. A name of the policy that two groups have means the one that had it first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -18,9 +19,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.errors import ConfigurationError
-from connectors.model import MEMBER_KINDS, Snapshot, held_records, memberships_from_codes, sorted_unique
-from tasks.names import among
-from tasks.policy import Condition, Policy, Scope, matches
+from connectors.model import (
+    MEMBER_KINDS,
+    OUT_OF_SCOPE,
+    Snapshot,
+    held_frame,
+    held_records,
+    memberships_from_codes,
+    sorted_unique,
+)
+from tasks.names import among, crowd_ids
+from tasks.policy import BY_ID, Condition, Policy, Scope, matches
 from tasks.values import Long, Sources, ranges
 
 SHOWN = 40
@@ -35,14 +44,37 @@ _TRUE, _FALSE = pa.array(["true", "yes", "1"], pa.large_string()), pa.array(["fa
 Verdict = tuple[np.ndarray, np.ndarray]
 """Whom something fits, and where that cannot be told (bool)."""
 
+Below = Callable[[pd.Series, pd.DataFrame, pd.Series], np.ndarray]
+"""(people, memberships, groups) → who is in these groups."""
+
+RULES = ("scope.users", "scope.exclude_users", "scope.required_groups", "scope.conditions", "scope.members_only")
+"""The rules of the scope, in the order in which they are asked."""
+
+NEW = 2**62
+"""Since when a group has had its name that no snapshot knows yet: later than all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scoped:
-    """The part in scope, and the ids of the people and groups that were left out. Who is held is in neither."""
+    """The part in scope, and the ids of the people and groups that were left out. Who is held is in neither.
+
+    `doubts`: entries of the scope that no group fits, in words.
+    """
 
     snapshot: Snapshot
     users_out: pd.Index
     groups_out: pd.Index
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """Which groups a list of the policy means (ids): `sure` ones, and those of which it is in doubt, or whose members
+    cannot be read, with the reason by id. `later` had a name after another group: they do not count."""
+
+    sure: pd.Index
+    doubted: Mapping[str, str]
+    later: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +91,7 @@ class Rulings:
     unsure: np.ndarray
     reasons: pd.Series
     groups: np.ndarray
+    later: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def users(self) -> np.ndarray:
@@ -66,51 +99,193 @@ class Rulings:
         return np.asarray(np.logical_and.reduce(list(self.rules.values())), dtype=bool)
 
 
-def in_scope(snapshot: Snapshot, policy: Policy) -> Scoped:
+def in_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int] | None = None) -> Scoped:
     """Snapshot → scoped snapshot; memberships keep only groups and members that are in scope.
 
-    Raises `ConfigurationError` where the scope leaves nobody, or no group, of those that are there.
+    `known`: since which snapshot groups (ids) have had their name, of those that `doubled` names. Raises
+    `ConfigurationError` where the scope leaves nobody, or no group, of those that are there.
     """
-    rulings = ruled(snapshot, policy)
+    rulings = ruled(snapshot, policy, known)
     _refuse_nobody(rulings, policy.scope)
-    return cut(snapshot, policy, rulings)
+    return cut(snapshot, policy, rulings, known)
 
 
-def ruled(snapshot: Snapshot, policy: Policy) -> Rulings:
+def doubled(groups: pd.DataFrame, policy: Policy) -> list[str]:
+    """The groups (ids) that share a name which lets people in."""
+    scope = policy.scope
+    named = _named(groups, scope.required_groups)
+    if scope.members_only:
+        named |= _in_scope(groups, scope)
+    names = crowd_ids(groups["name"])[named]
+    return [str(one) for one in groups["id"][named][names.duplicated(keep=False)]]
+
+
+def _named(groups: pd.DataFrame, entries: Sequence[str]) -> np.ndarray:
+    """Which groups the entries name, by name or as `id:…`: bool."""
+    ids = [entry.removeprefix(BY_ID) for entry in entries if entry.startswith(BY_ID)]
+    named = matches(groups["name"], [entry for entry in entries if not entry.startswith(BY_ID)]).to_numpy(dtype=bool)
+    return np.asarray(named | among(groups["id"], ids), dtype=bool)
+
+
+def _in_scope(groups: pd.DataFrame, scope: Scope) -> np.ndarray:
+    return np.asarray(_named(groups, scope.groups) & ~_named(groups, scope.exclude_groups), dtype=bool)
+
+
+def meant(
+    snapshot: Snapshot, entries: Sequence[str], field: str, known: Mapping[str, int], without: Sequence[str] = ()
+) -> Meant:
+    """Which groups the entries of a field mean. Of those that share a name it is the one that has had it for longest;
+    where that cannot be told it is in doubt, and so is a group that is held: its members cannot be read."""
+    groups = snapshot.groups
+    by_id = _named(groups, [entry for entry in entries if entry.startswith(BY_ID)])
+    named = _named(groups, entries) & ~_named(groups, without)
+    names = crowd_ids(groups["name"])
+    several = named & ~by_id & names.where(pd.Series(named, index=names.index), "").duplicated(keep=False).to_numpy()
+    sure, doubted, later = named.copy(), dict[str, str](), dict[str, str]()
+    for name, index in names[several].groupby(names[several]).groups.items():
+        at = groups.index.get_indexer(index)
+        ids = groups["id"].iloc[at].tolist()
+        since = [known.get(one, NEW) for one in ids]
+        first = min(since)
+        sole = since.count(first) == 1
+        shown = ", ".join(f"{BY_ID}{one}" for one in ids)
+        for one, row, when in zip(ids, at, since, strict=True):
+            if sole and when == first:
+                continue
+            sure[row] = False
+            told = f"{len(ids)} groups are called {name!r} ({shown}), which {field} names"
+            if sole:
+                later[one] = f"{told}; only the one that was called so first counts: name the right one by its id"
+            else:
+                doubted[one] = f"{told}: nobody's state changes by it; name the right one by its id"
+    held = snapshot.held[(snapshot.held["kind"] == "group") & ~among(snapshot.held["id"], groups["id"])]
+    unread = held[_named(held, entries) & ~_named(held, without)]
+    doubted |= {
+        one: f"the members of the group {name!r}, which {field} names, are not known: it is held"
+        for one, name in zip(unread["id"], unread["name"], strict=True)
+    }
+    return Meant(pd.Index(groups["id"][sure]), doubted, later)
+
+
+def _admitted(
+    ids: pd.Series, snapshot: Snapshot, groups: Meant, below: Below
+) -> tuple[np.ndarray, np.ndarray, pd.Series]:
+    """Which people (ids) are in these groups for certain; for whom that cannot be told, and why."""
+    held = snapshot.held.loc[snapshot.held["kind"] == "group", "id"]
+    admitted = below(ids, snapshot.memberships, groups.sure.to_series())
+    unsure, reasons = np.zeros(len(ids), dtype=bool), pd.Series("", index=ids.index, dtype="str")
+    unread = set(held) & (set(groups.doubted) | groups_below(snapshot.memberships, groups.sure)) if len(held) else set()
+    for one, reason in groups.doubted.items():
+        some = np.ones(len(ids), bool) if one in unread else below(ids, snapshot.memberships, pd.Series([one]))
+        reasons = reasons.where((reasons != "") | ~some, reason)
+        unsure |= some
+    for one in sorted(unread - set(groups.doubted)):
+        reasons = reasons.where(
+            reasons != "", f"the members of the group {one!r}, through which they may be in, are not known: it is held"
+        )
+        unsure[:] = True
+    return admitted, unsure & ~admitted, reasons
+
+
+def ruled(snapshot: Snapshot, policy: Policy, known: Mapping[str, int] | None = None) -> Rulings:
     """What the scope says of every person and group, whatever comes of it."""
     users, groups, scope = snapshot.users, snapshot.groups, policy.scope
-    keep_groups = matches(groups["name"], scope.groups) & ~matches(groups["name"], scope.exclude_groups)
+    keep_groups = _in_scope(groups, scope)
     rules: dict[str, np.ndarray] = {
         "scope.users": matches(users["username"], scope.users).to_numpy(),
         "scope.exclude_users": ~matches(users["username"], scope.exclude_users).to_numpy(),
     }
-    if scope.required_groups:
-        wanted = groups.loc[matches(groups["name"], scope.required_groups), "id"]
-        rules["scope.required_groups"] = _members_below(users["id"], snapshot.memberships, wanted)
-    unsure = np.zeros(len(users), dtype=bool)
+    doubts: dict[str, Verdict] = {}
     reasons = pd.Series("", index=users.index, dtype="str")
     conditions: tuple[tuple[Verdict, ...], ...] = ()
+    later: dict[str, str] = {}
     if scope.conditions:
         conditions, unsure, reasons = _conditions(users, scope)
         rules["scope.conditions"] = np.logical_or.reduce([_all(block)[0] for block in conditions])
+        doubts["scope.conditions"] = rules["scope.conditions"], unsure
+    for rule, of, below in _by_group(snapshot, policy, known or {}):
+        fits, unsure, why = _admitted(users["id"], snapshot, of, below)
+        rules[rule], doubts[rule] = fits, (fits, unsure)
+        reasons = reasons.where((reasons != "") | ~unsure, why)
+        later |= of.later
+    # Unsure is who would be in, were it certain that what cannot be told fits.
+    possible = [doubts[rule][0] | doubts[rule][1] if rule in doubts else fits for rule, fits in rules.items()]
+    unsure = np.logical_and.reduce(possible) & ~np.logical_and.reduce(list(rules.values()))
+    order = [rule for rule in RULES if rule in rules]
+    return Rulings(
+        {rule: rules[rule] for rule in order}, conditions, unsure, reasons.where(unsure, ""), keep_groups, later
+    )
+
+
+def _by_group(snapshot: Snapshot, policy: Policy, known: Mapping[str, int]) -> Iterator[tuple[str, Meant, Below]]:
+    """The rules that let people in by their groups: their field, the groups, and how members are found."""
+    scope = policy.scope
+    if scope.required_groups:
+        of = meant(snapshot, scope.required_groups, "scope.required_groups", known)
+        yield "scope.required_groups", of, members_below
     if scope.members_only:
         # (Where nestings are ignored, nobody gets into a group through another.)
-        below = _members_of if policy.groups.nesting == "ignore" else _members_below
-        rules["scope.members_only"] = below(users["id"], snapshot.memberships, groups.loc[keep_groups, "id"])
-    others = [fits for field, fits in rules.items() if field != "scope.conditions"]
-    unsure = np.logical_and.reduce([unsure, *others])
-    return Rulings(rules, conditions, unsure, reasons.where(unsure, ""), keep_groups.to_numpy(dtype=bool))
+        below = _members_of if policy.groups.nesting == "ignore" else members_below
+        yield "scope.members_only", meant(snapshot, scope.groups, "scope.groups", known, scope.exclude_groups), below
 
 
-def cut(snapshot: Snapshot, policy: Policy, rulings: Rulings) -> Scoped:
+def _told_out(snapshot: Snapshot, policy: Policy, known: Mapping[str, int]) -> pd.DataFrame:
+    """Held records, with those people out of scope who are so whatever is wrong with their record: by their groups, or
+    by the conditions where the row could be read. (A username that is held for itself says nothing.)"""
+    held = snapshot.held
+    silent = held[(held["kind"] == "user") & (held["away"] == "") & (held["id"] != "")]
+    if silent.empty:
+        return held
+    ids = silent["id"].drop_duplicates()
+    out = np.zeros(len(ids), dtype=bool)
+    for _, of, below in _by_group(snapshot, policy, known):
+        fits, unsure, _ = _admitted(ids, snapshot, of, below)
+        out |= ~fits & ~unsure
+    if policy.scope.conditions and len(snapshot.unsound):
+        conditions, unsure, _ = _conditions(snapshot.unsound, policy.scope)
+        fits = np.logical_or.reduce([_all(block)[0] for block in conditions])
+        out |= among(ids, snapshot.unsound["id"][~fits & ~unsure])
+    away = held["away"].where(
+        ~(held["id"].isin(ids[out]) & (held["kind"] == "user") & (held["away"] == "")), OUT_OF_SCOPE
+    )
+    return held.assign(away=away.astype("str"))
+
+
+def _unmatched(snapshot: Snapshot, scope: Scope) -> tuple[str, ...]:
+    """The entries of the scope that no group fits, read or held, in words."""
+    held = snapshot.held[snapshot.held["kind"] == "group"]
+    groups = pd.concat([snapshot.groups[["id", "name"]], held[["id", "name"]]], ignore_index=True)
+    if groups.empty:
+        return ()
+    return tuple(
+        f"{field} names {entry!r}, and no group fits it"
+        for field, entries in (
+            ("scope.groups", scope.groups),
+            ("scope.exclude_groups", scope.exclude_groups),
+            ("scope.required_groups", scope.required_groups),
+        )
+        for entry in entries
+        if entry != "*" and not _named(groups, (entry,)).any()
+    )
+
+
+def cut(snapshot: Snapshot, policy: Policy, rulings: Rulings, known: Mapping[str, int] | None = None) -> Scoped:
     """Snapshot → the part that the rulings let in."""
     users, groups, memberships = snapshot.users, snapshot.groups, snapshot.memberships
     keep_users, keep_groups = rulings.users, rulings.groups
     nothing = pd.Index([], dtype="str")
     is_group = _is_group(memberships)
     as_it_is = policy.groups.nesting == "preserve" or not is_group.any()
+    doubts = _unmatched(snapshot, policy.scope)
+    held, warnings = _told_out(snapshot, policy, known or {}), snapshot.warnings
+    if rulings.later or doubts:
+        told = [("group", one, _name_of(groups, one), "filter", why) for one, why in rulings.later.items()]
+        told += [("policy", "", "", "filter", doubt) for doubt in doubts]
+        warnings = pd.concat([warnings, held_frame(told)], ignore_index=True)
     if keep_users.all() and keep_groups.all() and as_it_is:
-        return Scoped(snapshot, nothing, nothing)
+        if held is not snapshot.held or warnings is not snapshot.warnings:
+            snapshot = Snapshot(users, groups, memberships, held, warnings)
+        return Scoped(snapshot, nothing, nothing, doubts)
     if not as_it_is:
         memberships = flattened(memberships) if policy.groups.nesting == "flatten" else memberships[~is_group]
         is_group = _is_group(memberships)
@@ -119,14 +294,18 @@ def cut(snapshot: Snapshot, policy: Policy, rulings: Rulings) -> Scoped:
     member_user = _codes_in(memberships["member_id"], users.loc[keep_users, "id"])
     member_group = _codes_in(memberships["member_id"], groups.loc[keep_groups, "id"])
     keep = group_in & np.where(is_group, member_group, member_user)
-    held = snapshot.held
     if rulings.unsure.any():
         held = pd.concat([held, _held(users, rulings)], ignore_index=True)
     return Scoped(
-        Snapshot.of(users[keep_users], groups[keep_groups], memberships[keep], held, snapshot.warnings),
+        Snapshot.of(users[keep_users], groups[keep_groups], memberships[keep], held, warnings),
         pd.Index(users.loc[~keep_users & ~rulings.unsure, "id"]),
         pd.Index(groups.loc[~keep_groups, "id"]),
+        doubts,
     )
+
+
+def _name_of(groups: pd.DataFrame, identity: str) -> str:
+    return str(groups.loc[groups["id"] == identity, "name"].iloc[0])
 
 
 def flattened(memberships: pd.DataFrame) -> pd.DataFrame:
@@ -321,17 +500,22 @@ def _codes_in(column: pd.Series, ids: pd.Series) -> np.ndarray:
     return known[column.cat.codes.to_numpy()] if len(known) else np.zeros(len(column), dtype=bool)
 
 
-def _members_below(users: pd.Series, memberships: pd.DataFrame, groups: pd.Series) -> np.ndarray:
+def members_below(users: pd.Series, memberships: pd.DataFrame, groups: pd.Series) -> np.ndarray:
     """Which users are members of these groups, directly or through groups nested in them: bool."""
+    return _members_of(users, memberships, pd.Series(sorted(groups_below(memberships, groups)), dtype="str"))
+
+
+def groups_below(memberships: pd.DataFrame, groups: Iterable[str]) -> set[str]:
+    """These groups, and all that are nested in them."""
     nested = memberships[_is_group(memberships)]
-    below = pd.Index(groups)
+    below = pd.Index(list(groups), dtype="str")
     while True:  # breadth first; a circle adds nothing new and ends it
         found = nested.loc[_codes_in(nested["group_id"], below.to_series()), "member_id"].astype("str")
         grown = below.union(pd.Index(found.unique()))
         if len(grown) == len(below):
             break
         below = grown
-    return _members_of(users, memberships, below.to_series())
+    return set(below)
 
 
 def _members_of(users: pd.Series, memberships: pd.DataFrame, groups: pd.Series) -> np.ndarray:
@@ -341,6 +525,6 @@ def _members_of(users: pd.Series, memberships: pd.DataFrame, groups: pd.Series) 
 
 
 @task(name="filter", task_run_name="filter", cache_policy=NO_CACHE, persist_result=False)
-async def filter_scope(snapshot: Snapshot, policy: Policy) -> Scoped:
+async def filter_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int]) -> Scoped:
     """The part of the source that is in scope."""
-    return in_scope(snapshot, policy)
+    return in_scope(snapshot, policy, known)

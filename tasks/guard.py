@@ -62,7 +62,7 @@ class Verdict:
 def judge(plan: Plan, policy: Policy, radius: Impact | None = None, *, force: bool = False) -> Verdict:
     """Plan and its blast radius → verdict. Pure: the same plan under the same policy is always judged the same."""
     always = tuple(_never(plan))
-    found = [*_limits(plan, policy)]
+    found = [*_limits(plan, policy), *_doubts(plan), *_handovers(plan, policy)]
     if radius is not None:
         found += [*_of_groups(radius, policy), *_seats(radius, policy), *_unusual(radius)]
         found += _dangers(plan, radius, policy)
@@ -119,6 +119,24 @@ def _over(name: str, count: int, base: int, of: str, limit: Limit) -> str:
     rules += [] if limit.percent is None else [f"{limit.percent:g} %"]
     rule = f"limits.{name} ({' and '.join(rules)})"
     return f"{name}: {count} of {base} {of} is more than the {allowed} that {rule} allows"
+
+
+def _doubts(plan: Plan) -> Iterator[Finding]:
+    """What makes it doubtful that people left, where the plan takes something away."""
+    taking = tuple(kind for kind in _TAKING if plan.counts().get(kind))
+    if taking:
+        for doubt in plan.doubts:
+            yield Finding(f"doubt: {doubt}", taking)
+
+
+def _handovers(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    if len(plan.handed_over) and policy.groups.handover == "ask":
+        names = _list(plan.handed_over["name"])
+        yield Finding(
+            f"handover: {len(plan.handed_over)} Crowd groups go to new groups of their name, the old ones being gone: "
+            f"{names} (groups.handover)",
+            (Kind.GROUP_ATTRIBUTES,),
+        )
 
 
 def _of_groups(radius: Impact, policy: Policy) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """What should stand in Crowd: usernames and group names by ordered rules, fields and attributes by a mapping.
 
-Scoped snapshot → desired state: the same ids, Crowd's names and values. Two people whose names
-become one are both held.
+Scoped snapshot → desired state: the same ids, Crowd's names and values.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ _USER = MEMBER_KINDS.categories.get_loc("user")
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the source wants in Crowd. `users`, `groups` and `memberships` are as in
-    `connectors.model`, with Crowd's usernames and attributes; `held` has its columns too. `everyone` are the
-    ids of those of `groups` that everybody is in."""
+    """What the source wants in Crowd. `users`, `groups` and `memberships` are as in `connectors.model`, with Crowd's
+    usernames and attributes, and `original`, the name in the IdP; `held` has its columns too. `everyone` are the ids
+    of those of `groups` that everybody is in."""
 
     users: pd.DataFrame
     groups: pd.DataFrame
@@ -55,8 +54,7 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
     _refuse_one_name(snapshot, policy, names, group_names)
 
     sources = Sources(snapshot.users, policy.attributes.wanted())
-    users = snapshot.users.copy()
-    users["username"] = names
+    users = snapshot.users.assign(username=names, original=snapshot.users["username"])
     for field, value in policy.attributes.fields.items():
         users[field] = field_value(sources, value)
     users["attributes"] = attribute_texts(sources, policy.attributes.extra)
@@ -69,7 +67,6 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
     if policy.attributes.extra:
         reasons = _because(reasons, _too_long(users["attributes"]), f"an attribute exceeds {MAX_TEXT} characters")
     reasons = _denied(reasons, users["username"], policy.usernames, "usernames")
-    reasons = _collisions(reasons, users["username"], snapshot.users["username"])
 
     # The groups that everybody is in follow after the source's, by the same rules but those for their names.
     everyone = pd.DataFrame(
@@ -77,7 +74,7 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
         dtype="str",
     ).assign(description="", attributes="{}")
     originals = pd.concat([snapshot.groups, everyone], ignore_index=True).astype("str")
-    groups = originals.assign(description=_fitting(originals["description"]))
+    groups = originals.assign(description=_fitting(originals["description"]), original=originals["name"])
     groups["name"] = pd.concat([group_names, everyone["name"]], ignore_index=True).astype("str")
     ours = np.arange(len(groups)) >= len(group_names)
     group_reasons = pd.Series("", index=groups.index, dtype="str")
@@ -86,7 +83,6 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
     group_reasons = _because(group_reasons, long, f"name is longer than Crowd's {MAX_TEXT} characters")
     group_reasons = _denied(group_reasons, groups["name"], policy.groups, "groups")
     group_reasons = _also_everyone(group_reasons, groups["name"], originals["name"], ours)
-    group_reasons = _collisions(group_reasons, groups["name"], originals["name"])
 
     held = pd.concat(
         [
@@ -190,17 +186,6 @@ def _with_everyone(memberships: pd.DataFrame, groups: pd.Index, members: pd.Seri
         np.concatenate([memberships["member_id"].cat.codes, np.tile(at, len(groups))]),
         np.concatenate([memberships["member_kind"].cat.codes, np.full(count * len(groups), _USER)]),
     )
-
-
-def _collisions(reasons: pd.Series, names: pd.Series, originals: pd.Series) -> pd.Series:
-    """Adds a reason to every record whose name folds to the same form as another's, naming them all."""
-    label = clashes(names)
-    found: dict[Any, str] = {}
-    for _, index in label[(label != "") & (names != "")].groupby(label).groups.items():
-        together = ", ".join(spelled(name, repr(name)) for name in originals[index].head(5))
-        more = f" and {len(index) - 5} more" if len(index) > 5 else ""
-        found.update(dict.fromkeys(index, f"{together}{more} become one name in Crowd; rename all but one in the IdP"))
-    return reasons.where((reasons != "") | ~reasons.index.isin(list(found)), reasons.index.map(found))
 
 
 def _because(reasons: pd.Series, which: Any, reason: str | pd.Series) -> pd.Series:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,10 +22,19 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
-from connectors.model import DISABLED, ID_ATTRIBUTE, Snapshot, crowd_id, frame_digest, held_frame, sorted_unique
+from connectors.model import (
+    DISABLED,
+    ID_ATTRIBUTE,
+    OUT_OF_SCOPE,
+    Snapshot,
+    crowd_id,
+    frame_digest,
+    held_frame,
+    sorted_unique,
+)
 from tasks.focus import Only
 from tasks.map import FIELDS, usernames
-from tasks.match import SHARED, Matched
+from tasks.match import HANDED_OVER, SHARED, Matched
 from tasks.names import among, clashes, crowd_ids
 from tasks.policy import Policy, matches
 
@@ -48,9 +57,11 @@ PHASES: Mapping[Kind, int] = {
 }
 MARKS = 0
 """Phase of the marks of ownership on existing records, before anything else: what has been touched is known as ours."""
-TAKEN = "the Crowd account that has this name belongs to somebody else"
+TAKEN = "waits for a name that another account keeps"
 _DIFFERS = "differs from the source"
 _BOTH = ("deactivate_and_take_groups",)
+GIVER = "giver"
+"""Key in the record of an ownership mark: the id of the same source that had the Crowd record before."""
 COLUMNS = ("kind", "name", "target", "source_id", "record", "before", "reason")
 
 
@@ -71,6 +82,11 @@ class Plan:
     `withheld`: operations that the policy's features keep out, counted by kind; `reported` are those of them that it
     wants to see, in the columns of `operations` from kind on.
     `leaving`: the people (id, why) who have an account and are away: out of scope, disabled or gone.
+    `gone`: of whom and what (kind, id) the plan takes something because a list did not name them: ask by key first.
+    `shielded`: people (`HELD` and `account`) who have left by the source's clear word and whose active account stays,
+    because whose it is is in doubt. `warnings` has the columns of `HELD`. `doubts`: sentences on the policy or the
+    database that a person must agree to where the plan takes anything away. `handed_over`: Crowd groups that go to
+    another id (name, before, after).
     `links`: ownership that needs no write (the mark in Crowd was enough), in the columns kind, id, name, how.
     `stale`: links (kind, id) to records that are gone and whose names the plan gives to somebody else.
     `digest` covers the operations, both snapshots and the policy."""
@@ -84,6 +100,13 @@ class Plan:
     stale: pd.DataFrame
     owned: Owned
     digest: str
+    gone: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["kind", "id"], dtype="str"))
+    shielded: pd.DataFrame = field(default_factory=lambda: held_frame().assign(account=pd.Series(dtype="str")))
+    warnings: pd.DataFrame = field(default_factory=held_frame)
+    doubts: tuple[str, ...] = ()
+    handed_over: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=["name", "before", "after"], dtype="str")
+    )
 
     def counts(self) -> dict[str, int]:
         """Operations by kind, in the order of the phases, without zeros."""
@@ -114,9 +137,11 @@ def plan(
     *,
     away: Away | None = None,
     only: Only | None = None,
+    doubts: Sequence[str] = (),
 ) -> Plan:
     """Matched records → plan. `digests` are those of both snapshots, where they are known already. Without `away`
-    nobody has been away for long; with `only` it is the part of the plan that concerns one person or group."""
+    nobody has been away for long; with `only` it is the part of the plan that concerns one person or group. `doubts`
+    are those that the stages before had."""
     planning = _Planning(matched, source, directory, policy, source_name, away)
     operations, held, withheld = planning.operations()
     reported = pd.concat([_operations([]), *planning.reported], ignore_index=True)
@@ -143,6 +168,11 @@ def plan(
         planning.stale(operations),
         planning.owned(),
         digest.hexdigest(),
+        gone=planning.gone(operations),
+        shielded=planning.shielded(operations, held),
+        warnings=planning.warnings(),
+        doubts=(*doubts, *planning.doubts()),
+        handed_over=matched.handed_over,
     )
 
 
@@ -162,9 +192,12 @@ class _Planning:
         self.accounts, self.directory_groups = matched.accounts, matched.directory_groups
         self.held = [matched.held]
         self.withheld: dict[str, int] = {}
+        self.since = None if away is None else away.since
         self.reported: list[pd.DataFrame] = []
-        self.accounts_frozen = self._frozen("user", self.accounts, policy.protection.users, "username")
-        self.groups_frozen = self._frozen("group", self.directory_groups, policy.protection.groups, "name")
+        self.accounts_closed = self._closed_to_us(self.accounts, policy.protection.users, "username")
+        self.accounts_frozen = self._frozen("user", self.accounts, self.accounts_closed)
+        closed = self._closed_to_us(self.directory_groups, policy.protection.groups, "name")
+        self.groups_frozen = self._frozen("group", self.directory_groups, closed)
         self.groups_frozen |= policy.privileged(self.directory_groups["name"]).to_numpy()
         # Positions: an existing record is its row in the directory, a new one follows after them.
         # (An Index keeps the table that it once made for look-ups.)
@@ -177,14 +210,19 @@ class _Planning:
         self.group_at = self.directory_group_index.get_indexer(pd.Index(self.groups["account"]))
         self._find_away(away)
 
-    def _frozen(self, kind: str, records: pd.DataFrame, protected: Iterable[str], name: str) -> np.ndarray:
+    def _closed_to_us(self, records: pd.DataFrame, protected: Iterable[str], name: str) -> np.ndarray:
+        """Crowd records that are never touched: protected ones, and those whose owner is not certain."""
+        closed = matches(records[name], protected) | records["copied"] | records["contested"]
+        return closed.to_numpy(dtype=bool, copy=True)
+
+    def _frozen(self, kind: str, records: pd.DataFrame, closed: np.ndarray) -> np.ndarray:
+        """Those, and the records of whoever is held."""
         held = self.matched.held[self.matched.held["kind"] == kind]
-        frozen = (matches(records[name], protected) | records["copied"]).to_numpy(dtype=bool, copy=True)
         owned = (records["owner"] != "").to_numpy()
         held_owner = among(records["owner"], held["id"])
         # What a held record may become is left alone too, unless it is surely somebody else's.
         claimed = among(records["id"], self._claimed(kind, held)) & ~(owned & ~held_owner)
-        return np.asarray(frozen | owned & held_owner | claimed, dtype=bool)
+        return np.asarray(closed | owned & held_owner | claimed, dtype=bool)
 
     def _claimed(self, kind: str, held: pd.DataFrame) -> pd.Series:
         """Held records → the Crowd names that they have or want."""
@@ -230,7 +268,8 @@ class _Planning:
     # ── people ──────────────────────────────────────────────────────────────────────────────────
 
     def _find_away(self, away: Away | None) -> None:
-        """Accounts that we own and whose person is gone, out of scope or disabled: what is due for each.
+        """Accounts that we own and whose person is gone, out of scope or disabled: what is due for each. Whoever is
+        held counts too, where the source's word that they left is clear: doubt about the rest does not shield them.
 
         `leaving`: the person is not wanted in Crowd at all, or the account is due to be deleted. `due`: the action of
         the policy, by account, "" where the person is there. `losing`: their memberships are taken away."""
@@ -247,15 +286,23 @@ class _Planning:
         active[at] = self.users["active"].to_numpy(dtype=bool)[known]
         # Few are away, and only they are looked up.
         few = np.flatnonzero((owner != "") & ~active)
-        few = few[~among(pd.Series(owner[few], dtype="str"), self._held_ids("user"))]
+        held = self.matched.held[self.matched.held["kind"] == "user"]
+        words = dict(zip(held["id"], held["away"], strict=True))
+        words |= {key: word for key, word in zip(held["id"], held["away"], strict=True) if word}
+        few = few[[bool(words.get(one, "?")) for one in owner[few]]]
+        told = np.full(len(owner), "", dtype=object)
+        told[few] = [words.get(one, "") for one in owner[few]]
         listed = np.zeros(len(owner), dtype=bool)
         listed[few] = among(pd.Series(owner[few], dtype="str"), self.source.users["id"])
         ours = np.zeros(len(owner), dtype=bool)
         ours[few] = True
-        gone, outside, disabled = ours & ~wanted & ~listed, ours & ~wanted & listed, ours & wanted
+        spoken = told != ""
+        self.absent = ours & ~wanted & ~listed & ~spoken
+        outside = ours & ~wanted & listed & ~spoken | (told == OUT_OF_SCOPE)
+        disabled = ours & wanted & ~spoken | (told == DISABLED)
         leavers = self.policy.leavers
         for which, action, why in (
-            (gone, leavers.deleted, "is gone from the source"),
+            (self.absent, leavers.deleted, "is gone from the source"),
             (outside, leavers.out_of_scope, "is out of scope"),
             (disabled, leavers.disabled, "is disabled in the source"),
         ):
@@ -272,7 +319,8 @@ class _Planning:
             self.accounts_frozen[i] = True  # what was never ours is not taken in order to be deleted
             person = self.users[(self.users["id"] == owner[i]).to_numpy()].iloc[0]
             self._hold(person, "", f"{self.why[i]}, and its Crowd account is nobody's: delete that by hand")
-        self.leaving = (gone | outside | (self.due == "delete")) & ~self.accounts_frozen
+        self.accounts_frozen[spoken & ~self.accounts_closed] = False
+        self.leaving = (self.absent | outside | spoken | (self.due == "delete")) & ~self.accounts_frozen
         self.losing = np.isin(self.due, ["take_groups", *_BOTH]) & ~self.accounts_frozen
         left = self.due != ""
         self.away = pd.DataFrame(
@@ -318,7 +366,8 @@ class _Planning:
         current[known] = self.accounts["username"].to_numpy(dtype=object)[at[known]]
         ids = users["account"].to_numpy(dtype=object)
         wanted = crowd_ids(users["username"]).to_numpy(dtype=object)
-        moves = known & (wanted != ids)
+        # Who is disabled keeps the name: many providers give the deleted another one.
+        moves = known & (wanted != ids) & users["active"].to_numpy(dtype=bool)
         moves[known] &= ~self.accounts_frozen[at[known]] & ~self.leaving[at[known]]
         deleted: set[str] = set()
         if self.policy.operations.allows(Kind.USER_DELETE):
@@ -354,7 +403,7 @@ class _Planning:
                 stay(i, "its new username is a protected one")
         for name, i in list(mover.items()):
             if name in self.taken and name not in left and moves[i]:
-                stay(i, TAKEN)
+                stay(i, self._taken_by("user", name, users["id"].iloc[i]))
         self.lookalikes = np.full(len(users), "", dtype=object)
         names = self.accounts["username"]
         if deleted or left:
@@ -396,12 +445,12 @@ class _Planning:
         updates = allows.allows(Kind.USER_UPDATE)
         fields_differ = np.zeros(len(wanted), dtype=bool)
         after = now.copy()
-        for field in FIELDS:
+        for name in FIELDS:
             # Crowd ignores an empty value in a replace: what the source does not know stays.
-            differs = ((wanted[field] != now[field]) & (wanted[field] != "")).to_numpy()
+            differs = ((wanted[name] != now[name]) & (wanted[name] != "")).to_numpy()
             fields_differ |= differs
             if differs.any():
-                after[field] = wanted[field].where(differs, now[field])
+                after[name] = wanted[name].where(differs, now[name])
         stops = (now["active"] & ~wanted["active"]).to_numpy(dtype=bool, copy=True)
         stops &= np.isin(self.due[at], ["deactivate", *_BOTH])
         starts = (~now["active"] & wanted["active"]).to_numpy(dtype=bool, copy=True)
@@ -460,6 +509,7 @@ class _Planning:
         rows: list[tuple[Any, ...]] = []
         phases: list[int] = []
         kept: list[tuple[Any, ...]] = []
+        givers = dict(zip(self.matched.handed_over["after"], self.matched.handed_over["before"], strict=True))
         for i in np.flatnonzero(unmarked | texts):
             wish = wanted["attributes"].iloc[i] if texts[i] else ""
             change, before = _attribute_change(now["attributes"].iloc[i], wish)
@@ -472,8 +522,13 @@ class _Planning:
                 before[ID_ATTRIBUTE] = [now["mark"].iloc[i]] if now["mark"].iloc[i] else []
                 how = wanted["how"].iloc[i]
                 reason = "marks ownership" if how == "link" else f"adopted by {how}"
+                if how == HANDED_OVER:
+                    reason = f"{HANDED_OVER}: the group that had it is gone from the source"
             if change:
-                rows.append(_attributes(kind, names.iloc[i], wanted["id"].iloc[i], change, before, reason))
+                giver = (
+                    givers.get(wanted["id"].iloc[i], "") if unmarked[i] and wanted["how"].iloc[i] == HANDED_OVER else ""
+                )
+                rows.append(_attributes(kind, names.iloc[i], wanted["id"].iloc[i], change, before, reason, giver))
                 phases.append(MARKS if unmarked[i] else PHASES[kind])
         if kept:
             self.withheld[kind.value] = self.withheld.get(kind.value, 0) + len(kept)
@@ -486,7 +541,7 @@ class _Planning:
         names = crowd_ids(self.users["username"])
         blocked = new & among(names, self.taken) if new.any() else new
         for i in np.flatnonzero(blocked):
-            self._hold(self.users.iloc[i], "", TAKEN)
+            self._hold(self.users.iloc[i], "", self._taken_by("user", names.iloc[i], self.users["id"].iloc[i]))
         closed = new & ~blocked & matches(self.users["username"], self.policy.protection.users).to_numpy()
         for i in np.flatnonzero(closed):
             self._hold(self.users.iloc[i], "", "its username is a protected one")
@@ -565,7 +620,8 @@ class _Planning:
         stay = ~self.groups_deleted
         taken = among(crowd_ids(self.groups["name"]), self.directory_groups["id"][stay])
         for i in np.flatnonzero(new & taken):
-            self._hold(self.groups.iloc[i], "", "the Crowd group of this name belongs to another group", "group")
+            name, identity = crowd_id(self.groups["name"].iloc[i]), self.groups["id"].iloc[i]
+            self._hold(self.groups.iloc[i], "", self._taken_by("group", name, identity), "group")
         for i in np.flatnonzero(new & closed & ~taken):
             self._hold(
                 self.groups.iloc[i],
@@ -804,6 +860,104 @@ class _Planning:
         owned = self.accounts["username"][self.accounts["owner"] == person]
         return {*owned, *self.accounts["username"].iloc[at[at >= 0]]}, set(self.final[wanted])
 
+    def gone(self, operations: pd.DataFrame) -> pd.DataFrame:
+        """Of whom and what the plan takes something because the source did not list them: kind, id."""
+        ids = self.accounts["owner"][self.absent & self.leaving]
+        of_people = operations[operations["kind"].isin([Kind.USER_DEACTIVATE, Kind.USER_DELETE])]
+        losing = crowd_ids(operations["name"][operations["kind"] == Kind.MEMBERSHIP_REMOVE])
+        taken = among(ids, of_people["source_id"]) | among(self.accounts["id"][self.absent & self.leaving], losing)
+        listed = pd.concat([self.source.groups["id"], self._held_ids("group")])
+        lost = self.groups_leaving & ~among(self.directory_groups["owner"], listed)
+        names = pd.concat(
+            [
+                operations["target"][operations["kind"].isin([Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE])],
+                operations["name"][operations["kind"].isin([Kind.GROUP_DELETE, Kind.NESTING_REMOVE])],
+            ]
+        )
+        groups = self.directory_groups[lost & among(self.directory_groups["id"], crowd_ids(names))]
+        parts = [("user", ids[taken]), ("group", groups["owner"]), ("group", self.matched.handed_over["before"])]
+        frames = [pd.DataFrame({"kind": kind, "id": of}, dtype="str") for kind, of in parts]
+        return pd.concat(frames, ignore_index=True).drop_duplicates(ignore_index=True)
+
+    def shielded(self, operations: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
+        """Who has left by the source's word and keeps an active account all the same: held, with `account`."""
+        stopped = operations["kind"].isin([Kind.USER_DEACTIVATE, Kind.USER_DELETE])
+        active = self.accounts[
+            self.accounts["active"] & ~among(self.accounts["id"], crowd_ids(operations["name"][stopped]))
+        ]
+        of = (
+            {
+                identity: name
+                for column in ("owner", "linked", "marked")
+                for identity, name in zip(active[column], active["username"], strict=True)
+                if identity
+            }
+            if (held["away"] != "").any()
+            else {}
+        )
+        word = held["away"].ne("") & (held["kind"] == "user") & held["id"].isin(list(of))
+        # (What the policy leaves alone is its own choice, and no doubt.)
+        leavers = self.policy.leavers
+        done = {DISABLED: leavers.disabled, OUT_OF_SCOPE: leavers.out_of_scope}
+        word &= held["away"].map(done).isin(["deactivate", *_BOTH, "delete"])
+        found = held[word].drop_duplicates("id")
+        return found.assign(account=found["id"].map(of).astype("str")).reset_index(drop=True)
+
+    def warnings(self) -> pd.DataFrame:
+        """Groups whose name in Crowd is another one than in the source: Crowd cannot rename groups."""
+        known = np.flatnonzero((self.group_at >= 0) & (self.groups["how"] != SHARED).to_numpy())
+        now = self.directory_groups["id"].to_numpy(dtype=object)[self.group_at[known]]
+        wanted = self.groups.iloc[known]
+        other = crowd_ids(wanted["name"]).to_numpy(dtype=object) != now
+        names = self.directory_groups["name"].to_numpy(dtype=object)[self.group_at[known[other]]]
+        return held_frame(
+            ("group", row.id, row.name, "plan", f"is still called {name!r} in Crowd, which cannot rename groups")
+            for row, name in zip(wanted[other].itertuples(), names, strict=True)
+        )
+
+    def doubts(self) -> Iterator[str]:
+        """What speaks against taking anything away, beyond numbers."""
+        if self.matched.unknown_marks:
+            yield (
+                f"{self.matched.unknown_marks} records of Crowd bear this source's mark and are not in our database, "
+                "though others are: it is older than Crowd, as when a backup was put back; put the newest one back, or "
+                "agree that what it says of leavers holds"
+            )
+
+    def _taken_by(self, kind: str, name: str, identity: str) -> str:
+        """Why a name cannot be had: whose it is, since when that one is gone, and what hands it over."""
+        records = self.accounts if kind == "user" else self.directory_groups
+        at = pd.Index(records["id"]).get_indexer(pd.Index([name]))[0]
+        what = "account" if kind == "user" else "group"
+        if at < 0:
+            return f"another {what} gets this name"
+        owner = str(records["owner"].iloc[at])
+        if not owner:
+            whose = "another source's" if records["foreign"].iloc[at] else "nobody's"
+            return f"a Crowd {what} of this name is there, and {whose}"
+        shown = records["username" if kind == "user" else "name"].iloc[at]
+        listed = self.source.users if kind == "user" else self.source.groups
+        is_held = (self.matched.held["id"] == owner) & (self.matched.held["kind"] == kind)
+        way = f"crowdsync links hand-over {self.source_name} {owner} {identity} --kind {kind}"
+        of = listed[(listed["id"] == owner).to_numpy()]
+        if len(of):
+            called = of["username" if kind == "user" else "name"].iloc[0]
+            state = f"which is {called!r} in the source" + (
+                "" if kind == "group" or of["active"].iloc[0] else ", disabled"
+            )
+        elif is_held.any():
+            state = "which is held"
+        else:
+            state = f"which is gone from the source{self._since(owner) if kind == 'user' else ''}"
+        same = "the same person" if kind == "user" else "to be this group's"
+        return f"the Crowd {what} {shown!r} belongs to {owner}, {state}; if it is {same}: {way}"
+
+    def _since(self, identity: str) -> str:
+        if self.since is None:
+            return ""
+        since = self.since.loc[self.since["id"] == identity, "since"]
+        return f" since {since.iloc[0]:%Y-%m-%d}" if len(since) else ""
+
     def links(self) -> pd.DataFrame:
         parts = []
         for kind, frame in (("user", self.users), ("group", self.groups)):
@@ -917,9 +1071,17 @@ def _attribute_change(now: str, wanted: str) -> tuple[dict[str, list[str]], dict
 
 
 def _attributes(
-    kind: Kind, name: str, identity: str, change: dict[str, list[str]], before: dict[str, list[str]], reason: str
+    kind: Kind,
+    name: str,
+    identity: str,
+    change: dict[str, list[str]],
+    before: dict[str, list[str]],
+    reason: str,
+    giver: str = "",
 ) -> tuple[Any, ...]:
-    return kind.value, name, "", identity, _json({"attributes": change}), _json({"attributes": before}), reason
+    """`giver`: the id whose link ends when this holds."""
+    record = {"attributes": change} | ({GIVER: giver} if giver else {})
+    return kind.value, name, "", identity, _json(record), _json({"attributes": before}), reason
 
 
 def _json(value: Any) -> str:
@@ -998,6 +1160,7 @@ async def make_plan(
     digests: tuple[str, str],
     away: Away | None = None,
     only: Only | None = None,
+    doubts: Sequence[str] = (),
 ) -> Plan:
     """The operations that turn the directory into the desired state."""
-    return plan(matched, source, directory, policy, name, digests, away=away, only=only)
+    return plan(matched, source, directory, policy, name, digests, away=away, only=only, doubts=doubts)

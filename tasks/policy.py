@@ -156,7 +156,18 @@ def _expression(pattern: str) -> str:
     return pattern.translate(_SPECIAL).replace("*", ".*").replace("?", ".")
 
 
+def _group_entry(entry: str) -> str:
+    if entry.startswith(BY_ID):
+        if not entry.removeprefix(BY_ID).strip():
+            raise ValueError(f"{entry!r} has no id; write the group's id in the IdP behind it")
+        return entry
+    return _pattern(entry)
+
+
 Pattern = Annotated[str, AfterValidator(_pattern)]
+BY_ID = "id:"
+"""How an entry begins that names a group by its id in the IdP."""
+GroupEntry = Annotated[str, AfterValidator(_group_entry)]
 Field_ = Literal["email", "first_name", "last_name", "display_name"]
 PLAIN = frozenset({"id", "username", "email", "first_name", "last_name", "display_name"})
 """Source fields; every other name is an attribute."""
@@ -358,11 +369,14 @@ class Conditions(_Strict):
 class Scope(_Strict):
     """Who and what is in scope. Everybody else counts as having left."""
 
-    groups: tuple[Pattern, ...] = Field(("*",), description="Groups to sync: globs, or re: and an RE2 expression.")
-    exclude_groups: tuple[Pattern, ...] = Field((), description="Groups to leave out, though they match above.")
-    required_groups: tuple[Pattern, ...] = Field(
+    groups: tuple[GroupEntry, ...] = Field(
+        ("*",), description="Groups to sync: globs, re: and an RE2 expression, or id: and the id in the IdP."
+    )
+    exclude_groups: tuple[GroupEntry, ...] = Field((), description="Groups to leave out, though they match above.")
+    required_groups: tuple[GroupEntry, ...] = Field(
         (),
-        description="People must be in one of these groups, also through nested groups. Empty: no such rule.",
+        description="People must be in one of these groups, also through nested groups. Of two groups of one name "
+        "the one that had it first counts; id: names one for certain. Empty: no such rule.",
     )
     members_only: bool = Field(False, description="Leave out people who are in no synced group.")
     users: tuple[Pattern, ...] = Field(("*",), description="Usernames (as in the IdP) that may be in scope.")
@@ -440,6 +454,11 @@ class Groups(_Strict):
     nesting: Literal["preserve", "flatten", "ignore"] = Field(
         "preserve",
         description="Groups in groups: as in the IdP; their members as direct members; or left alone in Crowd.",
+    )
+    handover: Literal["do", "ask", "never"] = Field(
+        "do",
+        description="A group that is gone from the IdP, and exactly one new one of its name: give that one the Crowd "
+        "group as it stands, with its permissions; ask a person first; or hold it.",
     )
 
     @field_validator("rules")
@@ -857,7 +876,11 @@ class Policy(_Strict):
     def without(self, kinds: Iterable[Kind]) -> Policy:
         """The same with these kinds of operation off, and nothing asked but what is above a limit."""
         approval = self.approval.model_copy(update={"when": "above_limits"})
-        return self.model_copy(update={"operations": self.operations.without(kinds), "approval": approval})
+        kinds = set(kinds)
+        never = {"handover": "never"} if Kind.GROUP_ATTRIBUTES in kinds else {}
+        groups = self.groups.model_copy(update=never)
+        update = {"operations": self.operations.without(kinds), "approval": approval, "groups": groups}
+        return self.model_copy(update=update)
 
     def digest(self) -> str:
         """Hex SHA-256 of the whole policy."""

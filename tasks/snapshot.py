@@ -17,8 +17,9 @@ from connectors.model import ID_ATTRIBUTE, Snapshot
 from connectors.store import Mark, SavedSnapshot, Store
 from tasks import validate
 from tasks.extract import Reading, Since
+from tasks.match import HANDED_OVER
 from tasks.names import crowd_ids
-from tasks.plan import Plan
+from tasks.plan import GIVER, Plan
 from tasks.run import Run
 
 
@@ -93,14 +94,14 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     made = operations["kind"].isin([Kind.USER_CREATE, Kind.USER_RENAME, Kind.GROUP_CREATE])
     marked = operations["kind"].isin([Kind.USER_ATTRIBUTES, Kind.GROUP_ATTRIBUTES]) & operations[
         "reason"
-    ].str.startswith("adopted by ")
+    ].str.startswith(("adopted by ", HANDED_OVER))
     links = operations[(made | marked) & (operations["source_id"] != "")]
     entity = links["kind"].str.split("_").str[0].astype("str")
     last = ~pd.DataFrame({"kind": entity, "id": links["source_id"]}).duplicated(keep="last")  # a → a~1 → b
     links, entity = links[last], entity[last]
-    how = (
-        links["reason"].where(links["reason"].str.startswith("adopted by "), "created").str.removeprefix("adopted by ")
-    )
+    told = links["reason"]
+    how = told.where(told.str.startswith("adopted by "), "created").str.removeprefix("adopted by ")
+    how = how.where(~told.str.startswith(HANDED_OVER), HANDED_OVER)
     renamed = links["kind"] == Kind.USER_RENAME
     return pd.DataFrame(
         {
@@ -114,8 +115,12 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def lost_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Deletions that hold → the links that end: source, kind, id."""
+    """Deletions and hand-overs that hold → the links that end: source, kind, id."""
     gone = operations[operations["kind"].isin([Kind.USER_DELETE, Kind.GROUP_DELETE]) & (operations["source_id"] != "")]
+    given = operations[operations["reason"].str.startswith(HANDED_OVER)]
+    givers = [str(orjson.loads(record).get(GIVER, "")) for record in given["record"]]
+    given = given.assign(source_id=pd.array(givers, dtype="str"))
+    gone = pd.concat([gone, given[given["source_id"] != ""]])
     return pd.DataFrame(
         {
             "source": pd.array([source] * len(gone), dtype="str"),

@@ -109,7 +109,7 @@ async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int =
     source = await check.fn(run.store, stream, source, kept.digest)
     crowd = await check.fn(run.store, crowd_stream, crowd, crowd_kept.digest)
     wanted = desired(in_scope(source, run.policy).snapshot, run.policy)
-    matched = match(wanted, crowd, run.store.links(run.directory_name), run.policy, run.source_name)
+    matched = match(wanted, crowd, run.store.links(run.directory_name), run.policy, run.source_name, source)
     made = plan(matched, source, crowd, run.policy, run.source_name, (kept.digest, crowd_kept.digest))
     verdict = judge(made, run.policy, impact(made.operations, crowd, run.policy), force=force)
     number = None

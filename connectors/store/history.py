@@ -8,7 +8,7 @@ on 64-bit integers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -28,6 +28,7 @@ from connectors.model import (
     MEMBER_KINDS,
     USERS,
     Snapshot,
+    crowd_id,
     groups_frame,
     held_frame,
     memberships_from_codes,
@@ -236,6 +237,16 @@ class History:
         memberships = pd.concat([part.astype(bulk.STR) for part in parts], ignore_index=True)
         frames["memberships"] = memberships[["change", "group_id", "member_id", "member_kind"]]
         return frames
+
+    def named_since(self, stream: str, groups: Iterable[str]) -> dict[str, int]:
+        """Groups (ids) → the snapshot since which each has had the name that it has now, in any case of letters."""
+        since: dict[str, int] = {}
+        for group in groups:
+            versions = self.record_history(stream, "group", group)
+            if len(versions):
+                names = versions["name"].map(crowd_id)
+                since[group] = int(versions["valid_from"][(names != names.iloc[-1])[::-1].cumsum() == 0].min())
+        return since
 
     def record_history(self, stream: str, kind: str, id: str) -> pd.DataFrame:  # noqa: A002
         """Every version of one user or group, oldest first.

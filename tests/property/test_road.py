@@ -229,7 +229,9 @@ def since(source: Snapshot) -> Away:
 
 def planned(source: Snapshot, crowd: ModelCrowd, links: ModelLinks, policy: Policy) -> Plan:
     directory = crowd.snapshot(policy.attributes.extra)
-    matched = match(desired(in_scope(source, policy).snapshot, policy), directory, links.frame(), policy, SOURCE)
+    matched = match(
+        desired(in_scope(source, policy).snapshot, policy), directory, links.frame(), policy, SOURCE, source
+    )
     return plan(matched, source, directory, policy, SOURCE, ("", ""), away=since(source))
 
 

@@ -745,6 +745,21 @@ def who_left(name: str) -> Callable[[Policy], set[tuple[str, str, str]]]:
     return lambda policy: {row for row in ops(the_leavers(policy, LONG_AGO)) if name in row}
 
 
+def made_again(policy: Policy) -> str:
+    """What becomes of a group that was deleted in the source and made again under another id."""
+    made = World(crowd=ModelCrowd(), links=ModelLinks())
+    made.crowd.add_group("team", "", f"{SOURCE}:old")
+    made.groups.append(("new", "team", "", "{}"))
+    found = planned(made.source(), made.crowd, made.links, policy)
+    if found.held["reason"].str.contains("belongs to old, which is gone from the source").any():
+        return "held" if found.operations.empty else "both"
+    assert [(row.kind, row.name, row.source_id) for row in found.operations.itertuples()] == [
+        ("group_attributes", "team", "new")
+    ]
+    asked = judge(found, policy).asks
+    return "asked" if [ask.text.split(":")[0] for ask in asked] == ["handover"] else "done" if not asked else "other"
+
+
 def in_record(kind: Kind, name: str, field: str) -> Callable[[Policy], Any]:
     return lambda policy: record(the_plan(policy), kind, name)[field]
 
@@ -905,6 +920,7 @@ EFFECTS = [
         everything_of("outer"),
         ({("nesting_add", "inner", "outer")}, {("membership_add", "eve", "outer")}, set()),
     ),
+    Effect("groups.handover", ("do", "ask", "never"), made_again, ("done", "asked", "held")),
     # Values.
     Effect(
         "attributes.fields",

@@ -24,7 +24,9 @@ from connectors.model import (
 )
 from tasks.filter import Scoped, closure, in_scope
 from tasks.map import EVERYONE, Desired, desired
+from tasks.match import Matched, match
 from tasks.policy import Policy
+from tests.property.model_crowd import ModelLinks
 
 
 def person(key: str, name: str, email: str = "", **more: Any) -> tuple[Any, ...]:
@@ -264,7 +266,7 @@ def test_who_cannot_be_judged_is_held_with_field_kind_and_little_of_the_value() 
             one_condition("end", operator, wanted),
         )
         assert found.snapshot.held.iloc[0].tolist() == ["user", "9", "zoe", "validate", "broken", ""]
-        kind_, key, name, stage, reason = found.snapshot.held.iloc[1]
+        kind_, key, name, stage, reason, _ = found.snapshot.held.iloc[1]
         assert (kind_, key, name, stage) == ("user", "p", "Ann", "filter")
         assert f"its end '{value[:40]}' is {kind}" in reason
         assert "x" * 34 not in reason
@@ -526,6 +528,11 @@ def wanted(source: Snapshot, **policy: Any) -> Desired:
     return desired(source, policy_with(**policy))
 
 
+def met(source: Snapshot, **policy: Any) -> Matched:
+    """The same before an empty Crowd."""
+    return match(wanted(source, **policy), Snapshot.of(), ModelLinks().frame(), policy_with(**policy), "acme")
+
+
 @pytest.mark.parametrize(
     ("names", "held", "word"),
     [
@@ -575,7 +582,7 @@ def test_group_prefix() -> None:
 
 def test_groups_that_become_one_are_held() -> None:
     source = snapshot([], [team("1", "a-Red"), team("2", "b-red"), team("3", "blue")])
-    found = wanted(source, groups={"rules": [{"pattern": "^[ab]-", "replacement": ""}]})
+    found = met(source, groups={"rules": [{"pattern": "^[ab]-", "replacement": ""}]})
     assert list(found.groups["id"]) == ["3"]
     assert set(found.held["id"]) == {"1", "2"}
     assert "become one name" in found.held["reason"].iloc[0]
@@ -589,11 +596,11 @@ def test_rules_that_give_everybody_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"^groups\.rules give all 3 groups one name, 'one'"):
         wanted(source, groups={"rules": rules})
     two = snapshot([person("1", "svc.a")], [team("a", "t.a"), team("b", "t.b")])
-    found = wanted(two, usernames={"rules": rules}, groups={"rules": rules})
+    found = met(two, usernames={"rules": rules}, groups={"rules": rules})
     assert list(found.users["username"]) == ["one"], "one person has one name"
     assert set(found.held["id"]) == {"a", "b"}, "two groups may be alike"
     alike = snapshot([person("1", "ann"), person("2", "Ann")])
-    assert set(wanted(alike, usernames={"rules": [{"pattern": "x", "replacement": ""}]}).held["id"]) == {"1", "2"}
+    assert set(met(alike, usernames={"rules": [{"pattern": "x", "replacement": ""}]}).held["id"]) == {"1", "2"}
 
 
 # ── everyone ────────────────────────────────────────────────────────────────────────────────────
@@ -620,20 +627,20 @@ def test_everyone_is_in_the_groups_that_the_policy_names() -> None:
         ["All Staff", "", "{}"],
         ["jira-users", "", "{}"],
     ]
-    new = {(group, user, "user") for group in found.everyone for user in "13"}
+    new = {(group, user, "user") for group in found.everyone for user in "1356"}
     assert pairs(found.memberships) == pairs(STAFF.memberships) | new
     assert found.memberships["group_id"].cat.categories.is_unique
     assert found.memberships["member_id"].cat.categories.is_unique
     for column, old in zip(found.memberships.dtypes, STAFF.memberships.dtypes, strict=True):
         assert column.__class__ is old.__class__
-    assert found.groups.dtypes.equals(STAFF.groups.dtypes)
+    assert found.groups.drop(columns="original").dtypes.equals(STAFF.groups.dtypes)
 
 
 def test_nobody_asked_for_everyone() -> None:
     found = wanted(STAFF)
     assert found.everyone.empty
     assert found.memberships is STAFF.memberships
-    assert found.groups.dtypes.equals(STAFF.groups.dtypes)
+    assert found.groups.drop(columns="original").dtypes.equals(STAFF.groups.dtypes)
 
 
 @pytest.mark.parametrize("name", ["RED", "rеd", "Ｒed"])

@@ -18,6 +18,7 @@ from connectors.model import (
     ID_ATTRIBUTE,
     Snapshot,
     attributes_text,
+    crowd_id,
     groups_frame,
     held_frame,
     memberships_frame,
@@ -356,24 +357,31 @@ def test_no_group_of_no_name_gets_into_a_plan() -> None:
     [("ann", "Ann"), ("ann", WIDE), ("ann", " ann"), ("jos\u00e9", APART), ("strasse", "straße"), ("ann", "аnn")],
 )
 @pytest.mark.parametrize("case", ["lower", "keep"])
-def test_map_holds_names_that_become_one(one: str, two: str, case: str) -> None:
+def test_newcomers_whose_names_become_one_are_both_held(one: str, two: str, case: str) -> None:
     rows = [person("1", one), person("2", two), person("3", "other")]
-    found = desired(snapshot(rows), policy_with(usernames={"case": case, "normalise": "none"}))
+    found = met(snapshot(rows), policy_with(usernames={"case": case, "normalise": "none"}))
     assert list(found.users["id"]) == ["3"]
     for key in ("1", "2"):
         reason = reasons(found.held)[key]
         assert repr(one) in reason
         assert repr(two) in reason
-        assert "become one name" in reason
-    found = desired(snapshot([], [team("1", one), team("2", two), team("3", "other")]), Policy())
+        same = crowd_id(one.strip()) == crowd_id(two.strip())
+        assert ("become one name" if same else "look alike") in reason
+    found = met(snapshot([], [team("1", one), team("2", two), team("3", "other")]), Policy())
     assert list(found.groups["id"]) == ["3"]
-    assert "become one name" in reasons(found.held)["1"]
+    same = crowd_id(one.strip()) == crowd_id(two.strip())
+    assert ("become one name" if same else "look alike") in reasons(found.held)["1"]
 
 
-def test_map_holds_names_that_only_the_rules_make_one() -> None:
+def met(source: Snapshot, policy: Policy) -> Matched:
+    """A source before an empty Crowd."""
+    return match(desired(source, policy), ModelCrowd().snapshot(()), ModelLinks().frame(), policy, SOURCE)
+
+
+def test_newcomers_whose_names_only_the_rules_make_one_are_held() -> None:
     rows = [person(str(n), f"ann@{n}.org") for n in range(7)]
     policy = policy_with(usernames={"rules": [{"pattern": "@.*", "replacement": ""}]})
-    found = desired(snapshot([*rows, person("9", "bob@9.org")]), policy)
+    found = met(snapshot([*rows, person("9", "bob@9.org")]), policy)
     assert list(found.users["id"]) == ["9"]
     assert len(found.held) == 7
     assert "'ann@4.org' and 2 more become one name" in reasons(found.held)["0"]
@@ -381,7 +389,7 @@ def test_map_holds_names_that_only_the_rules_make_one() -> None:
         desired(snapshot(rows), policy)
     teams = [team(str(n), f"red.{n}") for n in range(3)]
     policy = policy_with(groups={"rules": [{"pattern": "[.].*", "replacement": ""}]})
-    assert set(reasons(desired(snapshot([], [*teams, team("9", "blue")]), policy).held)) == {"0", "1", "2"}
+    assert set(reasons(met(snapshot([], [*teams, team("9", "blue")]), policy).held)) == {"0", "1", "2"}
     with pytest.raises(ConfigurationError, match=r"groups\.rules give all 3 groups one name, 'red'; .*Nothing is"):
         desired(snapshot([], teams), policy)
 
@@ -516,8 +524,8 @@ def test_match_holds_who_has_a_mark_twice() -> None:
 @pytest.mark.parametrize("keys", [("id",), ("id", "username", "email")])
 def test_match_never_takes_what_another_source_owns(how: str, keys: tuple[str, ...]) -> None:
     crowd = ModelCrowd()
-    crowd.add_user("ann", email="a@x.org", attributes=mark("1", "other") if how != "link" else {})
-    group = crowd.add_group("core", mark="other:g" if how != "link" else "")
+    crowd.add_user("ann", email="a@x.org", attributes=mark("7", "other") if how != "link" else {})
+    group = crowd.add_group("core", mark="other:8" if how != "link" else "")
     assert group
     known = links(("other", "user", "7", "ann"), ("other", "group", "8", "core")) if how != "mark" else None
     source = snapshot([person("1", "ann", "a@x.org"), person("2", "zoe", "a@x.org")], [team("g", "Core")])
@@ -528,13 +536,14 @@ def test_match_never_takes_what_another_source_owns(how: str, keys: tuple[str, .
         assert "another source owns" in reasons(result.held)[key]
 
 
-def test_match_believes_another_sources_link_more_than_our_mark() -> None:
+def test_match_believes_neither_another_sources_link_nor_our_mark_where_they_differ() -> None:
     crowd = ModelCrowd()
     crowd.add_user("ann", attributes=mark("1"))
     result = matched(snapshot([person("1", "ann")]), crowd, links(("other", "user", "7", "ANN")), users=ALL)
-    assert "another source owns" in reasons(result.held)["1"]
+    assert "is another source by its link and acme:1 by its mark: neither is touched" in reasons(result.held)["1"]
     result = matched(snapshot([person("1", "ann")]), crowd, links((SOURCE, "user", "2", "ann")), users=ALL)
-    assert result.accounts["owner"].tolist() == ["2"]
+    assert result.accounts["owner"].tolist() == [""]
+    assert "acme:2 by its link and acme:1 by its mark" in reasons(result.held)["1"]
 
 
 def test_match_leaves_a_name_that_another_source_has_a_link_to() -> None:
@@ -628,8 +637,8 @@ def test_plan_swaps_by_stepping_aside() -> None:
 def test_plan_holds_a_chain_whose_end_is_taken() -> None:
     made = renamed(("a", "b"), ("b", "c"), ("x", "y"), others=["c"])
     assert renames(made) == [("x", "y")]
-    assert "belongs to somebody else (now 'b')" in reasons(made.held)["1"]
-    assert "belongs to somebody else (now 'a')" in reasons(made.held)["0"]
+    assert "a Crowd account of this name is there, and nobody's (now 'b')" in reasons(made.held)["1"]
+    assert "waits for a name that another account keeps (now 'a')" in reasons(made.held)["0"]
 
 
 def test_plan_renames_before_it_creates_under_the_old_name() -> None:

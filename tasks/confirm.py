@@ -1,0 +1,54 @@
+"""Asking by key: before anything is taken from whoever a list did not name, that one record is asked for.
+
+A list can lose somebody who was there all along, and tell nothing of it. Still there means that the read was not whole.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from connectors.contract import Source
+from connectors.errors import IncompleteError
+from connectors.paging import in_order
+
+FIRST = 1_000
+"""How many are asked for before a plan is shown; all others before it is carried out."""
+AT_ONCE = 8
+
+
+def parts(gone: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Those who are gone (kind, id) → whom to ask for at first, spread over all of them, and the others."""
+    step = -(-len(gone) // FIRST) or 1
+    first = gone.iloc[::step]
+    return first, gone.drop(first.index)
+
+
+async def still_gone(source: Source, gone: pd.DataFrame) -> None:
+    """Raises `IncompleteError` where one of them is there."""
+
+    async def there(record: tuple[str, str]) -> tuple[str, str, bool]:
+        kind, identity = record
+        return kind, identity, await (source.has_user(identity) if kind == "user" else source.has_group(identity))
+
+    answers = in_order(there, zip(gone["kind"], gone["id"], strict=True), AT_ONCE)
+    try:
+        async for kind, identity, found in answers:
+            if found:
+                raise IncompleteError(
+                    f"{source.name}: the {kind} {identity} was not in the list, and is there when asked for by key: "
+                    "the list moved while it was read, or the server leaves some out; nothing is taken away: run again"
+                )
+    finally:
+        await answers.aclose()  # type: ignore[attr-defined]
+
+
+@task(name="confirm", task_run_name="confirm {count} gone", cache_policy=NO_CACHE, persist_result=False)
+async def confirm_gone(
+    source: Source,
+    gone: pd.DataFrame,
+    count: int,  # noqa: ARG001 (names the run)
+) -> None:
+    """Whoever the plan takes something from because a list did not name them is gone for certain."""
+    await still_gone(source, gone)
