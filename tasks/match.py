@@ -239,10 +239,9 @@ def _match(
         hidden = (account == "") & (reason == "") & (among(wanted_ids, broken) | among(wanted["id"], known))
         reason[hidden] = f"its Crowd {kind} cannot be read; see the held records of the directory"
 
-    # Who is disabled keeps the name of the account, and without an account needs none.
-    keeps = hit & ~active
-    wishes = wanted[name].where(~keeps, pd.Series(account, dtype="str", index=wanted.index))
-    clashing = collided(wishes, wanted["original"], account, (hit | active), meeting.advice if kind == "group" else "")
+    # (Who is disabled takes no part: they keep the name of their account, and without one need none.)
+    advice = meeting.advice if kind == "group" else ""
+    clashing = collided(wanted[name], wanted["original"], account, active, advice)
     reason = np.where(reason == "", clashing, reason)
 
     if gone is not None and len(gone):

@@ -25,11 +25,13 @@ from hypothesis import strategies as st
 from connectors.contract import Kind, Operation
 from connectors.errors import ConfigurationError
 from connectors.model import (
+    DISABLED,
     ID_ATTRIBUTE,
     Snapshot,
     attributes_text,
     crowd_id,
     groups_frame,
+    held_frame,
     memberships_frame,
     users_frame,
 )
@@ -59,9 +61,12 @@ class World:
     crowd: ModelCrowd = field(default_factory=ModelCrowd)
     links: ModelLinks = field(default_factory=ModelLinks)
     marked: bool = True
+    held: list[tuple[str, ...]] = field(default_factory=list)
+    """Records that the source could not make sense of, some with its word that the person is disabled."""
 
     def source(self) -> Snapshot:
-        return Snapshot.of(users_frame(self.users), groups_frame(self.groups), memberships_frame(self.memberships))
+        users, groups = users_frame(self.users), groups_frame(self.groups)
+        return Snapshot.of(users, groups, memberships_frame(self.memberships), held_frame(self.held))
 
 
 UNMARKED = (Kind.GROUP_CREATE, Kind.GROUP_ATTRIBUTES)
@@ -105,14 +110,19 @@ def add_world(world: World, rng: random.Random, tag: str = "", *, pure: bool = F
         extra = attributes_text({EXTRA: [rng.choice("xy")]}) if rng.random() < 0.5 else "{}"
         last = "L" * 300 if rng.random() < 0.04 else rng.choice(("", "L", "M"))
         world.users.append((identity, name, mail, rng.choice(("", "F")), last, "D", active, extra))
-    if rng.random() < 0.2 and world.users:  # somebody the source itself cannot make sense of is simply not there
-        world.users.pop()
+    if rng.random() < 0.3 and world.users:  # somebody the source itself cannot make sense of
+        lost = world.users.pop()
+        if rng.random() < 0.7:
+            away = "" if lost[6] else DISABLED
+            world.held.append(("user", lost[0], lost[1], "extract", "no userName", away))
     names = rng.sample(TEAMS, len(group_ids))
     for identity, name in zip(group_ids, names, strict=True):
         world.groups.append((identity, name + tag, rng.choice(("", "text")), "{}"))
         for person in ids:
             if rng.random() < 0.4:
                 world.memberships.append((identity, person, "user"))
+        if rng.random() < 0.05:  # its members could not be read
+            world.held.append((*("group", *world.groups.pop()[:2]), "extract", "a member without value"))
         for child in group_ids:
             if rng.random() < 0.25:  # circles and groups in themselves too
                 world.memberships.append((identity, child, "group"))
@@ -141,6 +151,11 @@ def _existing(
                 link = None
         elif not pure and roll < 0.78:
             mark, world.marked = f"{SOURCE}:{rng.choice(owners)}", False
+        elif not pure and roll < 0.83 and free:  # a copy of the database put back, or names exchanged by hand
+            linked = (SOURCE, kind, free.pop())
+            if rng.random() < 0.3:
+                linked = ("other", kind, name + tag)
+            mark, link, world.marked = f"{rng.choice((SOURCE, SOURCE, 'other'))}:{rng.choice(owners)}", linked, False
         if link:
             links.rows[link] = (name + tag, "created")
         if kind == "user":
@@ -291,13 +306,16 @@ def owners(crowd: ModelCrowd, links: ModelLinks, kind: str) -> dict[int, str]:
     table = crowd.users if kind == "user" else crowd.groups
     by_name = {crowd_id(name): key for key, (name, _) in links.rows.items() if key[1] == kind}
     marks = {i: (r["attributes"].get(ID_ATTRIBUTE) or [""])[0] for i, r in table.items()}
-    linked = {key[2] for name, key in by_name.items() if key[0] == SOURCE and name in table}
+    disputed = {i for i, key in by_name.items() if marks.get(i) and marks[i] != f"{key[0]}:{key[2]}"}
+    linked = {key[2] for name, key in by_name.items() if key[0] == SOURCE and name in table and name not in disputed}
     times = Counter(mark for i, mark in marks.items() if i not in by_name)
     result = {}
     for i, r in table.items():
         source, mark = by_name.get(i, ("", "", ""))[0], marks[i]
         if source or mark:
             result[r["key"]] = "?"
+        if i in disputed:
+            continue  # the link says this, and the mark that
         if source == SOURCE:
             result[r["key"]] = by_name[i][2]
         elif not source and mark.startswith(f"{SOURCE}:"):
@@ -319,6 +337,10 @@ def check_untouched(
     everyone = {crowd_id(name) for name in policy.groups.everyone}
     mine_now = {key for key, whose in owners(after, links_after, "user").items() if whose != "?"}
     held = {kind: set(made.held.loc[made.held["kind"] == kind, "id"]) for kind in ("user", "group")}
+    away = set(made.held.loc[(made.held["kind"] == "user") & (made.held["away"] != ""), "id"])
+    heirs = dict(zip(made.handed_over["before"], made.handed_over["after"], strict=True))
+    assert not heirs.keys() & {*source.groups["id"], *source.held["id"]}, "taken from a group that is there"
+    asked = set(zip(made.gone["kind"], made.gone["id"], strict=True))
     for kind, old, new in (("user", before.users, after.users), ("group", before.groups, after.groups)):
         owner = owners(before, links, kind)
         now = {r["key"]: (i, r) for i, r in new.items()}
@@ -329,6 +351,16 @@ def check_untouched(
             adopted = not whose and mark.startswith(mine)
             protected = i.startswith("admin" if kind == "user" else "prot-")
             closed = kind == "group" and i.startswith("priv-")
+            if kind == "user" and adopted:
+                assert not has_power(before, key), f"{i} has power and was adopted"
+                assert r["active"] or not now[key][1]["active"], f"{i} was woken by adoption"
+            if kind == "user" and whose in away and not protected:
+                check_left(i, r, now.get(key), before, after)
+                continue
+            if kind == "user" and r["active"] and not protected and whose not in (*held[kind], "", "?"):
+                shut = key not in now or not now[key][1]["active"]
+                if shut and whose not in set(source.users["id"]):
+                    assert (kind, whose) in asked, f"{whose} was shut out unasked"
             if (not whose and not adopted) or whose == "?" or protected or closed or whose in held[kind]:
                 assert now.get(key) == (i, r), f"{kind} {i} owned by {whose!r} was touched"
                 pairs = [
@@ -350,10 +382,38 @@ def check_untouched(
                     inside = [{p for p in ps if p[1] not in mine_now} for ps in inside]
                 assert inside[0] == inside[1], f"members of {kind} {i} owned by {whose!r} changed"
             elif whose and key in now:
-                assert mark in (f"{mine}{whose}", (r["attributes"].get(ID_ATTRIBUTE) or [""])[0]), f"{i} was inherited"
+                heir = heirs.get(whose, whose) if kind == "group" else whose
+                own = (f"{mine}{whose}", f"{mine}{heir}", (r["attributes"].get(ID_ATTRIBUTE) or [""])[0])
+                assert mark in own, f"{i} was inherited"
             if kind == "user" and whose in set(source.users["id"]) and whose not in held[kind]:
                 leaver = made.operations[made.operations["kind"] == Kind.USER_DELETE]["source_id"]
                 assert key in now or whose in set(leaver), f"the account of {whose} was lost"
+
+
+def has_power(crowd: ModelCrowd, user: int) -> bool:
+    """Whether somebody is in a privileged group, also through groups in it."""
+    inside = {group["key"] for name, group in crowd.groups.items() if name.startswith("priv-")}
+    while more := {child for parent, child in crowd.nestings if parent in inside} - inside:
+        inside |= more
+    return any(group in inside for group, member in crowd.memberships if member == user)
+
+
+def check_left(
+    name: str,
+    old: dict[str, Any],
+    now: tuple[str, dict[str, Any]] | None,
+    before: ModelCrowd,
+    after: ModelCrowd,
+) -> None:
+    """A held person who has left by a clear word: shut out, or out of groups, and nothing else."""
+    if now is None:
+        return
+    kept = {field: value for field, value in old.items() if field != "active"}
+    assert now[0] == name
+    assert {field: value for field, value in now[1].items() if field != "active"} == kept, f"{name} was changed"
+    assert old["active"] or not now[1]["active"], f"{name} was let in"
+    of = [{group for group, member in crowd.memberships if member == old["key"]} for crowd in (before, after)]
+    assert of[1] <= of[0], f"{name} was given something"
 
 
 def check_plan(made: Plan, policy: Policy) -> None:
