@@ -49,6 +49,7 @@ from connectors.errors import (
     IncompleteError,
     RefusedError,
     RetryableError,
+    TooLargeError,
 )
 
 LONGEST_WAIT: Final = 120.0
@@ -676,8 +677,8 @@ def _is_gzip(response: httpx.Response, where: str) -> bool:
     raise RefusedError(f"{where}: the answer is encoded as {coding[:40]!r}, and only gzip was asked for.")
 
 
-def _too_large(where: str, size: str, most: int) -> RefusedError:
-    return RefusedError(f"{where}: an answer of {size} bytes; the limit max_bytes is {most}.")
+def _too_large(where: str, size: str, most: int) -> TooLargeError:
+    return TooLargeError(f"{where}: an answer of {size} bytes; the limit max_bytes is {most}.")
 
 
 def _delay(error: Exception) -> float | bool:
