@@ -136,7 +136,8 @@ class Source(Protocol):
     def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]: ...
     def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]: ...
     def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
-        """Direct members of the groups with these ids."""
+        """Direct members of the groups with these ids. A group whose members cannot be read, and could not in another
+        run, has no rows: it is in `held` of a page (kind "group", its id, no name), and stays as it is."""
         ...
 
     async def user(self, key: str) -> Person | None:

@@ -9,6 +9,7 @@ CrowdsyncError
 │   ├── ForbiddenError        it accepts them, and does not allow this call
 │   ├── IncompleteError       a read did not prove itself whole
 │   │   └── StaleMarkError    what changed cannot be told: read everything
+│   ├── TooLargeError     an answer is larger than allowed: ask for less at once
 │   └── LimitError            a plan is larger than its policy allows
 └── RecordError           one record is held, or one operation failed; the others go on
 
@@ -60,6 +61,10 @@ class IncompleteError(RefusedError):
 
 class StaleMarkError(IncompleteError):
     """The source does not know this mark any more, or something is in doubt: a full read is due."""
+
+
+class TooLargeError(RefusedError):
+    """An answer is larger than `max_bytes`: asked for fewer records, the same call may do."""
 
 
 class LimitError(RefusedError):

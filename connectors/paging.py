@@ -10,14 +10,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from connectors.contract import Page
-from connectors.errors import IncompleteError
+from connectors.contract import Held, Page
+from connectors.errors import IncompleteError, TooLargeError
 from connectors.model import MembershipRow
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+Row = TypeVar("Row")
 
 AHEAD = 4
 """How many pages are fetched at once."""
@@ -75,53 +77,129 @@ async def by_index(
 ) -> AsyncIterator[tuple[Sequence[Any], bool]]:
     """Pages by index: `fetch(start, count)`, the first record having index `first`; `read` takes an answer apart.
 
+    Pages overlap by one record: each must begin with the one that ended the page before. (Where somebody leaves
+    before a boundary and somebody else joins behind it, the total stays, and one who was there all along is skipped.)
     The first page tells total and page size; the others are then fetched `ahead` at a time, and
     read one by one: a page in objects is many times as large as in bytes. From
-    a page that is shorter than that size on, the read goes page by page and advances by what came.
+    a page that is shorter than that size on, the read goes page by page and advances by what came. Where an answer is
+    too large, the rest is asked for in pages of half the size; `TooLargeError` where two records are still too large.
     """
-    part = read(await fetch(first, count))
-    total, size, start = part.total, len(part.items), first
+    size, part = max(count, 2), None
+    while part is None:
+        try:
+            part = read(await fetch(first, size))
+        except TooLargeError as error:
+            size = _half(size, error)
+    total, items = part.total, part.items
     if total is None or total < 0:
         raise IncompleteError(f"{what}: the server does not say how many there are, so nothing is proved.")
 
-    def prove(part: Part, start: int, most: int | None) -> int:
+    def prove(part: Part, at: int, most: int | None) -> int:
         """What is still missing after this page."""
         n = len(part.items)
         if part.total != total:
             raise IncompleteError(
-                f"{what}: {total} in all, but {part.total} at index {start}. They changed while being read, "
+                f"{what}: {total} in all, but {part.total} at index {at}. They changed while being read, "
                 "or the answer is damaged; run again."
             )
-        if n and part.start is not None and part.start != start:
-            raise IncompleteError(f"{what}: asked for index {start}, and got a page that starts at {part.start}.")
-        missing = total - (start - first) - n
+        if n and part.start is not None and part.start != at:
+            raise IncompleteError(f"{what}: asked for index {at}, and got a page that starts at {part.start}.")
+        missing = total - (at - first) - n
         if missing < 0 or (most is not None and n > most):
-            raise IncompleteError(f"{what}: {n} records at index {start} are more than {total} in all allow.")
-        if n == 0 and missing:
-            raise IncompleteError(f"{what}: nothing at index {start}, and {missing} of {total} are missing.")
+            raise IncompleteError(f"{what}: {n} records at index {at} are more than {total} in all allow.")
+        if n <= (at > first) and missing:
+            raise IncompleteError(f"{what}: nothing new from index {at} on, and {missing} of {total} are missing.")
         return missing
 
-    missing = prove(part, start, None)
-    yield part.items, missing == 0
-    start += size
-    if missing > 0:
-        starts = range(start, first + total, size)
-        pages = in_order(lambda at: fetch(at, size), starts, ahead)
+    missing = prove(part, first, None)
+    yield items, missing == 0
+    if not missing:
+        return
+    size, at, end, alone = max(len(items), 2), first + len(items) - 1, items[-1], False
+    while missing:
+        starts = range(at, first + total - 1, size - 1)[: 1 if alone else None]
+        pages = in_order(partial(_sized, fetch, size), starts, ahead)
         try:
             async for answer in pages:
                 part = read(answer)
-                missing = prove(part, start, size)
-                yield part.items, missing == 0
-                start += len(part.items)
-                if missing and len(part.items) < size:
+                missing, items = prove(part, at, size), part.items
+                meet(end, items, what)
+                yield items[1:], missing == 0
+                at, end, alone = at + len(items) - 1, items[-1], alone or len(items) < size
+                if alone:
                     break
+        except TooLargeError as error:
+            size = _half(size, error)
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
-    while missing > 0:
-        part = read(await fetch(start, size))
-        missing = prove(part, start, size)
-        yield part.items, missing == 0
-        start += len(part.items)
+
+
+async def by_position(
+    fetch: Callable[[int, int], Awaitable[Result]],
+    read: Callable[[Result], Sequence[Any]],
+    what: str,
+    *,
+    count: int,
+    expected: int | None,
+    ahead: int = AHEAD,
+) -> AsyncIterator[tuple[Sequence[Any], bool]]:
+    """Pages by position, from 0 on, of a list that says no total: `fetch(start, count)`, `read` takes an answer apart.
+
+    Pages overlap by one record as in `by_index`. The end is where a page is shorter than asked for, and as many have
+    come as were `expected`; else it is proved by asking once more, from the last record on: exactly that one comes.
+    """
+    size, at, number, end = max(count, 2), 0, -1, None
+    while True:
+        starts = range(at, max((expected or 0) - 1, at + 1), size - 1)
+        pages = in_order(partial(_sized, fetch, size), starts, ahead)
+        try:
+            async for answer in pages:
+                items = read(answer)
+                if number > 0:
+                    meet(end, items, what)
+                if len(items) > size:
+                    raise IncompleteError(f"{what}: {len(items)} records came, and {size} were asked for.")
+                new, asked_again = items[1:] if number > 0 else items, number >= 0
+                number = max(number, 0) + len(new)
+                end = items[-1] if items else end
+                at = max(number - 1, 0)
+                ended = len(items) < size and (number == expected or (asked_again and not new))
+                yield new, ended
+                if ended:
+                    return
+                if len(items) < size:
+                    expected = None
+                    break
+        except TooLargeError as error:
+            size = _half(size, error)
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+
+
+def _sized(fetch: Callable[[int, int], Awaitable[Result]], size: int, start: int) -> Awaitable[Result]:
+    return fetch(start, size)
+
+
+def _half(size: int, error: TooLargeError) -> int:
+    """Half as many records a page, two at least: pages overlap by one. Raises the error where there are no fewer."""
+    if size <= 2:
+        raise error
+    return max(2, size // 2)
+
+
+def meet(end: Any, items: Sequence[Any], what: str) -> None:
+    """Proves that a page begins with the record that ended the page before it, by id, else as a whole."""
+    if not items or identity(items[0]) != identity(end):
+        raise IncompleteError(
+            f"{what}: a page does not begin with the record that ended the one before it: the list moved while it was "
+            "read; run again."
+        )
+
+
+def identity(record: Any) -> Any:
+    """What a record is known by in a list: its id, else all of it."""
+    key = record.get("id") if isinstance(record, dict) else None
+    return record if key is None else key
 
 
 async def by_cursor(
@@ -187,9 +265,15 @@ async def distinct(
 
 
 async def of_groups(
-    groups: Iterable[Key], members: Callable[[Key], Awaitable[list[MembershipRow]]], ahead: int
+    groups: Iterable[Key],
+    members: Callable[[Key], Awaitable[list[MembershipRow]]],
+    ahead: int,
+    held: Sequence[Held] = (),
 ) -> AsyncIterator[Page[MembershipRow]]:
-    """`members` of each group (or bundle of groups), up to `ahead` at once, as pages of about `ROWS` memberships."""
+    """`members` of each group (or bundle of groups), up to `ahead` at once, as pages of about `ROWS` memberships.
+
+    `members` adds groups that cannot be read to `held`, which comes with the last page.
+    """
     each = in_order(members, groups, ahead)
     rows: list[MembershipRow] = []
     try:
@@ -200,4 +284,13 @@ async def of_groups(
                 rows = []
     finally:
         await each.aclose()  # type: ignore[attr-defined]
-    yield Page(rows, True)
+    yield Page(rows, True, held)
+
+
+async def drained(pages: AsyncIterator[Page[Row]], held: list[Held]) -> list[Row]:
+    """All rows of a read; what was held is added to `held`."""
+    rows: list[Row] = []
+    async for page in pages:
+        rows += page.rows
+        held += page.held
+    return rows

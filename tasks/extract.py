@@ -88,9 +88,22 @@ async def _groups(
 
 
 def _snapshot(users: Read, groups: Read, memberships: Read) -> Snapshot:
-    held = held_frame(users[1] + groups[1] + memberships[1])
+    known, unread = _without_unread(groups[0], held_frame(memberships[1]))
+    held = pd.concat([held_frame(users[1] + groups[1]), unread], ignore_index=True)
     warnings = held_frame(users[2] + groups[2] + memberships[2])
-    return Snapshot.of(users[0], groups[0], memberships[0], held, warnings)
+    return Snapshot.of(users[0], known, memberships[0], held, warnings)
+
+
+def _without_unread(groups: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Groups without those whose members could not be read, and what is held, with the groups' names.
+
+    A group that is held is left exactly as it is; one that is there would lose the members that nobody could read."""
+    unread = (held["kind"] == "group").to_numpy()
+    if not unread.any():
+        return groups, held
+    names = held["id"].map(groups.set_index("id")["name"]).fillna("").astype("str")
+    held = held.assign(name=held["name"].where(~unread | (held["name"] != ""), names).astype("str"))
+    return groups[~groups["id"].isin(held.loc[unread, "id"])], held
 
 
 _reading = 0
@@ -240,10 +253,14 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
     fresh_held, fresh_warnings = held_frame(_told(changes.held)), held_frame(_told(changes.warnings))
     held_users = fresh_held.loc[fresh_held["kind"] == "user", "id"]
     held_groups = fresh_held.loc[fresh_held["kind"] == "group", "id"]
+    _, fresh_held = _without_unread(
+        pd.concat([new_groups, before.groups]).drop_duplicates("id", ignore_index=True), fresh_held
+    )
     gone_users, gone_groups = (pd.Index(list(x), dtype="str") for x in (changes.gone_users, changes.gone_groups))
     for what, ids in (("user", new_users["id"]), ("group", new_groups["id"])):
         if ids.duplicated().any():
             raise StaleMarkError(f"the {what} {ids[ids.duplicated()].iloc[0]!r} changed twice while it was read")
+    new_groups = new_groups[~new_groups["id"].isin(held_groups)]
 
     def rest(frame: pd.DataFrame, *drop: Iterable[str]) -> pd.DataFrame:
         return frame[~frame["id"].isin(pd.Index([x for ids in drop for x in ids], dtype="str"))]
@@ -259,7 +276,7 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
     held, warnings = still(before.held, fresh_held), still(before.warnings, fresh_warnings)
 
     now = before.memberships
-    replaced = pd.Index(list(changes.replaced), dtype="str")
+    replaced = pd.Index(list(changes.replaced), dtype="str").difference(pd.Index(held_groups))
     ended = (
         _codes_among(now["group_id"], replaced.append(gone_groups))
         | _codes_among(now["member_id"], gone_users) & (now["member_kind"] == "user").to_numpy()

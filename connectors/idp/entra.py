@@ -15,6 +15,7 @@ import base64
 import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
@@ -37,7 +38,7 @@ from connectors.errors import (
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Form, Tokens, assertion, private_key, with_assertion, with_secret
-from connectors.paging import Part, by_cursor, in_order, of_groups
+from connectors.paging import Part, by_cursor, drained, in_order, of_groups
 from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, optional, truth
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, WithPrivateKey, door
@@ -169,33 +170,39 @@ class Entra:
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
         """Direct members of these groups, people and groups."""
-        pages = of_groups(_bundles(dict.fromkeys(groups)), self._members, self._settings.concurrency)
+        held: list[Held] = []
+        members = partial(self._members, held=held)
+        pages = of_groups(_bundles(dict.fromkeys(groups)), members, self._settings.concurrency, held)
         try:
             async for page in pages:
                 yield page
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
 
-    async def _members(self, groups: Sequence[str]) -> list[MembershipRow]:
+    async def _members(self, groups: Sequence[str], held: list[Held]) -> list[MembershipRow]:
         rows: list[MembershipRow] = []
         for group, members in zip(groups, await self._all(groups, "members"), strict=True):
-            users, nested = self._kinds(members, group)
+            try:
+                users, nested = self._kinds(members, group)
+            except Flaw as flaw:
+                held.append(Held("group", group, "", str(flaw)))
+                continue
             rows += [(group, member, "user") for member in users]
             rows += [(group, member, "group") for member in nested]
         return rows
 
     def _kinds(self, records: Sequence[Any], of: str) -> tuple[list[str], list[str]]:
-        """Ids of the users and of the groups; devices, contacts and service principals are left out."""
+        """Ids of the users and of the groups; devices, contacts and service principals are left out. Raises `Flaw`."""
         try:
             users = [one["id"] for one in records if one["@odata.type"] == _USER]
             nested = [one["id"] for one in records if one["@odata.type"] == _GROUP]
         except (KeyError, TypeError):
-            raise IncompleteError(
-                f"{self._name}: a member of the group {of} has no kind or no id; run again."
-            ) from None
+            raise Flaw("a member has no kind or no id") from None
         ids = users + nested
-        if not set(map(type, ids)) <= {str} or len(set(ids)) != len(ids):
-            raise IncompleteError(f"{self._name}: a member of the group {of} came twice or has no id; run again.")
+        if not set(map(type, ids)) <= {str}:
+            raise Flaw("a member has an id that is not text")
+        if len(set(ids)) != len(ids):
+            raise IncompleteError(f"{self._name}: a member of the group {of} came twice; run again.")
         return users, nested
 
     # --- one person ----------------------------------------------------------------------------
@@ -264,6 +271,42 @@ class Entra:
             raise IncompleteError(f"{self._name}: a group of the user cannot be read: {held[0].reason}.")
         return Person(row, rows, [(group[0], row[0], "user") for group in rows])
 
+    async def has_user(self, identity: str) -> bool:
+        """As `Source.has_user`. Who is in the recycle bin is not found; with `app`, only those assigned to it are."""
+        record = await self._one(f"/users/{quote(identity, safe='')}?$select=id,userType", identity)
+        if record is None or not self._wanted([record], None):
+            return False
+        if not self._settings.app:
+            return True
+        people, teams = await self._assigned_to_app()
+        if identity in people:
+            return True
+        above = self._list(f"/users/{quote(identity, safe='')}/memberOf?$select=id&$top={_MOST}")
+        return bool(teams.intersection([as_dict(one).get("id") async for page, _ in above for one in page]))
+
+    async def has_group(self, identity: str) -> bool:
+        """As `Source.has_group`."""
+        if await self._one(f"/groups/{quote(identity, safe='')}?$select=id", identity) is None:
+            return False
+        if not self._settings.app:
+            return True
+        return identity in (await self._assigned_to_app())[1]
+
+    async def _one(self, path: str, key: str) -> Record | None:
+        """The object of this id; None where Graph itself says that there is none."""
+        answer = await self._http.call("GET", path)
+        try:
+            body = answer.json()
+        except IncompleteError:
+            body = None
+        if answer.status == 404 and as_dict(as_dict(body).get("error")).get("code") == "Request_ResourceNotFound":
+            return None
+        if answer.status != 200:
+            raise self._error(path, answer.status, body, answer)
+        if as_dict(body).get("id") != key:
+            raise IncompleteError(f"{self._name}: {_bare(path)}: asked for {key}, and got something else; run again.")
+        return as_dict(body)
+
     # --- deltas --------------------------------------------------------------------------------
 
     async def mark(self, scope: Scope) -> str:
@@ -298,7 +341,7 @@ class Entra:
             teams = self._group_rows(scope)(new_groups, "record of the delta", held)
             here = {team[0] for team in teams}
             joined, left, replaced = self._joined_and_left(groups, here)
-            members = [row for bundle in _bundles(replaced) for row in await self._members(bundle)]
+            members = await drained(self.memberships(replaced), held)
         except IncompleteError as doubt:
             raise StaleMarkError(f"{doubt} A full read is due.") from None
         back |= {key for key, reason in {**gone_users, **gone_groups}.items() if reason == "changed"}
@@ -434,21 +477,30 @@ class Entra:
         """Ids of the people and groups that are assigned to the application, and of the direct members of these groups.
 
         Entra lets nobody in who is only in a group nested in an assigned one; nor do we."""
-        root = f"/servicePrincipals/{await self._principal()}/appRoleAssignedTo"
-        assigned = [one async for page, _ in self._list(root) for one in page]
-        try:
-            users = {one["principalId"] for one in assigned if one["principalType"] == "User"}
-            groups = dict.fromkeys(one["principalId"] for one in assigned if one["principalType"] == "Group")
-        except (KeyError, TypeError):
-            raise IncompleteError(f"{self._name}: an assignment to the application names nobody; run again.") from None
+        users, groups = await self._assigned_to_app()
+        people = set(users)
 
         async def direct(bundle: Sequence[str]) -> list[str]:
             found = await self._all(bundle, "members")
-            return [user for key, some in zip(bundle, found, strict=True) for user in self._kinds(some, key)[0]]
+            try:
+                return [user for key, some in zip(bundle, found, strict=True) for user in self._kinds(some, key)[0]]
+            except Flaw as flaw:
+                raise IncompleteError(f"{self._name}: an assigned group cannot be read: {flaw}.") from None
 
-        async for people in in_order(direct, _bundles(groups), self._settings.concurrency):
-            users.update(people)
-        return frozenset(users), frozenset(groups)
+        async for some in in_order(direct, _bundles(sorted(groups)), self._settings.concurrency):
+            people.update(some)
+        return frozenset(people), groups
+
+    async def _assigned_to_app(self) -> tuple[Ids, Ids]:
+        """Ids of the people and groups that are assigned to the application themselves."""
+        root = f"/servicePrincipals/{await self._principal()}/appRoleAssignedTo"
+        assigned = [one async for page, _ in self._list(root) for one in page]
+        try:
+            users = frozenset(one["principalId"] for one in assigned if one["principalType"] == "User")
+            groups = frozenset(one["principalId"] for one in assigned if one["principalType"] == "Group")
+        except (KeyError, TypeError):
+            raise IncompleteError(f"{self._name}: an assignment to the application names nobody; run again.") from None
+        return users, groups
 
     async def _principal(self) -> str:
         """The object id of the application's service principal; `app` may be its application id."""

@@ -24,7 +24,7 @@ from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import JWT_GRANT, Form, Tokens, assertion
 from connectors.paging import Part, by_cursor, of_groups
-from connectors.records import Record, Rows, as_dict, each, needed, object_of, optional, text, truth
+from connectors.records import Flaw, Record, Rows, as_dict, each, needed, object_of, optional, text, truth
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithPrivateKey, door
 
@@ -130,11 +130,16 @@ class Google:
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
         """Direct members, users and groups; neither are those from elsewhere, nor the entry for everybody."""
         ways = set[bool]()  # whether nested groups are counted
+        held: list[Held] = []
 
         async def members(group: str) -> list[MembershipRow]:
-            return await self._proved(group, ways)
+            try:
+                return await self._proved(group, ways)
+            except Flaw as flaw:
+                held.append(Held("group", group, "", str(flaw)))
+                return []
 
-        pages = of_groups(dict.fromkeys(groups), members, self._settings.concurrency)
+        pages = of_groups(dict.fromkeys(groups), members, self._settings.concurrency, held)
         try:
             async for page in pages:
                 yield page
@@ -161,6 +166,16 @@ class Google:
         if held:
             raise IncompleteError(f"{self._at('groups')}: the group {held[0].id} cannot be read: {held[0].reason}.")
         return Person(users[0], groups, [(group[0], users[0][0], "user") for group in groups])
+
+    async def has_user(self, identity: str) -> bool:
+        """As `Source.has_user`: one look-up by id, which never finds deleted people."""
+        record = await self._has(f"/users/{quote(identity, safe='')}", "id,primaryEmail,customerId", identity)
+        return record is not None and self._inside(record, "primaryEmail")
+
+    async def has_group(self, identity: str) -> bool:
+        """As `Source.has_group`."""
+        record = await self._has(f"/groups/{quote(identity, safe='')}", "id,email", identity)
+        return record is not None and self._inside(record, "email")
 
     async def mark(self, scope: Scope) -> str:  # noqa: ARG002
         """Google does not tell when a user or group was changed."""
@@ -236,7 +251,7 @@ class Google:
         )
 
     async def _members_of(self, group: str) -> tuple[list[MembershipRow], int]:
-        """Members that are users or groups, and the number of members of every kind."""
+        """Members that are users or groups, and the number of members of every kind. Raises `Flaw`."""
         path, rows, number = _members(group), list[MembershipRow](), 0
         async for records, _ in self._list("members", path, "id,type", {}):
             try:
@@ -245,7 +260,7 @@ class Google:
             except (KeyError, TypeError):
                 found, kinds = [], {""}
             if not all(type(one) is str and one for one in (*kinds, *(key for _, key, _ in found))):
-                raise IncompleteError(f"{self._at(path)}: a member without id or type; run again.")
+                raise Flaw("a member has no id or no type")
             rows += found
             number += len(records)
         if len({key for _, key, _ in rows}) < len(rows):
@@ -257,6 +272,22 @@ class Google:
         if as_dict(found).get("id") != group:
             raise IncompleteError(f"{self._at('groups')}: asked for the group {group}, and got something else.")
         return _count(found)
+
+    async def _has(self, path: str, fields: str, key: str) -> Record | None:
+        """The record of this id; None where Google itself says that there is none."""
+        answer = await self._http.call("GET", _ROOT + path, params={"fields": fields})
+        if answer.status == 404 and _error(answer.body)[0] == "notFound":
+            return None
+        record = as_dict((answer if answer.status == 200 else await self._call(path, {"fields": fields})).json())
+        if record.get("id") != key:
+            raise IncompleteError(f"{self._at(path)}: asked for {key}, and got something else; run again.")
+        return record
+
+    def _inside(self, record: Record, address: str) -> bool:
+        """Whether lists with our `domain` or `customer` name this record."""
+        if domain := self._settings.domain:
+            return text(record.get(address)).lower().endswith(f"@{domain.lower()}")
+        return record.get("customerId") in (None, self._settings.customer) or self._settings.customer == "my_customer"
 
     async def _find(self, key: str) -> Record | None:
         path = f"/users/{quote(key, safe='')}"

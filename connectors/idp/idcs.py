@@ -25,7 +25,7 @@ from connectors.errors import ConfigurationError, ForbiddenError, IncompleteErro
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens
-from connectors.paging import Part, by_cursor, by_index, distinct, of_groups
+from connectors.paging import Part, by_cursor, by_index, distinct, drained, meet, of_groups
 from connectors.records import Flaw, Record, Rows, as_dict, each, needed, object_of, optional, scim_path, truth
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, door
@@ -112,12 +112,13 @@ class Idcs:
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
         """Direct members, users and groups, of the groups with these ids."""
         bare: list[str] = []
-        first = partial(self._members_of, attributes="members.value,members.type", bare=bare)
+        held: list[Held] = []
+        first = partial(self._members_of, attributes="members.value,members.type", bare=bare, held=held)
         async for page in of_groups(self._bundles(dict.fromkeys(groups)), first, self._settings.concurrency):
             yield Page(page.rows, False)
         # No members look like members that were not sent: those groups again, in the words of the documentation.
-        again = partial(self._members_of, attributes="members", bare=[])
-        async for page in of_groups(self._bundles(bare), again, self._settings.concurrency):
+        again = partial(self._members_of, attributes="members", bare=[], held=held)
+        async for page in of_groups(self._bundles(bare), again, self._settings.concurrency, held):
             yield page
 
     async def user(self, key: str) -> Person | None:
@@ -142,6 +143,14 @@ class Idcs:
                 return await self._person(found[0])
         return None
 
+    async def has_user(self, identity: str) -> bool:
+        """As `Source.has_user`."""
+        return await self._has(_USERS, identity, f"deleteInProgress,{_USER}:serviceUser")
+
+    async def has_group(self, identity: str) -> bool:
+        """As `Source.has_group`."""
+        return await self._has(_GROUPS, identity, "deleteInProgress")
+
     async def mark(self, scope: Scope) -> str:  # noqa: ARG002
         """Now, less an overlap, as SCIM writes it."""
         return (datetime.now(UTC) - _OVERLAP).strftime(_TIME)
@@ -163,7 +172,7 @@ class Idcs:
             groups += rows(_staying(records), f"changed group from {start}", held)
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
-        members = [row async for page in self.memberships(ids) for row in page.rows]
+        members = await drained(self.memberships(ids), held)
         people, asked = user_rows(_user_paths(scope)), _asked(_OF_USERS, _user_paths(scope))
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {**since, "attributes": asked}, twice=False):
@@ -197,34 +206,63 @@ class Idcs:
                 raise IncompleteError(f"{self._at(path)}: empty, and when asked again not empty. Run again.")
             yield records, start, last
 
-    async def _members_of(self, groups: Sequence[str], *, attributes: str, bare: list[str]) -> list[MembershipRow]:
-        """Members of these groups; those that came without are added to `bare`.
+    async def _has(self, path: str, key: str, attributes: str) -> bool:
+        """Whether a list would name the record with this id."""
+        answer = await self._get(f"{path}/{quote(key, safe='')}", {"attributes": f"id,{attributes}"}, (404,))
+        if answer.status == 404 and "html" not in answer.headers.get("content-type", ""):
+            return False
+        record = as_dict(answer.json())
+        if answer.status != 200 or record.get("id") != key:
+            raise IncompleteError(f"{self._at(path)}: asked for {key}, and got something else; run again.")
+        return not _leaves(record)
+
+    async def _members_of(
+        self, groups: Sequence[str], *, attributes: str, bare: list[str], held: list[Held]
+    ) -> list[MembershipRow]:
+        """Members of these groups; those that came without are added to `bare`, unreadable ones to `held`.
 
         Where an answer fails, it may have been too large: by halves, then, and fewer groups in the next requests."""
-        rows = await self._together(groups, attributes, bare)
+        rows = await self._together(groups, attributes, bare, held)
         if rows is None:
             self._at_once = max(1, len(groups) // 2)
-            return await self._halves(groups, attributes, bare)
+            return await self._halves(groups, attributes, bare, held)
         if 4 * len(rows) < _MANY:
             self._at_once = min(2 * self._at_once, self._settings.groups_at_once)
         return rows
 
-    async def _halves(self, groups: Sequence[str], attributes: str, bare: list[str]) -> list[MembershipRow]:
+    async def _halves(
+        self, groups: Sequence[str], attributes: str, bare: list[str], held: list[Held]
+    ) -> list[MembershipRow]:
         if len(groups) == 1:
-            return await self._members_by_page(groups[0])
+            try:
+                return await self._members_by_page(groups[0])
+            except Flaw as flaw:
+                held.append(Held("group", groups[0], "", str(flaw)))
+                return []
         rows: list[MembershipRow] = []
         for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
-            found = await self._together(half, attributes, bare)
-            rows += await self._halves(half, attributes, bare) if found is None else found
+            found = await self._together(half, attributes, bare, held)
+            rows += await self._halves(half, attributes, bare, held) if found is None else found
         return rows
 
-    async def _together(self, groups: Sequence[str], attributes: str, bare: list[str]) -> list[MembershipRow] | None:
+    async def _together(
+        self, groups: Sequence[str], attributes: str, bare: list[str], held: list[Held]
+    ) -> list[MembershipRow] | None:
         """Members of these groups by one request; None where its answer failed."""
         records = await self._with_ids(groups, attributes, expect=_TOO_MANY)
         if records is None:
             return None
-        bare += [key for key, record in records.items() if not record.get("members")]
-        return [row for key, record in records.items() for row in self._rows(key, record.get("members") or [])]
+        rows: list[MembershipRow] = []
+        for key, record in records.items():
+            members = record.get("members")
+            if members is None or members == []:
+                bare.append(key)
+                continue
+            try:
+                rows += self._rows(key, members)
+            except Flaw as flaw:
+                held.append(Held("group", key, "", str(flaw)))
+        return rows
 
     async def _with_ids(
         self, ids: Sequence[str], attributes: str, *, expect: Sequence[int] = ()
@@ -245,18 +283,26 @@ class Idcs:
         return found
 
     async def _members_by_page(self, group: str) -> list[MembershipRow]:
-        """Members of one group, in pages inside the attribute. Nothing counts them: an empty page is the end."""
-        path = f"{_GROUPS}/{quote(group, safe='')}"
+        """Members of one group, in pages inside the attribute. Nothing counts them: each page begins with the member
+        that ended the one before it, and the end is where there is no other."""
+        path, end = f"{_GROUPS}/{quote(group, safe='')}", None
 
         async def fetch(start: str) -> Part:
+            nonlocal end
             asked = {"attributes": f"members[startIndex={start}&count={_INSIDE}]"}
             record = as_dict((await self._get(path, asked)).json())
             if record.get("id") != group:
                 raise IncompleteError(f"{self._at(path)}: the answer is not this group; run again.")
-            members = record.get("members") or []
+            members = record.get("members")
+            members = [] if members is None else members
             if not isinstance(members, list):
-                raise IncompleteError(f"{self._at(path)}: `members` is not a list.")
-            return Part(members, next=str(int(start) + len(members)) if members else None)
+                raise Flaw("its `members` are not a list")
+            if start == "1":
+                end = members[-1] if members else None
+                return Part(members, next=str(len(members)) if members else None)
+            meet(end, members, self._at(path))
+            end = members[-1]
+            return Part(members[1:], next=str(int(start) + len(members) - 1) if len(members) > 1 else None)
 
         rows, seen = list[MembershipRow](), set[MembershipRow]()
         async for members, _ in by_cursor(fetch, self._at(path), first="1", sparse=True):
@@ -267,7 +313,7 @@ class Idcs:
         return rows
 
     def _rows(self, group: str, members: Any) -> list[MembershipRow]:
-        """Members that are users or groups, and no others, such as applications."""
+        """Members that are users or groups, and no others, such as applications. Raises `Flaw`."""
         try:
             users = [one["value"] for one in members if one["type"] == "User"]
             nested = [one["value"] for one in members if one["type"] == "Group"]
@@ -275,7 +321,7 @@ class Idcs:
             users, nested = [], [None]
         ids = set(users).union(nested) if set(map(type, users)) | set(map(type, nested)) <= {str} else {""}
         if "" in ids:
-            raise IncompleteError(f"{self._at(_GROUPS)}: a member of the group {group} has no value or type.")
+            raise Flaw("a member has no `value` or no `type`")
         if len(ids) != len(users) + len(nested):
             raise IncompleteError(f"{self._at(_GROUPS)}: the group {group} has a member twice; run again.")
         return [(group, one, "user") for one in users] + [(group, one, "group") for one in nested]

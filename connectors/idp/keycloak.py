@@ -1,8 +1,9 @@
 """Keycloak, one realm, by its admin REST API: https://www.keycloak.org/docs-api/latest/rest-api/index.html
 
-Lists are read by offset from tables that move meanwhile. Each page is therefore asked for with one record more, which
-must be the first of the page after it: where a page boundary moved, the two differ. Users are counted before and
-after, groups before. A group's members have no count: an empty list of them is asked for twice.
+Lists are read by offset from tables that move meanwhile. Each page therefore begins with the record that ended the
+page before it: where a boundary moved, the two differ. Users and groups are counted before. Where fewer users are
+listed than were counted, somebody may be missing; more do no harm, and come about with user federation, whose people
+Keycloak lists but does not always count. A group's members have no count: an empty list of them is asked for twice.
 
 Keycloak leaves the users that stand for clients (service accounts) out of the list of users, but not out of groups
 nor of searches by name. Nothing marks them but the start of their username, which a person may bear too.
@@ -24,13 +25,17 @@ from connectors.errors import ConfigurationError, ForbiddenError, IncompleteErro
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, with_secret
-from connectors.paging import Part, by_cursor, by_index, in_order, of_groups
-from connectors.records import Record, Rows, as_dict, each, needed, object_of, optional, truth
+from connectors.paging import Part, by_cursor, by_position, in_order, of_groups
+from connectors.records import Flaw, Record, Rows, as_dict, each, needed, object_of, optional, truth
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, door
 
 _SERVICE: Final = "service-account-"
 _ID: Final = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|f:.+", re.IGNORECASE)  # f: from another store
+_FEDERATION: Final = (
+    "Keycloak counts federated users (LDAP) that it does not list: synchronise them (User federation, the provider, "
+    "Sync all users); where they still differ though the list is right, set user_counts = false."
+)
 _GONE: Final = "is gone since it was listed; run again"
 
 
@@ -46,6 +51,10 @@ class KeycloakSettings(WithClientSecret, SourceSettings):
     token_realm: str = Field("", description="The client's realm, if it is another one, such as master.")
     group_names: Literal["name", "path"] = Field(
         "name", description="What a group is called in Crowd: its name, or its path (/top/sub), which is unique."
+    )
+    user_counts: bool = Field(
+        True,
+        description="Whether as many users must be listed as Keycloak counts; federated ones it may count wrongly.",
     )
     known: ClassVar = ("client_secret",)
 
@@ -103,15 +112,21 @@ class Keycloak:
         if below is None or not below.keys() >= set(groups):
             await self._tree("true")
             below = self._below or {}
-        robots = _Robots(self)
+        robots, held = _Robots(self), list[Held]()
 
         async def members(key: str) -> list[MembershipRow]:
             rows: list[MembershipRow] = [(key, child, "group") for child in below.get(key, ())]
-            async for found, _ in by_cursor(self._members(key, robots), self._at("members"), first="0", sparse=True):
-                rows += [(key, member, "user") for member in found]
+            try:
+                async for found, _ in by_cursor(
+                    self._members(key, robots), self._at("members"), first="0", sparse=True
+                ):
+                    rows += [(key, member, "user") for member in found]
+            except Flaw as flaw:
+                held.append(Held("group", key, "", str(flaw)))
+                return []
             return rows
 
-        pages = of_groups(groups, members, self._ahead)
+        pages = of_groups(groups, members, self._ahead, held)
         try:
             async for page in pages:
                 yield page
@@ -143,6 +158,25 @@ class Keycloak:
             raise IncompleteError(f"{self._at('users')}: {held[0].kind} {held[0].id} cannot be read: {held[0].reason}.")
         return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups])
 
+    async def has_user(self, identity: str) -> bool:
+        """As `Source.has_user`. Never by `/users/{id}`, which finds service accounts, too."""
+        records = await self._found({"search": f"id:{identity}"})
+        if records and [_id(one) for one in records] != [identity]:
+            raise IncompleteError(f"{self._at('users')}: asked for {identity}, and got something else; run again.")
+        return bool(records) and not await _Robots(self).has(records[0])
+
+    async def has_group(self, identity: str) -> bool:
+        """As `Source.has_group`."""
+        path = f"/groups/{quote(identity, safe='')}"
+        answer = await self._http.call("GET", self._root + path)
+        if answer.status == 404 and _error(answer) == "Could not find group by id":
+            return False
+        if answer.status != 200:
+            answer = await self._get(path)
+        if _id(answer.json()) != identity:
+            raise IncompleteError(f"{self._at('groups')}: asked for {identity}, and got something else; run again.")
+        return True
+
     async def mark(self, scope: Scope) -> str:  # noqa: ARG002
         """Keycloak does not tell when a user or group was changed."""
         return ""
@@ -154,45 +188,54 @@ class Keycloak:
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""
         people, groups = await asyncio.gather(self._count("/users/count"), self._count("/groups/count"))
-        if people:
-            await self._found({}, proved=False)
-        return [
+        lines = [
             f"{self._at()} answers client {self._settings.client_id}",
             f"users: {people} without service accounts",
             f"groups: {groups} of all levels",
         ]
+        # Where the last of those counted is also the last of those listed, the two agree.
+        end = self._items(
+            await self._get("/users", {"first": max(people - 1, 0), "max": 2, "briefRepresentation": "true"})
+        )
+        if people and not end:
+            await self._found({}, proved=False)
+            lines.append(f"users: fewer are listed than counted. {_FEDERATION}")
+        elif len(end) > min(people, 1):
+            lines.append("users: more are listed than counted, as with user federation, which does no harm")
+        return lines
 
     # --- users ---------------------------------------------------------------------------------
 
     async def _people(self, **filters: str) -> AsyncIterator[tuple[Sequence[Any], bool]]:
         """Pages of the plain list of users, or of one with `search`: without service accounts."""
         chosen = {name: value for name, value in filters.items() if name == "search"}
-        total, size, title = await self._count("/users/count", chosen), self._size, self._at("users")
-        next_id: Any = None
+        total = await self._count("/users/count", chosen) if self._settings.user_counts else None
+        number = 0
 
-        async def fetch(at: int, count: int) -> tuple[int, Answer]:
-            return at, await self._get("/users", {"first": at, "max": count + 1, **filters})
+        async def fetch(at: int, count: int) -> Answer:
+            return await self._get("/users", {"first": at, "max": count, **filters})
 
-        def read(page: tuple[int, Answer]) -> Part:
-            nonlocal next_id
-            at, items = page[0], self._items(page[1])
-            if total and not at and not items:
-                raise self._blind(total)
-            if len(items) != min(size + 1, total - at):
-                raise IncompleteError(f"{title}: {total} counted, but {len(items)} listed from {at} on; run again.")
-            if at:
-                self._meet(next_id, items)
-            next_id = _id(items[size]) if len(items) > size else None
-            return Part(items[:size], total)
-
-        pages = by_index(fetch, read, title, count=size, first=0, ahead=self._ahead)
+        pages = by_position(fetch, self._items, self._at("users"), count=self._size, expected=total, ahead=self._ahead)
         try:
             async for items, last in pages:
-                if last and (now := await self._count("/users/count", chosen)) != total:
-                    raise IncompleteError(f"{title}: {total} before the list was read, {now} after; run again.")
+                number += len(items)
+                if total and not number:
+                    raise self._blind(total)
+                if last and number < (total or 0):
+                    await self._compare(number, total or 0, chosen)
                 yield items, last
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
+
+    async def _compare(self, listed: int, counted: int, chosen: Mapping[str, str]) -> None:
+        """Raises unless the list is as long as is counted now. A second same count does not come from a change."""
+        now = await self._count("/users/count", chosen)
+        if now <= listed:
+            return
+        told = f"{self._at('users')}: {counted} counted, and {listed} listed"
+        if now != counted:
+            raise IncompleteError(f"{told}, then {now} counted: they changed while being read; run again.")
+        raise IncompleteError(f"{told}, which is so again when counted again. {_FEDERATION}")
 
     async def _found(self, query: Mapping[str, str], *, proved: bool = True) -> list[Any]:
         """Users that a filter finds, two at most. Where nobody is, the count must say so too."""
@@ -289,8 +332,10 @@ class Keycloak:
                 ids = [item["id"] for item in items]
             except (KeyError, TypeError):
                 ids = [None]
-            if len(items) > size or not set(map(type, ids)) <= {str}:
-                raise IncompleteError(f"{self._at('members')} of {key}: a record that is no member; run again.")
+            if len(items) > size:
+                raise IncompleteError(f"{self._at('members')} of {key}: more members than asked for; run again.")
+            if not set(map(type, ids)) <= {str}:
+                raise Flaw("a member has no id, or one that is not text")
             return Part(ids, next=after)
 
         return fetch
@@ -320,13 +365,8 @@ class Keycloak:
         answer = await self._http.call("GET", self._root + path, params=params)
         if answer.status == 200:
             return answer
-        try:
-            error = as_dict(orjson.loads(answer.body)).get("error")
-        except orjson.JSONDecodeError:
-            error = None
-        told = (
-            f"{self._at()}: {answer.status} for {path}{f' ({answer.scrub(error)[:100]})' if type(error) is str else ''}"
-        )
+        error = _error(answer)
+        told = f"{self._at()}: {answer.status} for {path}{f' ({answer.scrub(error)[:100]})' if error else ''}"
         if answer.status == 403:
             raise ForbiddenError(f"{told}. {self._grant()}")
         if answer.status == 404 and path.count("/") > 2:
@@ -421,3 +461,12 @@ def _brief(scope: Scope) -> str:
 
 def _id(record: Any) -> Any:
     return record.get("id") if isinstance(record, dict) else None
+
+
+def _error(answer: Answer) -> str:
+    """What an error says; "" where it says nothing in Keycloak's way."""
+    try:
+        error = as_dict(orjson.loads(answer.body)).get("error")
+    except orjson.JSONDecodeError:
+        return ""
+    return error if isinstance(error, str) else ""

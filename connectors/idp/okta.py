@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from connectors.errors import AuthenticationError, ConfigurationError, Forbidden
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, assertion, with_assertion
-from connectors.paging import Part, by_cursor, distinct, of_groups
+from connectors.paging import Part, by_cursor, distinct, drained, of_groups
 from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, optional, text
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithPrivateKey, WithToken, door
@@ -44,6 +45,7 @@ _ASSIGNED: Final = {
     **dict.fromkeys(("INACTIVE", "SUSPENDED", "REVOKED", "DEPROVISIONED"), False),
 }
 """The same of an assignment to an application."""
+_NOT_FOUND: Final = "E0000007"
 _TYPES: Final = frozenset(("OKTA_GROUP", "APP_GROUP", "BUILT_IN"))
 
 
@@ -147,7 +149,9 @@ class Okta:
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
         """Members of these groups, group by group: Okta knows no list of several."""
-        async for page in of_groups(dict.fromkeys(groups), self._members_of, self._settings.concurrency):
+        held: list[Held] = []
+        members = partial(self._members_of, held=held)
+        async for page in of_groups(dict.fromkeys(groups), members, self._settings.concurrency, held):
             yield page
 
     async def user(self, key: str) -> Person | None:
@@ -176,6 +180,23 @@ class Okta:
             assigned = {row[0] async for page in self.groups(Scope()) for row in page.rows}
             groups = [row for row in groups if row[0] in assigned]
         return Person(users[0], groups, [(group[0], users[0][0], "user") for group in groups])
+
+    async def has_user(self, identity: str) -> bool:
+        """As `Source.has_user`. Deactivated people are listed, too; with `app`, only those who have it."""
+        path = f"{self._app}/users" if self._settings.app else _USERS
+        record = await self._one(path, identity)
+        return record is not None
+
+    async def has_group(self, identity: str) -> bool:
+        """As `Source.has_group`. With `app`, out of the list of its groups."""
+        if self._settings.app:
+            groups = self._list(f"{self._app}/groups", {"expand": "group", "limit": 200})
+            found = [one async for page, *_ in groups for one in map(as_dict, page) if one.get("id") == identity]
+            record = found[0] if found else None
+        else:
+            record = await self._one(_GROUPS, identity)
+        left_out = _TYPES - self._settings.group_types
+        return record is not None and _type(record, bool(self._settings.app)) not in left_out
 
     async def mark(self, scope: Scope) -> str:  # noqa: ARG002
         """Okta's clock, less an overlap; "" where only full reads are right (`app`)."""
@@ -208,7 +229,7 @@ class Okta:
             held += page.held
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
-        members = [row async for part in self.memberships(ids) for row in part.rows]
+        members = await drained(self.memberships(ids), held)
         rows = user_rows(self._settings, scope.attributes)
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {"filter": since, "limit": size}):
@@ -253,7 +274,7 @@ class Okta:
             held: list[Held] = []
             yield Page(rows(records, f"group from {start}", held), last, held)
 
-    async def _members_of(self, group: str) -> list[MembershipRow]:
+    async def _members_of(self, group: str, held: list[Held]) -> list[MembershipRow]:
         path = f"{_GROUPS}/{group}/users"
         rows: list[MembershipRow] = []
         async for records, *_ in self._list(path, {"limit": min(self._settings.page_size, 1000)}):
@@ -262,7 +283,8 @@ class Okta:
             except (KeyError, TypeError):
                 ids = [None]
             if not set(map(type, ids)) <= {str}:
-                raise IncompleteError(f"{self._at(path)}: a member has no id, or one that is not text. Run again.")
+                held.append(Held("group", group, "", "a member has no id, or one that is not text"))
+                return []
             rows += [(group, user, "user") for user in ids]
         return rows
 
@@ -288,6 +310,18 @@ class Okta:
     async def _get(self, key: str) -> Record | None:
         answer = await self._call(f"{_USERS}/{quote(key, safe='')}", {}, expect=(404,))
         return as_dict(answer.json()) if answer.status == 200 else None
+
+    async def _one(self, path: str, key: str) -> Record | None:
+        """The record with this id; None where Okta says in its own words that there is none."""
+        answer = await self._call(f"{path}/{quote(key, safe='')}", {}, expect=(404,))
+        if answer.status == 404:
+            if _error(answer).get("errorCode") != _NOT_FOUND or "(AppInstance)" in _detail(answer):
+                raise IncompleteError(f"{self._at(path)}: 404{_detail(answer)}, not whether {key} is there. Run again.")
+            return None
+        record = as_dict(answer.json())
+        if record.get("id") != key:
+            raise IncompleteError(f"{self._at(path)}: asked for {key}, and got something else. Run again.")
+        return record
 
     def _id_of(self, record: Record) -> str:
         key = record.get("id")
@@ -429,9 +463,14 @@ def _same(record: Record, field: str, key: str) -> bool:
 
 def _detail(answer: Answer) -> str:
     """Code and summary of an error of Okta's."""
-    try:
-        error = as_dict(orjson.loads(answer.body))
-    except orjson.JSONDecodeError:
-        return ""
+    error = _error(answer)
     said = " ".join(text(error.get(name)) for name in ("errorCode", "errorSummary") if error.get(name))
     return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""
+
+
+def _error(answer: Answer) -> Record:
+    """An error of Okta's; empty where it is none."""
+    try:
+        return as_dict(orjson.loads(answer.body))
+    except orjson.JSONDecodeError:
+        return {}

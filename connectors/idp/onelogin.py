@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from operator import itemgetter
 from typing import Any, ClassVar, Final, Literal
 
@@ -21,7 +22,7 @@ from connectors.errors import AuthenticationError, ConfigurationError, Forbidden
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, with_secret
-from connectors.paging import Part, by_cursor, distinct, in_order, of_groups
+from connectors.paging import Part, by_cursor, distinct, drained, in_order, of_groups
 from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, text
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, door
@@ -36,6 +37,9 @@ _APPROVED: Final = 1
 _OVERLAP: Final = timedelta(minutes=15)
 """How far before now a delta begins, for clocks that differ and changes that are seen late."""
 _NO_RIGHT: Final = "Give the API credentials the scope Read Users, or Read All where `app` is set (Developers > API Credentials)."  # fmt: skip # noqa: E501
+
+
+_NO_MEMBER: Final = "a member has no id, or one that is not a number"
 
 
 class OneLoginSettings(WithClientSecret, SourceSettings):
@@ -105,16 +109,20 @@ class OneLogin:
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
         """People in these roles, role by role; or in these groups, out of one list of all users."""
-        wanted = dict.fromkeys(groups)
+        wanted, held = dict.fromkeys(groups), list[Held]()
         if self._settings.groups == "roles":
-            async for page in of_groups(wanted, self._members_of, self._settings.concurrency):
+            members = partial(self._members_of, held=held)
+            async for page in of_groups(wanted, members, self._settings.concurrency, held):
                 yield page
         elif not wanted:
             yield Page((), True)
         else:
             async for records, _, last in self._list(_USERS, {"fields": "id,group_id"}, twice=True):
-                found = ((str(as_dict(one).get("group_id")), self._id_of(one, _USERS)) for one in records)
-                yield Page([(group, user, "user") for group, user in found if group in wanted], last)
+                found = [(str(as_dict(one).get("group_id")), as_dict(one).get("id")) for one in records]
+                odd = {group for group, user in found if group in wanted and type(user) is not int}
+                held += [Held("group", group, "", _NO_MEMBER) for group in odd]
+                rows: list[MembershipRow] = [(group, str(user), "user") for group, user in found if group in wanted]
+                yield Page([row for row in rows if row[0] not in odd], last, held if last else ())
 
     async def user(self, key: str) -> Person | None:
         """One person by id, by the field that is the username, or by e-mail address."""
@@ -138,6 +146,24 @@ class OneLogin:
         if len(groups) != len(mine) and not self._settings.app:
             raise IncompleteError(f"{self._at()}: a role or group of the user {user[0]} is not listed; run again.")
         return Person(user, groups, [(group[0], user[0], "user") for group in groups])
+
+    async def has_user(self, identity: str) -> bool:
+        """As `Source.has_user`; with `app`, whether it is among the person's applications."""
+        if not self._settings.app:
+            return await self._has(f"{_USERS}/{identity}", identity)
+        if not await self._has(f"{_USERS}/{identity}", identity):
+            return False
+        apps = self._list(f"{_USERS}/{identity}/apps", {"ignore_visibility": "true"})
+        return str(self._settings.app) in [self._id_of(one, "apps") async for page, *_ in apps for one in page]
+
+    async def has_group(self, identity: str) -> bool:
+        """As `Source.has_group`; with `app`, out of the list of the roles that have it."""
+        if self._settings.groups == "groups":
+            return await self._has(f"{_GROUPS}/{identity}", identity)
+        if not self._settings.app:
+            return await self._has(f"{_ROLES}/{identity}", identity)
+        roles = self._list(_ROLES, {"app_id": self._settings.app})
+        return identity in [self._id_of(one, _ROLES) async for page, *_ in roles for one in page]
 
     async def mark(self, scope: Scope) -> str:  # noqa: ARG002
         """Now, less an overlap, in ISO 8601; "" where only full reads are right (`app`, `groups`)."""
@@ -164,7 +190,7 @@ class OneLogin:
             held += page.held
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
-        members = [row async for part in self.memberships(ids) for row in part.rows]
+        members = await drained(self.memberships(ids), held)
         rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {"fields": asked, "updated_since": mark}):
@@ -231,13 +257,16 @@ class OneLogin:
         if not ids:
             yield (), 1, True
 
-    async def _members_of(self, role: str) -> list[MembershipRow]:
+    async def _members_of(self, role: str, held: list[Held]) -> list[MembershipRow]:
         """People with a role. (`include_unassigned` would list everybody else, too.)"""
         path = f"{_ROLES}/{role}/users"
         rows: list[MembershipRow] = []
         async for records, *_ in self._list(path, {}):
-            ids = [self._id_of(one, path) for one in records if as_dict(one).get("assigned") is not False]
-            rows += [(role, user, "user") for user in ids]
+            ids = [as_dict(one).get("id") for one in records if as_dict(one).get("assigned") is not False]
+            if not set(map(type, ids)) <= {int}:
+                held.append(Held("group", role, "", _NO_MEMBER))
+                return []
+            rows += [(role, str(user), "user") for user in ids]
         return rows
 
     async def _find(self, key: str) -> Record | None:
@@ -263,6 +292,23 @@ class OneLogin:
                 "userprincipalname; a full run does the work."
             )
         return None
+
+    async def _has(self, path: str, key: str) -> bool:
+        """Whether there is a record of this id, in OneLogin's own words."""
+        if not (key.isascii() and key.isdigit()):
+            return False  # no id of OneLogin's
+        answer = await self._call(path, {}, expect=(404,))
+        found = as_dict(answer.json())
+        if answer.status == 404:
+            if found.get("name") != "NotFoundError" and as_dict(found.get("status")).get("code") != 404:
+                raise IncompleteError(f"{self._at(path)}: 404{_detail(answer)}, not whether it is there. Run again.")
+            return False
+        data = found.get("data")
+        if isinstance(data, list):  # version 1
+            found = as_dict(data[0]) if len(data) == 1 else {}
+        if str(found.get("id")) != key:
+            raise IncompleteError(f"{self._at(path)}: asked for {key}, and got something else; run again.")
+        return True
 
     def _single(self, answer: Answer, key: str) -> Record:
         record = as_dict(answer.json())

@@ -8,6 +8,9 @@ a group that comes *without* the key `members` may be empty (RFC 7643 2.5 lets a
 the server may leave members out of lists, so such groups are read one by one, unless
 `group_members="list"`. With "get" every group is read one by one, for servers whose lists shorten
 the members. `groups()` keeps the members it saw for the one `memberships()` that follows.
+
+A record that cannot be read is held, and so is a group whose members cannot be: they stay as they are. A key that
+stands twice makes the page an incomplete read: which of the two is meant, nobody knows.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
@@ -22,6 +26,7 @@ import msgspec
 import orjson
 from pydantic import Field
 
+from connectors import strict_json
 from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import (
     ConfigurationError,
@@ -30,9 +35,10 @@ from connectors.errors import (
     IncompleteError,
     RefusedError,
     StaleMarkError,
+    TooLargeError,
 )
 from connectors.http import Answer, Http
-from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.model import DISABLED, GroupRow, MembershipRow, UserRow
 from connectors.paging import Part, by_cursor, by_index, distinct, in_order
 from connectors.records import Flaw, Record, Rows, as_dict, each, scim_path, text
 from connectors.records import attributes as attributes_of
@@ -55,6 +61,12 @@ class ScimSettings(WithToken, SourceSettings):
 
     kind: Literal["scim"] = "scim"
     url: str = Field(description="Base of the SCIM endpoint, e.g. https://idp.example.org/scim/v2")
+    group_page_size: int = Field(
+        200, ge=2, le=10_000, description="Groups a page, with their members; fewer where an answer is too large."
+    )
+    group_members: Literal["auto", "list", "get"] = Field(
+        "auto", description="Members out of the list of groups (list), group by group (get), or as they come (auto)."
+    )
     known: ClassVar = ("token",)
 
 
@@ -72,7 +84,12 @@ class Scim:
     @classmethod
     def open(cls, name: str, settings: ScimSettings, secrets: Mapping[str, str]) -> Scim:
         """As `Source.open`."""
-        return cls(door(name, settings, bearer=secrets["token"]), page_size=settings.page_size)
+        return cls(
+            door(name, settings, bearer=secrets["token"]),
+            page_size=settings.page_size,
+            group_page_size=settings.group_page_size,
+            group_members=settings.group_members,
+        )
 
     def __init__(
         self,
@@ -92,7 +109,7 @@ class Scim:
         self._paths = {"Users": "/Users", "Groups": "/Groups"}
         self._others = {"device"}
         self._found: asyncio.Task[None] | None = None
-        self._kept: dict[str, _Members | None] = {}
+        self._kept: dict[str, _Members | str | None] = {}
         self._same: dict[str, str] = {}
         self._group_ids: frozenset[str] = frozenset()
         self._filter_proved: bool | None = None
@@ -102,16 +119,18 @@ class Scim:
         rows = user_rows(scope.attributes, self._absent_active)
         async for records, start, last in self._list("Users"):
             held: list[Held] = []
-            yield Page(rows(records, f"record from index {start}", held), last, held)
+            sound = _sound("user", "userName", records, held)
+            yield Page(rows(sound, f"record from index {start}", held), last, held)
 
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
         """All groups; their members are kept for `memberships` unless these are read one by one."""
-        rows, kept = group_rows(scope.attributes), dict[str, _Members | None]()
+        rows, kept = group_rows(scope.attributes), dict[str, _Members | str | None]()
         self._kept = {}
         params = {"excludedAttributes": "members"} if self._how == "get" else None
         async for records, start, last in self._list("Groups", params):
             held: list[Held] = []
-            page = Page(rows(records, f"record from index {start}", held), last, held)
+            sound = _sound("group", "displayName", records, held)
+            page = Page(rows(sound, f"record from index {start}", held), last, held)
             self._keep(records, kept)
             if last:
                 self._group_ids = frozenset(kept)
@@ -120,7 +139,8 @@ class Scim:
             yield page
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
-        """Direct members, users and groups, of the groups with these ids."""
+        """Direct members, users and groups, of the groups with these ids. A group one of whose members makes no sense
+        is held."""
         asked = list(dict.fromkeys(groups))
         kept, self._kept = self._kept, {}
         await self._discover()
@@ -133,10 +153,15 @@ class Scim:
         known = self._group_ids | kept.keys() | set(asked)
         singles = in_order(self._members_of, [key for key in asked if kept.get(key) is None], _AT_ONCE)
         rows: list[MembershipRow] = []
+        held: list[Held] = []
         try:
             for key in asked:
                 members = kept.pop(key, None)
-                users, nested, unsure = await anext(singles) if members is None else members
+                members = await anext(singles) if members is None else members
+                if isinstance(members, str):
+                    held.append(Held("group", key, "", members))
+                    continue
+                users, nested, unsure = members
                 rows += [(key, member, "user") for member in users]
                 rows += [(key, member, "group") for member in nested]
                 rows += [(key, member, "group" if member in known else "user") for member in unsure]
@@ -145,7 +170,7 @@ class Scim:
                     rows = []
         finally:
             await singles.aclose()  # type: ignore[attr-defined]
-        yield Page(rows, True)
+        yield Page(rows, True, held)
 
     async def user(self, key: str) -> Person | None:
         """One person by id, then by username, then by e-mail, with the groups they are a direct member of."""
@@ -163,6 +188,14 @@ class Scim:
             raise IncompleteError(f"{self._at('Users')}: the user {held[0].id} cannot be read: {held[0].reason}.")
         groups = await self._groups_of(record, rows[0][0])
         return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups])
+
+    async def has_user(self, identity: str) -> bool:
+        """As `Source.has_user`."""
+        return await self._has("Users", identity)
+
+    async def has_group(self, identity: str) -> bool:
+        """As `Source.has_group`."""
+        return await self._has("Groups", identity, excludedAttributes="members")
 
     @property
     def doors(self) -> Sequence[Http]:
@@ -240,21 +273,46 @@ class Scim:
         await self._discover()
         more, size = params or {}, self._sizes[what]
 
-        async def indexed(start: int, count: int) -> Answer:
-            return await self._get(what, {"startIndex": start, "count": count, **more})
+        async def indexed(start: int, count: int) -> tuple[Answer, bool]:
+            asked = {"startIndex": start, "count": count, **more}
+            try:
+                return await self._get(what, asked), False
+            except TooLargeError:
+                if count > 2 or what == "Users" or self._how != "auto":
+                    raise
+            # Two groups at once are too large with their members, which then come group by group.
+            return await self._get(what, {**asked, "excludedAttributes": "members"}), True
 
-        def read(answer: Answer) -> Part:
-            return self._part(answer, what, slim=what == "Groups")
+        def read(answer: tuple[Answer, bool]) -> Part:
+            part = self._part(answer[0], what, slim=what == "Groups")
+            for record in part.items if answer[1] else ():
+                for name in [name for name in as_dict(record) if name.lower() == "members"]:
+                    del record[name]
+            return part
 
         async def cursored(cursor: str) -> Part:
-            return read(await self._get(what, {"cursor": cursor, "count": size, **more}))
+            nonlocal size
+            while True:
+                try:
+                    return read((await self._get(what, {"cursor": cursor, "count": size, **more}), False))
+                except TooLargeError:  # (`count` must stay the same from page to page)
+                    if cursor or size == 1:
+                        raise
+                    size //= 2
 
         title = self._at(what)
         pages = by_cursor(cursored, title) if self._paging == "cursor" else by_index(indexed, read, title, count=size)
-        async for records, start, last in distinct(pages, title):
-            if last and start == 1 and not records:
-                await self._empty(what, params)
-            yield records, start, last
+        try:
+            async for records, start, last in distinct(pages, title):
+                if last and start == 1 and not records:
+                    await self._empty(what, params)
+                yield records, start, last
+        except TooLargeError as error:
+            raise self._large(error, what) from None
+
+    def _large(self, error: TooLargeError, what: str) -> TooLargeError:
+        smaller = "group_page_size" if what == "Groups" else "page_size"
+        return TooLargeError(f"{error} Set `{smaller}` of this source lower, or its `max_megabytes` higher.")
 
     async def _empty(self, what: str, params: Mapping[str, str | int] | None) -> None:
         """Nothing proves an empty list, so it is asked for again: one damaged answer must not remove all."""
@@ -275,7 +333,7 @@ class Scim:
 
     def _part(self, answer: Answer, what: str, *, slim: bool = False) -> Part:
         """A ListResponse (RFC 7644 3.4.2)."""
-        found = self._slim(answer) if slim else answer.json()
+        found = self._slim(answer) if slim else self._plain(answer)
         if not isinstance(found, dict):
             raise IncompleteError(f"{self._at(what)}: not a ListResponse but a JSON {type(found).__name__}.")
         total, start, after = found.get("totalResults"), found.get("startIndex"), found.get("nextCursor")
@@ -287,42 +345,93 @@ class Scim:
             raise IncompleteError(f"{self._at(what)}: not a ListResponse; keys: {', '.join(list(found)[:6])}.")
         return Part(items, total, start if type(start) is int else None, after or None)
 
+    def _plain(self, answer: Answer) -> Any:
+        """A list as it is; where it is no whole JSON, record by record, so that only some of them are unreadable."""
+        try:
+            return strict_json.loads(answer.body)
+        except strict_json.DoubledKeyError as error:
+            wrong = answer.unreadable(error)
+        except strict_json.NotJsonError:
+            return self._apart(answer, lambda fields: _read(fields)[0])
+        raise wrong
+
     def _slim(self, answer: Answer) -> Any:
         """A list of groups, taken apart group by group: as objects, the members of a whole page are many times as
-        large as its bytes. `members` become `_Members`."""
-        names = ("totalResults", "startIndex", "nextCursor")
-        try:
-            page = _PAGE.decode(answer.body)
-            if page.Resources is msgspec.UNSET:
-                return answer.json()
-            records = [self._slimmed(one) for one in page.Resources]
-        except (msgspec.DecodeError, orjson.JSONDecodeError):
-            return answer.json()
-        found = {name: said for name in names if (said := getattr(page, name)) is not msgspec.UNSET}
-        return {**found, "Resources": records}
+        large as its bytes. `members` become `_Members`, or text that says why they cannot."""
+        return self._apart(answer, self._slimmed)
 
-    def _slimmed(self, fields: dict[str, msgspec.Raw]) -> Record:
-        listed = fields.pop("members", None)
-        record = {name: orjson.loads(memoryview(value)) for name, value in fields.items()}
-        key = record.get("id")
-        if listed is None or type(key) is not str:
-            if listed is not None:
-                record["members"] = orjson.loads(memoryview(listed))
-            if type(key) is str and (members := _listed(record)) is not None:
-                record[next(name for name in record if name.lower() == "members")] = self._members(members, key)
+    def _apart(self, answer: Answer, one: Callable[[dict[str, msgspec.Raw]], Any]) -> Any:
+        """A list, record by record: `one` makes a record of its fields. Raises `IncompleteError` for a doubled key."""
+        try:
+            page = strict_json.fields(answer.body)
+            listed = _RAW_LIST.decode(page.pop("Resources"))
+            return {
+                **{name: strict_json.loads(bytes(page[name])) for name in _PAGE if name in page},
+                "Resources": [one(strict_json.fields(bytes(record))) for record in listed],
+            }
+        except strict_json.DoubledKeyError as error:
+            wrong = answer.unreadable(error)
+        except (KeyError, ValueError, RecursionError):  # something that is no list of objects
+            return answer.json()
+        raise wrong
+
+    def _slimmed(self, fields: dict[str, msgspec.Raw]) -> Any:
+        names = [name for name in fields if name.lower() == "members"]
+        if len(names) > 1:
+            raise strict_json.DoubledKeyError(names[1])
+        listed = fields.pop(names[0]) if names else None
+        record, broken = _read(fields)
+        if broken or listed is None:
             return record
+        members = self._of_text(bytes(listed))
+        return record if members is None else {**record, "members": members}
+
+    def _of_text(self, listed: bytes) -> _Members | str | None:
+        """Members as they stand in a group; None for null."""
         try:
             some = _MEMBERS.decode(listed)
-        except msgspec.ValidationError:  # a kind that is not said, or is another: with care, then
-            members = orjson.loads(memoryview(listed))
-            record["members"] = members if members is None else self._members(members, key)
-        else:
-            users = [one.value for one in some if one.type == "User"]
-            nested = [one.value for one in some if one.type == "Group"] if len(users) < len(some) else []
-            record["members"] = self._same_texts(users), nested, []
-        return record
+            sure = listed.count(b'"value"') == listed.count(b'"type"') == len(some) and b"\\" not in listed
+        except (ValueError, RecursionError):  # a kind that is not said, or is another
+            sure = False
+        if not sure:  # or a key that may stand twice: with care, then
+            try:
+                members = strict_json.loads(listed)
+            except strict_json.DoubledKeyError:
+                raise
+            except strict_json.NotJsonError as error:
+                return f"its members are a text that {error}"
+            return None if members is None else self._members(members)
+        users = [one.value for one in some if one.type == "User"]
+        nested = [one.value for one in some if one.type == "Group"] if len(users) < len(some) else []
+        return self._same_texts(users), nested, []
 
-    async def _single(self, what: str, key: str, **params: str) -> Record | None:
+    async def _has(self, what: str, key: str, **params: str) -> bool:
+        """Whether the record with this id is there. An answer that does not say so clearly is refused."""
+        await self._discover()
+        answer = await self._http.call(
+            "GET", f"{self._paths[what]}/{quote(key, safe='')}", params=params, headers=_ACCEPT
+        )
+        if answer.status == 404 and "html" not in answer.headers.get("content-type", ""):
+            return False
+        if answer.status == 403:
+            raise ForbiddenError(f"{self._at(what)}: 403{_detail(answer)}. Give the token the right to read these.")
+        if answer.status != 200 or _folded(as_dict(answer.json())).get("id") != key:
+            raise IncompleteError(f"{self._at(what)}/…: {answer.status}{_detail(answer)}, not the record asked for.")
+        return True
+
+    def _alone(self, answer: Answer) -> Any:
+        """A group that was asked for alone, as `_slimmed`."""
+        try:
+            return self._slimmed(strict_json.fields(answer.body))
+        except strict_json.DoubledKeyError as error:
+            wrong = answer.unreadable(error)
+        except strict_json.NotJsonError:
+            return answer.json()
+        raise wrong
+
+    async def _single(
+        self, what: str, key: str, read: Callable[[Answer], Any] = Answer.json, **params: str
+    ) -> Record | None:
         if not key or key in (".", ".."):
             return None
         path = f"{self._paths[what]}/{quote(key, safe='')}"
@@ -331,7 +440,9 @@ class Scim:
             return None
         if answer.status == 403:
             raise ForbiddenError(f"{self._at(what)}: 403{_detail(answer)}. Give the token the right to read these.")
-        found = answer.json() if answer.status == 200 else None
+        found = read(answer) if answer.status == 200 else None
+        if isinstance(found, _Unreadable):
+            found = {**found.fields, "members": found.reason}
         if not isinstance(found, dict):
             raise IncompleteError(f"{self._at(what)}/…: {answer.status}{_detail(answer)}, not a record.")
         return found
@@ -399,27 +510,29 @@ class Scim:
 
     # --- members -------------------------------------------------------------------------------
 
-    def _keep(self, records: Iterable[Record], kept: dict[str, _Members | None]) -> None:
+    def _keep(self, records: Iterable[Any], kept: dict[str, _Members | str | None]) -> None:
         """Members of listed groups; None for a group that came without the key."""
         for record in records:
             if isinstance(record, dict) and type(key := record.get("id")) is str:
                 members = _listed(record)
-                if isinstance(members, tuple):
-                    kept[key] = members
+                if members is None:
+                    kept[key] = ([], [], []) if self._how == "list" else None
                 else:
-                    known = members is not None or self._how == "list"
-                    kept[key] = self._members(members or [], key) if known else None
+                    kept[key] = members if isinstance(members, tuple | str) else self._members(members)
 
-    async def _members_of(self, key: str) -> _Members:
-        record = await self._single("Groups", key)
+    async def _members_of(self, key: str) -> _Members | str:
+        record = await self._single("Groups", key, self._alone)
         if record is None or record.get("id") != key:
             raise IncompleteError(f"{self._at('Groups')}: the group {key} is gone since it was listed; run again.")
-        return self._members(_listed(record) or [], key)
+        members = _listed(record)
+        if members is None:
+            return [], [], []
+        return members if isinstance(members, tuple | str) else self._members(members)
 
-    def _members(self, members: Any, key: str) -> _Members:
-        """Ids of (users, groups, those whose kind is not said)."""
+    def _members(self, members: Any) -> _Members | str:
+        """Ids of (users, groups, those whose kind is not said), or why that cannot be told."""
         if not isinstance(members, list):
-            raise IncompleteError(f"{self._at('Groups')}: `members` of the group {key} is not a list.")
+            return "its `members` are not a list"
         users: list[str] = []
         nested: list[str] = []
         unsure: list[str] = []
@@ -435,9 +548,9 @@ class Scim:
                     if into:
                         (users if into == "user" else nested if into == "group" else unsure).append(member["value"])
         except (KeyError, AttributeError, TypeError):
-            raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no value.") from None
+            return f"its {len(users) + len(nested) + len(unsure) + 1}. member or one after it has no `value`"
         if not set(map(type, users)) | set(map(type, nested)) | set(map(type, unsure)) <= {str}:
-            raise IncompleteError(f"{self._at('Groups')}: a member of the group {key} has no text as its value.")
+            return "a member has a `value` that is not text"
         return self._same_texts(users), nested, unsure
 
     def _same_texts(self, users: list[str]) -> list[str]:
@@ -468,15 +581,42 @@ class _Member(msgspec.Struct, gc=False):
     type: Literal["User", "Group"]
 
 
-class _Page(msgspec.Struct):
-    totalResults: Any = msgspec.UNSET  # noqa: N815
-    startIndex: Any = msgspec.UNSET  # noqa: N815
-    nextCursor: Any = msgspec.UNSET  # noqa: N815
-    Resources: list[dict[str, msgspec.Raw]] | msgspec.UnsetType = msgspec.UNSET
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A record with a field that is no JSON, and the fields that are."""
+
+    fields: Record
+    reason: str
 
 
-_PAGE: Final = msgspec.json.Decoder(_Page)
+_PAGE: Final = ("totalResults", "startIndex", "nextCursor")
+_RAW_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _MEMBERS: Final = msgspec.json.Decoder(list[_Member])
+
+
+def _read(fields: Mapping[str, msgspec.Raw]) -> tuple[Any, bool]:
+    """A record of its fields, and whether one of them is unreadable. Raises `DoubledKeyError`."""
+    record, wrong = Record(), ""
+    for name, value in fields.items():
+        try:
+            record[name] = strict_json.loads(bytes(value))
+        except strict_json.DoubledKeyError:
+            raise
+        except strict_json.NotJsonError as error:
+            wrong = wrong or f"its field {name[:40]!r} is a text that {error}"
+    return (_Unreadable(record, wrong), True) if wrong else (record, False)
+
+
+def _sound(kind: str, title: str, records: Sequence[Any], held: list[Held]) -> Sequence[Any]:
+    """The records without the unreadable ones, which are added to `held`. `title` is what they are named by."""
+    if _Unreadable not in set(map(type, records)):
+        return records
+    for one in records:
+        if isinstance(one, _Unreadable):
+            found = _folded(one.fields)
+            away = DISABLED if kind == "user" and found.get("active") is False else ""
+            held.append(Held(kind, text(found.get("id")), text(found.get(title)), one.reason, away))
+    return [one for one in records if not isinstance(one, _Unreadable)]
 
 
 # --- record → row ------------------------------------------------------------------------------
@@ -558,10 +698,9 @@ def group_rows(attributes: Iterable[str]) -> Rows[GroupRow]:
 
 
 def _listed(group: Record) -> Any:
-    """The members in a group record; None where it has no such key."""
-    if "members" in group:
-        return group["members"]
-    return next((value for key, value in group.items() if key.lower() == "members"), None)
+    """The members in a group record; None where it has no such key. Names of attributes ignore case."""
+    found = [value for key, value in group.items() if key.lower() == "members"]
+    return "its `members` stand there twice" if len(found) > 1 else found[0] if found else None
 
 
 def _folded(value: Any) -> Any:

@@ -27,7 +27,8 @@ Every third group, one person in ten, and a service principal are assigned to th
 | contrary | whoever left a group or was deleted since is first said to be there, in the same round |
 | limit, window | resource units allowed in so many seconds (10) |
 
-Not documented, and so chosen here: the order of members, and that members who may not be seen are left out.
+Not documented, and so chosen here: the order of members, and that members who may not be seen are left out;
+and that a link leads on in the list as it was when its first page was asked for.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from deployments.sandbox.organisation import Organisation, Person, Team
-from deployments.sandbox.server import Answer, Pages, Refusal, Request, children_of, members_of
+from deployments.sandbox.server import Answer, Chains, Pages, Refusal, Request, children_of, members_of
 
 TENANT: Final = "0f4f1ad8-6d20-4c3e-8c55-30b8a7a0c1de"
 CLIENT: Final = "5b2f7d1e-7c58-4a1a-9a43-1d1d6d1f7a02"
@@ -200,7 +201,7 @@ class Entra:
         self._tokens: dict[str, float] = {}
         self._used: set[str] = set()
         self._until, self._units = 0.0, 0
-        self._pages, self._member_pages = Pages(), Pages()
+        self._pages, self._member_pages, self._chains = Pages(), Pages(), Chains()
         self._history: list[_Then] = []
         self._bin: dict[str, tuple[str, Record]] = {}  # deleted people and groups: reason, last record
         self._rounds: dict[str, list[bytes]] = {}
@@ -625,18 +626,20 @@ class Entra:
         top = query.get("$top", "100")
         if not top.isdigit() or not 1 <= int(top) <= most:
             raise self._refuse(400, f"Invalid page size specified: '{top}'. Must be between 1 and {most} inclusive.")
-        count, start, leap = int(top), 0, False
+        count, start, leap, chain = int(top), 0, False, 0
         if "$skiptoken" in query:
-            start, leap = self._place(query["$skiptoken"])
+            start, leap, chain = self._place(query["$skiptoken"])
+            rows = self._chains[chain] if chain else rows
         sparse, number = self._options.get("sparse", 0), start // count
         hole = bool(sparse) and not leap and number % sparse == sparse - 1
         pages = self._member_pages if "embers" in request.path else self._pages
         chosen = () if hole else pages.cut(request.path, rows, start, count, request)
-        after = (start if hole else start + count, hole)
         more = hole or start + count < len(rows)
+        chain = chain or (self._chains.begin(rows) if more else 0)
+        after = (start if hole else start + count, hole, chain)
         link = self._link(request, after) if more else ""
         if request.fails("cursor"):
-            link = self._link(request, (start, leap))
+            link = self._link(request, (start, leap, chain))
         if request.fails("empty"):
             link = ""
         if request.fails("link") and request.fault is not None:
@@ -648,14 +651,15 @@ class Entra:
             head["@odata.nextLink"] = link
         return Answer(orjson.dumps(head)[:-1] + b',"value":[' + b",".join(chosen) + b"]}")
 
-    def _place(self, token: str) -> tuple[int, bool]:
+    def _place(self, token: str) -> tuple[int, bool, int]:
         try:
-            start, leap = orjson.loads(base64.urlsafe_b64decode(token.encode()))
-            return int(start), bool(leap)
+            start, leap, chain = orjson.loads(base64.urlsafe_b64decode(token.encode()))
+            assert not chain or self._chains[chain] is not None
+            return int(start), bool(leap), int(chain)
         except (binascii.Error, ValueError, TypeError):
             raise self._refuse(400, "Skip token is not valid.", "Directory_ExpiredPageToken") from None
 
-    def _link(self, request: Request, place: tuple[int, bool]) -> str:
+    def _link(self, request: Request, place: tuple[int, bool, int]) -> str:
         token = base64.urlsafe_b64encode(orjson.dumps(place)).decode()
         kept = {name: value for name, value in request.query.items() if name != "$skiptoken"}
         query = "&".join(f"{name}={quote(value, safe=',')}" for name, value in {**kept, "$skiptoken": token}.items())

@@ -23,7 +23,8 @@ Options beside `email`, `key` and `key_id` (credentials):
 | record | a file that gets a line of JSON for each request to the API |
 
 Not documented, and so chosen here: the words of most errors, that a `maxResults` above the maximum is refused for
-users (where the discovery document names it) and cut for groups and members, and that an unknown name in `fields` is.
+users (where the discovery document names it) and cut for groups and members, that an unknown name in `fields` is
+refused, and that a token leads on in the list as it was when its first page was asked for.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from deployments.sandbox.organisation import Organisation, Person, Team
-from deployments.sandbox.server import Answer, Pages, Refusal, Request
+from deployments.sandbox.server import Answer, Chains, Pages, Refusal, Request
 
 DOMAIN: Final = "acme.example"
 OTHER_DOMAIN: Final = "other.example"
@@ -149,7 +150,7 @@ class Google:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.company = Organisation(0, [], [])
         self._options = options
-        self._pages = Pages()
+        self._pages, self._chains = Pages(), Chains()
         self._tokens: dict[str, tuple[float, frozenset[str], bool]] = {}
         self._window, self._calls = 0.0, 0
         self._former: dict[str, list[str]] = {}
@@ -612,7 +613,11 @@ class Google:
         if count < 1 or (count > most and what == "users"):
             raise _invalid(f"Invalid value '{query.get('maxResults')}'. Values must be within the range: [1, {most}]")
         same = f"{_digest('page', name, 6):x}"
-        start = _start(query["pageToken"], same) if query.get("pageToken") else 0
+        start, chain = _start(query["pageToken"], same) if query.get("pageToken") else (0, 0)
+        try:
+            rows = self._chains[chain] if chain else rows
+        except ValueError:
+            raise _invalid("Invalid Input: pageToken") from None
         count, after = min(count, most), start + min(count, most)
         mark = "B"
         if self._options.get("short"):
@@ -622,9 +627,10 @@ class Google:
                 count, after, mark = 0, start, "A"  # nobody, and the same place once more
         chosen = self._pages.cut(request.path, rows, start, count, request)
         more = after < len(rows) and not request.fails("empty")
-        token = _token(after, same, mark)
+        chain = chain or (self._chains.begin(rows) if more else 0)
+        token = _token(after, same, chain, mark)
         if request.fails("cursor"):
-            more, token = True, query.get("pageToken") or _token(start, same, "B")
+            more, token = True, query.get("pageToken") or _token(start, same, chain, "B")
         page: list[bytes] = [] if mask and "kind" not in mask else [b'"kind":"admin#directory#' + what.encode() + b'"']
         if not mask or "etag" in mask:
             page.append(b'"etag":"\\"' + f"{_digest('etag', f'{name} {start}', 12):024x}".encode() + b'\\""')
@@ -654,17 +660,17 @@ def _sorted(records: list[Any], query: Mapping[str, str], order: Callable[[str],
     return records
 
 
-def _token(start: int, same: str, mark: str) -> str:
+def _token(start: int, same: str, chain: int, mark: str) -> str:
     """Where the next page starts, and of which list."""
-    return base64.urlsafe_b64encode(f"{start:09}.{same:0>12}".encode()).decode().rstrip("=") + mark
+    return base64.urlsafe_b64encode(f"{start:09}.{same:0>12}.{chain}".encode()).decode().rstrip("=") + mark
 
 
-def _start(token: str, same: str) -> int:
+def _start(token: str, same: str) -> tuple[int, int]:
     try:
-        start, _, of = base64.urlsafe_b64decode(token[:-1] + "=" * (-len(token[:-1]) % 4)).decode().partition(".")
+        start, of, chain = base64.urlsafe_b64decode(token[:-1] + "=" * (-len(token[:-1]) % 4)).decode().split(".")
         if of != f"{same:0>12}" or token[-1:] not in ("A", "B"):
             raise ValueError
-        return int(start)
+        return int(start), int(chain)
     except (ValueError, binascii.Error, UnicodeDecodeError):
         raise _invalid("Invalid Input: pageToken") from None
 

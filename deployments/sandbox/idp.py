@@ -99,6 +99,11 @@ class RunningIdp:
         sizes: dict[str, int] = self._control("POST", "change", amounts)
         return sizes
 
+    def churn(self, **how: Any) -> None:
+        """From now on people or groups come and go between any two requests (`server.Churn`); without arguments, the
+        company of before is back, and stays."""
+        self._control("POST", "churn", how)
+
     def load(self, **sizes: Any) -> dict[str, int]:
         """Another company: the arguments of `organisation`, and `circle=True` for groups nested in a circle."""
         found: dict[str, int] = self._control("POST", "load", sizes)

@@ -27,6 +27,8 @@ REALM: Final = "acme"
 _JSON: Final = "application/json;charset=UTF-8"
 _SERVICES: Final = ("crowdsync", "jenkins", "monitoring")
 """Clients with a service account; the second one's is a member of groups."""
+SERVICE_ACCOUNTS: Final = tuple(str(uuid.uuid5(uuid.NAMESPACE_DNS, client)) for client in _SERVICES)
+"""Their ids."""
 _IN_LISTS: Final = b',"access":{"manage":false}'
 _OF_ONE: Final = (
     b',"access":{"manageGroupMembership":false,"resetPassword":false,"view":true,"mapRoles":false,'
@@ -72,7 +74,8 @@ class Keycloak:
     """As `server.Emulator`. `options`: client_id, client_secret, role (view-users, query-users or ""), realm,
     token_realm, prefix (of all paths), lifetime (of tokens, seconds), limit, old; literal: * in a search for groups is
     but a character, as it was once; likeness: one person's username begins as those of service accounts do;
-    shared_mail: two people have one e-mail address."""
+    shared_mail: two people have one e-mail address; federation: so many more (or, below 0, fewer) users are counted
+    than listed, as where a federated store has people whom the other side does not know of."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.company = Organisation(0, [], [])
@@ -87,9 +90,10 @@ class Keycloak:
         self._literal = bool(options.get("literal", False))
         self._likeness = bool(options.get("likeness", False))
         self._shared_mail = bool(options.get("shared_mail", False))
+        self._federation = int(options.get("federation", 0))
         self._tokens: dict[str, float] = {}
         self._second, self._asked = 0, 0
-        self._moved = 0
+        self._moved: dict[str, int] = {}
         self._pages = Pages(malformed=b'{"id":7')
         self._users: list[User] = []
         self._groups: dict[str, Group] = {}
@@ -244,6 +248,7 @@ class Keycloak:
             raise refuse(400, "unsupported_grant_type", "Unsupported grant_type")
         token = secrets.token_urlsafe(24)
         self._tokens[token] = time.monotonic() + self._lifetime
+        self._moved.clear()  # whoever comes now has seen nothing move
         body = {
             "access_token": token,
             "expires_in": self._lifetime,
@@ -273,7 +278,8 @@ class Keycloak:
                 return self._list_users(request)
             case ["users", "count"]:
                 found = self._found_users(request.query)
-                return _said(self._count(len(self._plain if found is None else found), request))
+                number = len(self._plain if found is None else found)
+                return _said(self._count(number + (self._federation if found is None else 0), request))
             case ["users", key, *rest]:
                 if key not in self._by_id:
                     raise self._refusal(404, "User not found")
@@ -303,8 +309,7 @@ class Keycloak:
         fault = request.fault
         if fault is not None and fault.kind == "total":
             return number + 1 if fault.total is None else fault.total
-        moved, self._moved = self._moved, 0
-        return number + moved
+        return number + self._moved.pop(_kind(request), 0)
 
     def _window(self, request: Request, most: int) -> tuple[int, int]:
         """`first` and `max`. What is no number is not found, says Keycloak."""
@@ -315,7 +320,7 @@ class Keycloak:
         except ValueError:
             raise self._refusal(404, "HTTP 404 Not Found") from None
         if request.fails("total"):  # the list moves while it is read, which the next count will show
-            self._moved = 1
+            self._moved[_kind(request)] = 1
         return max(0, first), count if count >= 0 else 2**31
 
     def _list(self, request: Request, name: str, records: Sequence[bytes], most: int, end: bytes) -> Answer:
@@ -504,6 +509,11 @@ def _user(person: Person) -> User:
     return User(
         person.id, named["username"], named, person.active, verified, attributes, False, locked, brief, full
     )  # fmt: skip
+
+
+def _kind(request: Request) -> str:
+    """What a list or count is one of."""
+    return "groups" if "/groups" in request.path else "users"
 
 
 def _service(client: str) -> User:

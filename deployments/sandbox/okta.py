@@ -24,7 +24,7 @@ Options beside those of `credentials`:
 | crowded | every n-th call comes while too many others run: 429 with a limit of 0 |
 
 Not documented, and so chosen here: that a `limit` of users or members above the maximum is cut to it, and the words
-of errors.
+of errors; and that a cursor leads on in the list as it was when its first page was asked for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from deployments.sandbox.organisation import Organisation, Person, Team
-from deployments.sandbox.server import Answer, Pages, Refusal, Request, Times
+from deployments.sandbox.server import Answer, Chains, Pages, Refusal, Request, Times
 
 _LETTERS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -226,7 +226,7 @@ class Okta:
     def __init__(self, base: str, options: Mapping[str, Any]) -> None:
         self._base, self._options = options.get("public") or base, options
         self._times = Times()
-        self._pages = Pages()
+        self._pages, self._chains = Pages(), Chains()
         self._tokens: dict[str, tuple[float, frozenset[str]]] = {}
         self._window, self._calls, self._all = 0.0, 0, 0
         self._everyone_at, self._everyone = datetime.now(UTC), frozenset[str]()
@@ -491,9 +491,10 @@ class Okta:
         query = request.query
         try:
             limit = int(query.get("limit", default))
-            start = (
-                int(base64.urlsafe_b64decode(query["after"]).decode().partition(" ")[0]) if query.get("after") else 0
-            )
+            start, chain = 0, 0
+            if query.get("after"):
+                start, chain = map(int, base64.urlsafe_b64decode(query["after"]).decode().split(" "))
+                rows = self._chains[chain]
         except (ValueError, binascii.Error, UnicodeDecodeError):
             raise Refusal(self.failure(400, "limit or after")) from None
         if limit < least or start < 0 or (limit > most and not cut):
@@ -504,7 +505,8 @@ class Okta:
         chosen = self._pages.cut(request.path, rows, start, size, request)
         here = f"{self._base}{request.path}"
         own = f"{here}?{urlencode(query, quote_via=quote)}" if query else here
-        after = base64.urlsafe_b64encode(f"{start + size} {len(rows)}".encode()).decode()
+        chain = chain or (self._chains.begin(rows) if start + size < len(rows) else 0)
+        after = base64.urlsafe_b64encode(f"{start + size} {chain}".encode()).decode()
         following = f"{here}?{urlencode({**query, 'after': after, 'limit': limit}, quote_via=quote)}"
         more = start + size < len(rows) and not request.fails("empty")
         if request.fails("cursor"):

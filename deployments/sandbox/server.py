@@ -7,16 +7,20 @@ An `Emulator` answers requests about one company. Beside its own paths every ser
     GET  /_sandbox/faults           the rules with how often each was seen to match, and fired
     POST /_sandbox/faults           a list of rules (see `Fault`) that replaces the one before
     POST /_sandbox/change           the arguments of `organisation.changed`: the company some days later
+    POST /_sandbox/churn            {"seed", "chance", "people", "teams"}: between any two requests one leaves and one
+                                    joins, by chance; {} ends it and brings the company of before back
     POST /_sandbox/load             those of `organisation.organisation`: another company; `circle` nests in a circle
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import socket
 import struct
-from collections import Counter
+import uuid
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +31,7 @@ import httptools
 import numpy as np
 import orjson
 
-from deployments.sandbox.organisation import Organisation, changed, organisation
+from deployments.sandbox.organisation import Organisation, Person, Team, changed, organisation
 
 
 @dataclass(slots=True)
@@ -173,6 +177,99 @@ class Pages:
         return chosen
 
 
+class Chains:
+    """Lists whose pages are asked for one after another: a cursor leads on in a list as it was when that began."""
+
+    def __init__(self) -> None:
+        self._lists: OrderedDict[int, Sequence[bytes]] = OrderedDict()
+        self._last = 0
+
+    def begin(self, rows: Sequence[bytes]) -> int:
+        """A number for this list."""
+        self._last += 1
+        self._lists[self._last] = rows[:]
+        if len(self._lists) > 200:
+            self._lists.popitem(last=False)
+        return self._last
+
+    def __getitem__(self, number: int) -> Sequence[bytes]:
+        """The list of this number. Raises `ValueError`."""
+        if number not in self._lists:
+            raise ValueError(number)
+        return self._lists[number]
+
+
+class Churn:
+    """People (or groups) who come and go while lists are read, as many as come: totals tell nothing.
+
+    Whoever joins stands anywhere in the list, and is a member of the first group."""
+
+    def __init__(self, company: Organisation, *, seed: int, chance: float, people: bool = True, teams: bool = False):
+        self.before, self.company = company, company
+        self._rng, self._chance, self._people, self._teams = random.Random(seed), chance, people, teams
+        self._guests: list[str] = []
+        for _ in range(4):
+            self._join()
+
+    def next(self) -> Organisation | None:
+        """The company before the next request; None where nothing happens."""
+        if self._rng.random() >= self._chance:
+            return None
+        for change in self._rng.sample((self._join, self._leave), 2):
+            change()
+        return self.company
+
+    def _join(self) -> None:
+        company, key = self.company, str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+        self._guests.append(key)
+        if self._people:
+            at, name = self._rng.randrange(len(company.people) + 1), f"{self._rng.choice('aefjmptz')}{key[:8]}"
+            more = (f"{name}@acme.example", True, "", "", key[:4], "", "")
+            person = Person(key, name, "Guest", name.title(), f"Guest {name}", *more, "en")
+            people = [*company.people[:at], person, *company.people[at:]]
+            members = company.member_person + (company.member_person >= at)
+            here = np.searchsorted(company.member_team, 1) if company.teams else 0
+            self.company = replace(
+                company,
+                people=people,
+                member_team=np.insert(company.member_team, here, [0] * bool(company.teams)).astype(np.int32),
+                member_person=np.insert(members, here, [at] * bool(company.teams)).astype(np.int32),
+            )
+        company = self.company
+        if self._teams:
+            at = self._rng.randrange(len(company.teams) + 1)
+            team = Team(key, f"{self._rng.choice('AEFJMPTZ')} {key[:8]}", "project", key[:8])
+            self.company = replace(
+                company,
+                teams=[*company.teams[:at], team, *company.teams[at:]],
+                **{name: side + (side >= at).astype(np.int32) for name, side in _of_teams(company).items()},
+            )
+
+    def _leave(self) -> None:
+        company, key = self.company, self._guests.pop(self._rng.randrange(len(self._guests)))
+        at = next((at for at, person in enumerate(company.people) if person.id == key), None)
+        if at is not None:
+            stays = company.member_person != at
+            members = company.member_person[stays]
+            self.company = company = replace(
+                company,
+                people=[*company.people[:at], *company.people[at + 1 :]],
+                member_team=company.member_team[stays],
+                member_person=(members - (members > at)).astype(np.int32),
+            )
+        at = next((at for at, team in enumerate(company.teams) if team.id == key), None)
+        if at is not None:
+            self.company = replace(
+                company,
+                teams=[*company.teams[:at], *company.teams[at + 1 :]],
+                **{name: side - (side > at).astype(np.int32) for name, side in _of_teams(company).items()},
+            )
+
+
+def _of_teams(company: Organisation) -> dict[str, Any]:
+    return {name: getattr(company, name) for name in ("member_team", "nest_parent", "nest_child")}
+
+
 def members_of(company: Organisation) -> list[list[str]]:
     """The ids of the people in each team, in the order of `company.teams`."""
     people = [person.id for person in company.people]
@@ -240,6 +337,7 @@ class State:
     emulator: Emulator
     faults: list[Fault] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    churn: Churn | None = None
 
 
 _REASONS: Final = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
@@ -294,6 +392,8 @@ class Connection(asyncio.Protocol):
         fault = next((f for f in self.state.faults if f.fires(path)), None)
         request = Request(method, path, dict(parse_qsl(raw, keep_blank_values=True)), headers, body, fault, target)
         self.state.counts[self.state.emulator.label(request)] += 1
+        if self.state.churn and (company := self.state.churn.next()):
+            self.state.emulator.load(company)
         if request.fails("reset"):
             linger = struct.pack("ii", 1, 0)  # close sends RST instead of FIN
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -371,6 +471,11 @@ class Connection(asyncio.Protocol):
                     answer = [asdict(fault) for fault in state.faults]
                 case ("POST", "change"):
                     answer = self._loaded(changed(state.emulator.company, **(given or {})))
+                case ("POST", "churn"):
+                    if state.churn:
+                        state.emulator.load(state.churn.before)
+                    state.churn = Churn(state.emulator.company, **given) if given else None
+                    answer = self._loaded(state.churn.company) if state.churn else {}
                 case ("POST", "load"):
                     sizes = dict(given or {})
                     circle = sizes.pop("circle", False)

@@ -299,8 +299,9 @@ class Bench:
         """Reads against pages, writes against changes."""
         company = self.company
         # What any client must fetch: the records by the page, the memberships of Crowd as one document.
-        source = math.ceil(company.users / 1000) + math.ceil(company.groups / 100)
-        directory = math.ceil(company.users / 1000) + math.ceil(company.groups / 1000) + 1
+        # Pages overlap by one record, so that a list that moves is seen.
+        source = math.ceil((company.users - 1) / 999) + math.ceil((company.groups - 1) / 99)
+        directory = math.ceil((company.users - 1) / 999) + math.ceil((company.groups - 1) / 999) + 1
         for side, reads, pages in (("source", sum(asked.values()), source), ("Crowd", served["reads"], directory)):
             self.checks.append(
                 Check(

@@ -45,6 +45,11 @@ def pages(count: int, size: int) -> int:
     return max(1, math.ceil(count / size))
 
 
+def overlapping(count: int, size: int) -> int:
+    """The same where each page begins with the record that ended the one before it."""
+    return max(1, math.ceil((count - 1) / (size - 1)))
+
+
 def by_group(company: Organisation, size: int, nested: bool) -> int:
     """Requests for the members of every group, where each group is asked for its own."""
     children = children_of(company) if nested else {}
@@ -54,7 +59,9 @@ def by_group(company: Organisation, size: int, nested: bool) -> int:
     )
 
 
-def people_and_groups(users: int, groups: int) -> Callable[[Organisation], int]:
+def people_and_groups(
+    users: int, groups: int, pages: Callable[[int, int], int] = pages
+) -> Callable[[Organisation], int]:
     """Requests for both lists by pages of these sizes."""
     return lambda company: pages(len(company.people), users) + pages(len(company.teams), groups)
 
@@ -68,11 +75,15 @@ def inside(company: Organisation) -> int:
     """Members of groups, several at once where they are few, by pages where they are too many for one answer."""
     sizes = [len(members) for members in members_of(company)]
     large = [size for size in sizes if size > 10_000]
-    return pages(sum(sizes) - sum(large) + len(company.nest_child), 10_000) + sum(pages(size, 1000) for size in large)
+    small = pages(sum(sizes) - sum(large) + len(company.nest_child), 10_000)
+    return small + sum(overlapping(size, 1000) for size in large)
 
 
 MINIMUM: Final[Mapping[str, tuple[Callable[[Organisation], int], str]]] = {
-    "scim": (people_and_groups(1000, 100), "1000 users, 100 groups with members a page"),
+    "scim": (
+        people_and_groups(1000, 100, overlapping),
+        "1000 users, 100 groups with members a page, pages that overlap by one record",
+    ),
     "okta": (
         lambda c: people_and_groups(200, 200)(c) + by_group(c, 1000, False),
         "200 users, 200 groups a page; each group's members, 1000 a page",
@@ -86,7 +97,7 @@ MINIMUM: Final[Mapping[str, tuple[Callable[[Organisation], int], str]]] = {
         "100 users, 650 roles a page; each role's members, 100 a page",
     ),
     "keycloak": (
-        lambda c: pages(len(c.people), 1000) + 3 + by_group(c, 1000, False),
+        lambda c: overlapping(len(c.people), 1000) + 3 + by_group(c, 1000, False),
         "1000 users a page, one list of groups, a count of each; each group's members, 1000 a page",
     ),
     "google": (
@@ -94,7 +105,7 @@ MINIMUM: Final[Mapping[str, tuple[Callable[[Organisation], int], str]]] = {
         "500 users, 200 groups a page; each group's members, 200 a page",
     ),
     "idcs": (
-        lambda c: people_and_groups(1000, 1000)(c) + inside(c),
+        lambda c: people_and_groups(1000, 1000, overlapping)(c) + inside(c),
         "1000 users, 1000 groups a page; members of several groups, at most 10,000 an answer, else 1000 a page",
     ),
 }

@@ -70,7 +70,8 @@ class ScimServer:
             body |= {"startIndex": start, "itemsPerPage": len(page)}
         elif start - 1 + count < len(shown):
             body["nextCursor"] = f"c{start + count}"
-        return 200, what, (start - 1) // max(count, 1), orjson.dumps(body)
+        step = count - 1 if self.style == "index" else count  # who pages by index lets pages overlap by one record
+        return 200, what, (start - 1) // max(step, 1), orjson.dumps(body)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -18,9 +18,17 @@ import pytest
 
 from connectors import http as door
 from connectors.contract import Scope, Source
-from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, RefusedError, StaleMarkError
+from connectors.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    CrowdsyncError,
+    IncompleteError,
+    RefusedError,
+    StaleMarkError,
+)
 from connectors.idp import SOURCES
 from connectors.model import Snapshot
+from connectors.paging import drained
 from deployments.sandbox import idp as sandbox
 from deployments.sandbox.organisation import Organisation, organisation
 from tasks.extract import merged, read_source
@@ -231,14 +239,124 @@ async def test_malformed_records_are_held_and_the_rest_goes_on(served: Served) -
         assert (found.held["reason"] != "").all()
 
 
-async def test_malformed_members_never_make_a_group_smaller(served: Served) -> None:
+async def test_a_malformed_member_holds_its_group_and_the_rest_goes_on(served: Served) -> None:
     if not served.case.members:
         return  # they come with the groups
-    right = (await served.read()).digest()
+    right, held = await served.read(), 0
     for nth in range(1, await served.requests(served.case.members) + 1):
         served.idp.faults({"kind": "malformed", "path": served.case.members, "nth": nth})
-        with contextlib.suppress(CrowdsyncError):
-            assert (await served.read()).digest() == right, nth
+        try:
+            found = await served.read()
+        except IncompleteError:
+            continue
+        assert found.users.equals(right.users)
+        names = set(found.held["name"])
+        assert set(found.held["kind"]) <= {"group"}
+        assert set(found.groups["name"]) == set(right.groups["name"]) - names
+        ids = set(right.groups.loc[right.groups["name"].isin(names), "id"])
+        rest = right.memberships.astype("str")
+        rest = rest[~rest["group_id"].isin(ids)].reset_index(drop=True)
+        assert found.memberships.astype("str").equals(rest), nth
+        held += len(names)
+    assert held
+
+
+async def test_whoever_stays_is_read_while_others_come_and_go(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One leaves and one joins between any two requests, anywhere in the lists: totals never change. Whoever was there
+    all along is read, or the read is refused; where a page has but a number, a look-up still finds them."""
+    stay = await served.read()
+    rows = set(stay.memberships.astype("str").itertuples(index=False, name=None))
+    outcomes = {"whole": 0, "refused": 0, "found by a look-up": 0}
+
+    async def read(what: str, source: Source) -> set[Any]:
+        """Who of those that stay is missing."""
+        if what == "members":
+            return rows - set(await drained(source.memberships(list(stay.groups["id"])), []))
+        pages: Any = source.users(Scope()) if what == "people" else source.groups(Scope())
+        found = {row[0] for row in await drained(pages, [])}
+        return set((stay.users if what == "people" else stay.groups)["id"]) - found
+
+    try:
+        for seed in range(16):
+            for what in ("people", "groups", "members"):
+                async with served.source(page_size=(5, 10)[seed % 2]) as source:
+                    chance = (0.3, 1.0)[seed // 2 % 2]
+                    served.idp.churn(seed=seed, chance=chance, people=what != "groups", teams=what == "groups")
+                    try:
+                        missing = await read(what, source)
+                    except IncompleteError:
+                        outcomes["refused"] += 1
+                        continue
+                    outcomes["found by a look-up" if missing else "whole"] += 1
+                    assert served.case.by_number or not missing, (seed, what)
+                    if what != "members":
+                        look_up = source.has_user if what == "people" else source.has_group
+                        assert all([await look_up(key) for key in missing])
+    finally:
+        served.idp.churn()
+    assert outcomes["whole"]
+    with capsys.disabled():
+        print(f"\n{served.case.kind}, others come and go: {outcomes}")
+
+
+async def test_a_look_up_says_what_a_list_would_name(served: Served) -> None:
+    """Of everybody who is there, and of those who were there before."""
+    before = await served.read()
+    try:
+        async with served.source() as source:
+            assert all([await source.has_user(key) for key in before.users["id"]])
+            assert all([await source.has_group(key) for key in before.groups["id"]])
+            for look_up, never in zip((source.has_user, source.has_group), served.case.never, strict=True):
+                assert not any([await look_up(key) for key in never])
+            served.idp.change(seed=9, leavers=3)
+            left = set(before.users["id"]) - set((await served.read()).users["id"])
+            assert len(left) == 3
+            assert not any([await source.has_user(key) for key in left])
+            served.idp.load(**{**SIZE, "seed": 8})
+            assert not any([await source.has_user(key) for key in before.users["id"]])
+            assert not any([await source.has_group(key) for key in before.groups["id"]])
+    finally:
+        served.idp.load(**SIZE)
+
+
+async def test_a_look_up_that_says_nothing_clear_is_not_a_no(served: Served) -> None:
+    before = await served.read()
+    try:
+        served.idp.load(**{**SIZE, "seed": 8})
+        async with served.source() as source:
+            for kind in ("cut", "html", "status"):
+                served.idp.faults({"kind": kind, "path": "/(?!token|oauth2|realms)", "times": 0, "status": 500})
+                for look_up, key in (
+                    (source.has_user, before.users["id"][0]),
+                    (source.has_group, before.groups["id"][0]),
+                ):
+                    with contextlib.suppress(CrowdsyncError):
+                        await look_up(key)
+                        pytest.fail(f"{kind}: {look_up.__name__} believed it")
+    finally:
+        served.idp.faults()
+        served.idp.load(**SIZE)
+
+
+async def test_a_look_up_knows_the_scope(served: Served) -> None:
+    case = served.case
+    if not case.narrow:
+        return
+    with contextlib.ExitStack() as stack:
+        if case.narrow_options:
+            options = {**case.options, **case.narrow_options}
+            other = stack.enter_context(sandbox.running(case.kind, **SIZE, options=options))
+            served = Served(case, other)
+        whole, narrow = await served.read(), await served.read(**case.narrow)
+        assert 0 < len(narrow.users) < len(whole.users)
+        assert 0 < len(narrow.groups) < len(whole.groups)
+        async with served.source(**case.narrow) as source:
+            for key in whole.users["id"]:
+                assert await source.has_user(key) == (key in set(narrow.users["id"])), key
+            for key in whole.groups["id"]:
+                assert await source.has_group(key) == (key in set(narrow.groups["id"])), key
 
 
 async def test_groups_in_a_circle_are_read_as_they_are(served: Served) -> None:

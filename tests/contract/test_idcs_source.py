@@ -219,12 +219,14 @@ async def test_a_group_of_many_pages(monkeypatch: pytest.MonkeyPatch) -> None:
             for kind in ("drop", "repeat", "empty", "malformed"):
                 other.faults({"kind": kind, "path": r"/admin/v1/Groups/", "nth": nth})
                 try:
-                    found = seen(await read(other))
+                    snapshot = await read(other)
                 except IncompleteError:
                     continue
-                assert found == right, (kind, nth)
-        other.faults({"kind": "drop", "path": r"/admin/v1/Groups/", "nth": 1})
-        with pytest.raises(IncompleteError, match="twice"):
+                held = set(snapshot.held["id"])
+                assert seen(snapshot) == {row for row in right if row[0] not in held}, (kind, nth)
+                assert not held or kind == "malformed"
+        other.faults({"kind": "drop", "path": r"/admin/v1/Groups/", "nth": 2})
+        with pytest.raises(IncompleteError, match="moved while it was read"):
             await read(other)
 
 
@@ -237,7 +239,7 @@ async def test_a_server_that_ignores_the_page_inside(monkeypatch: pytest.MonkeyP
             return await call(method, path, params={**params, "attributes": "members"}, **named)
 
         monkeypatch.setattr(one._http, "call", deaf)
-        with pytest.raises(IncompleteError, match="twice"):
+        with pytest.raises(IncompleteError, match="moved while it was read"):
             await asyncio.wait_for(one._members_by_page(group), 10)
 
 
@@ -295,8 +297,16 @@ async def test_members_that_make_no_sense(idp: RunningIdp, monkeypatch: pytest.M
 
     async with source(idp) as one:
         altered(one, monkeypatch, spoil)
-        with pytest.raises(IncompleteError, match="member"):
-            await read_source(one, Scope())
+        if isinstance(members, list) and len(members) == 2:
+            with pytest.raises(IncompleteError, match="member twice"):
+                await read_source(one, Scope())
+            return
+        right = await read(idp)
+        snapshot = await read_source(one, Scope())
+        held = set(snapshot.held["id"])
+        assert held
+        assert set(snapshot.groups["id"]) == set(right.groups["id"]) - held
+        assert seen(snapshot) == {row for row in seen(right) if row[0] not in held}
 
 
 async def test_groups_that_are_gone_meanwhile(idp: RunningIdp) -> None:
@@ -318,7 +328,7 @@ async def test_an_empty_list_is_not_believed_at_once(idp: RunningIdp, path: str)
 async def test_a_record_twice_is_refused(idp: RunningIdp) -> None:
     idp.faults({"kind": "repeat", "path": r"/admin/v1/Users$", "nth": 2})
     async with source(idp, page_size=61) as one:
-        with pytest.raises(IncompleteError, match="/Users: the server gave a record twice"):
+        with pytest.raises(IncompleteError, match="/Users: a page does not begin with the record"):
             [page async for page in one.users(Scope())]
 
 

@@ -26,11 +26,13 @@ from connectors.errors import (
     ForbiddenError,
     IncompleteError,
     RefusedError,
+    TooLargeError,
 )
 from connectors.http import Http
 from connectors.idp import SOURCES
-from connectors.idp.scim import Scim, user_rows
+from connectors.idp.scim import Scim, ScimSettings, user_rows
 from connectors.paging import Part, by_cursor
+from tasks.extract import read_source
 from tests.clients import node_package
 
 HERE = Path(__file__).parent
@@ -267,13 +269,13 @@ async def test_requests_are_pages() -> None:
     async with server.running(), source(server.url, page_size=5, group_page_size=3) as scim:
         await everything(scim)
         asked = Counter(target.partition("?")[0] for target in server.asked)
-        assert asked == {"/ServiceProviderConfig": 1, "/ResourceTypes": 1, "/Users": 5, "/Groups": 3}
+        assert asked == {"/ServiceProviderConfig": 1, "/ResourceTypes": 1, "/Users": 6, "/Groups": 3}
 
 
 async def test_a_server_that_gives_less_than_asked_is_read_whole() -> None:
     async with ScimServer(USERS, GROUPS, cap=4).running() as server, source(server.url) as scim:
         assert len((await everything(scim))[0]) == 23
-        assert sum(target.startswith("/Users") for target in server.asked) == 6
+        assert sum(target.startswith("/Users") for target in server.asked) == 8  # 4, and 3 new ones in each other
 
 
 async def test_pages_of_changing_length_are_read_one_by_one() -> None:
@@ -281,7 +283,7 @@ async def test_pages_of_changing_length_are_read_one_by_one() -> None:
 
     def shorter(what: str, page: int, body: bytes) -> bytes:
         found = orjson.loads(body)
-        if what == "Users" and len(found["Resources"]) > 1 and found["startIndex"] != 1:
+        if what == "Users" and len(found["Resources"]) > 2 and found["startIndex"] != 1:
             found["Resources"].pop()
         return orjson.dumps(found)
 
@@ -322,7 +324,7 @@ async def test_members_are_read_anew_for_many_groups_without_a_group_read() -> N
     async with ScimServer(USERS, groups).running() as server, source(server.url, group_page_size=10) as scim:
         rows = await whole(scim.memberships([g["id"] for g in groups]))
         assert len(rows) == 40
-        assert sum(target.startswith("/Groups") for target in server.asked) == 4
+        assert sum(target.startswith("/Groups") for target in server.asked) == 5
         with pytest.raises(IncompleteError, match="gone"):
             await whole(scim.memberships([*(g["id"] for g in groups), "g99"]))
         with pytest.raises(IncompleteError, match="gone"):
@@ -482,6 +484,10 @@ def items(body: bytes) -> list[Any]:
 
 
 LIST_FAULTS: dict[str, Any] = {
+    "Resources twice": lambda body: b'{"Resources":[],' + body[1:],
+    "an id twice": lambda body: body.replace(b'"id":', b'"id":"u1","id":', 1),
+    "an unreadable page": lambda body: body.replace(b'"Resources":[', b'"Resources":[\xff', 1),
+    "a deep page": lambda body: body.replace(b'"Resources":[', b'"Resources":[' + b"[" * 100_000, 1),
     "connection closed": lambda body: None,
     "body cut": lambda body: close(body[: len(body) // 2]),
     "text cut": lambda body: body[:-9],
@@ -531,7 +537,9 @@ BLIND_FAULTS = [
 ]
 BLIND_FAULTS += ["error 403", "error 429", "no content 204", "SCIM error as 200", "null", "list", "empty object"]
 BLIND_FAULTS += ["empty page", "no Resources", "Resources is text", "Resources is an object", "record doubled"]
-SINGLE_FAULTS = [*BLIND_FAULTS[:15], "another record", "members is an object", "member without value", "member is text"]
+SINGLE_FAULTS = [*BLIND_FAULTS[:15], "another record", "members twice"]
+UNREADABLE = ["members is an object", "members is an empty object", "member without value", "member is text"]
+UNREADABLE += ["value is a number", "value is no UTF-8", "members is deep", "members twice in two spellings"]
 ONE: dict[str, Any] = {
     **{name: fault for name, fault in LIST_FAULTS.items() if name != "list"},
     "list": lambda body: b"[" + body + b"]",
@@ -539,7 +547,18 @@ ONE: dict[str, Any] = {
     "members is an object": lambda body: changed(body, members={"value": "u1"}),
     "member without value": lambda body: changed(body, members=[{"type": "User"}]),
     "member is text": lambda body: changed(body, members=["u1"]),
+    "members is an empty object": lambda body: changed(body, members={}),
+    "value is a number": lambda body: changed(body, members=[{"value": "u1", "type": "User"}, {"value": 7}]),
+    "value is no UTF-8": lambda body: twice(body, b'"x":1,').replace(b'"value":"', b'"value":"\xff', 1),
+    "members is deep": lambda body: twice(changed(body, members=None), b'"members":' + b"[" * 400 + b"]" * 400 + b","),
+    "members twice": lambda body: twice(body, b'"members":[],'),
+    "members twice in two spellings": lambda body: twice(body, b'"Members":[],'),
 }
+
+
+def twice(body: bytes, more: bytes) -> bytes:
+    """An object with one more field in front."""
+    return b"{" + more + body.strip()[1:]
 
 
 async def refused(server: Any, read: str, what: str, page: int, fault: Any, **settings: Any) -> bool:
@@ -580,6 +599,7 @@ async def test_every_page_of_every_list_with_every_fault_is_refused(style: str) 
     through, count = [], 0
     async with ScimServer(USERS, MANY, style=style.split()[0], totals=not blind).running() as server:
         for read, what, pages in (("users", "Users", 5), ("groups", "Groups", 8), ("memberships", "Groups", 8)):
+            pages = {"Users": 6, "Groups": 11}[what] if style == "index" else pages
             for name, fault in faults.items():
                 for page in range(pages - (name == "cursor beyond")):  # beyond the end, nothing is lost
                     count += 1
@@ -617,3 +637,104 @@ async def test_every_group_read_by_itself_with_every_fault_is_refused() -> None:
                     through.append((name, page))
     assert not through
     print(f"{count} incomplete member reads refused")
+
+
+# --- what cannot be read is held, and the rest goes on ---
+
+
+@pytest.mark.parametrize("how", ["auto", "get"])
+@pytest.mark.parametrize("name", [name for name in UNREADABLE if name != "members is deep"])
+async def test_one_member_that_makes_no_sense_holds_its_group(how: str, name: str) -> None:
+    """Its memberships are not read, it is named with the reason, and every other group is read."""
+    server = ScimServer(USERS, GROUPS)
+    if how == "get":
+        server.spoil = lambda what, at, body: ONE[name](body) if (what, at) == ("Groups/id", 1) else body
+    else:
+
+        def spoil(what: str, page: int, body: bytes) -> bytes:
+            if what != "Groups":
+                return body
+            found = orjson.loads(body)
+            second = orjson.dumps(found["Resources"][1])
+            return body.replace(second, ONE[name](second))
+
+        server.spoil = spoil
+    async with server.running(), source(server.url, group_members=how) as scim:
+        if name == "members twice in two spellings":
+            with pytest.raises(IncompleteError, match=r"'[Mm]embers' twice"):
+                await read_source(scim, Scope())
+            return
+        snapshot = await read_source(scim, Scope())
+        (held,) = snapshot.held.itertuples(index=False, name=None)
+        assert held[:4] == ("group", "g2", "Group 2", "extract")
+        assert "member" in held[4]
+        assert set(snapshot.groups["id"]) == {g["id"] for g in GROUPS} - {"g2"}
+        found = set(snapshot.memberships.astype("str").itertuples(index=False, name=None))
+        assert found == {row for row in MEMBERSHIPS if row[0] != "g2"}
+
+
+async def test_a_record_that_is_no_utf8_is_held_and_the_rest_goes_on() -> None:
+    """It says whether its person is disabled, where that can be read."""
+    server = ScimServer(USERS, GROUPS)
+
+    def spoil(what: str, page: int, body: bytes) -> bytes:
+        for name in (b"Given3", b"Given7", b"Group 2"):
+            body = body.replace(b'"%s"' % name, b'"\xff%s"' % name)
+        return body
+
+    server.spoil = spoil
+    async with server.running(), source(server.url) as scim:
+        snapshot = await read_source(scim, Scope())
+        found = snapshot.held[["kind", "id", "name", "away"]].itertuples(index=False, name=None)
+        assert set(found) == {("user", "u3", "user3", ""), ("user", "u7", "user7", "disabled"), ("group", "g2", "", "")}
+        assert len(snapshot.users) == len(USERS) - 2
+        assert set(snapshot.groups["id"]) == {g["id"] for g in GROUPS} - {"g2"}
+
+
+@pytest.mark.parametrize("more", [b'"value":"u9",', b'"type":"Group",', b'"val\\u0075e":"u9",'])
+async def test_a_member_that_says_a_key_twice_is_refused(more: bytes) -> None:
+    server = ScimServer(USERS, GROUPS)
+    server.spoil = lambda what, page, body: body.replace(b'{"value":"u2",', b'{%s"value":"u2",' % more, 1)
+    async with server.running(), source(server.url) as scim:
+        with pytest.raises(IncompleteError, match=r"says '(value|type)' twice in one object"):
+            await read_source(scim, Scope())
+
+
+# --- answers that are too large ---
+
+
+@pytest.mark.parametrize("style", ["index", "cursor"])
+async def test_pages_that_are_too_large_are_asked_for_again_in_smaller_ones(style: str) -> None:
+    most = len(orjson.dumps(GROUPS[:3])) + 300
+    async with (
+        ScimServer(USERS, MANY, style=style).running() as server,
+        Http(server.url, name="test", bearer=TOKEN, max_bytes=most) as http,
+    ):
+        scim = Scim(http)
+        users, groups, memberships = await everything(scim)
+        assert (len(users), len(groups)) == (len(USERS), len(MANY))
+        assert memberships == {(g["id"], m["value"], m["type"].lower()) for g in MANY for m in g["members"]}
+        assert len(server.asked) < 80
+
+
+async def test_two_groups_that_are_too_large_for_one_answer_are_read_one_by_one() -> None:
+    groups = [group(n, *(f"u{m}" for m in range(1, 24))) for n in range(1, 6)]
+    most = 2 * len(orjson.dumps(groups[0])) - 50
+    async with (
+        ScimServer(USERS, groups).running() as server,
+        Http(server.url, name="test", bearer=TOKEN, max_bytes=most) as http,
+    ):
+        assert len((await everything(Scim(http)))[2]) == 5 * 23
+    async with (
+        ScimServer(USERS, groups).running() as server,
+        Http(server.url, name="test", bearer=TOKEN, max_bytes=most) as http,
+    ):
+        scim = Scim(http, group_members="list")
+        with pytest.raises(TooLargeError, match=r"Set `group_page_size` of this source lower, or its `max_megabytes`"):
+            await whole(scim.groups(Scope()))
+
+
+def test_page_sizes_are_settings() -> None:
+    settings = ScimSettings(url="http://h", page_size=7, group_page_size=3, group_members="get", max_megabytes=2)
+    scim = Scim.open("acme", settings, {"token": "x"})
+    assert (scim._sizes, scim._how, scim.doors[0]._max_bytes) == ({"Users": 7, "Groups": 3}, "get", 2 * 2**20)

@@ -69,12 +69,8 @@ def company(users: int, groups: int) -> Any:
     return prepared(users=users, groups=groups, memberships=memberships, user_page=PAGE, group_page=PAGE)
 
 
-def scim_pages(size: int) -> int:
-    return max(1, math.ceil(size / PAGE))
-
-
-def crowd_pages(size: int) -> int:
-    """Pages of Crowd overlap by one record."""
+def pages(size: int) -> int:
+    """Pages overlap by one record."""
     return max(1, math.ceil((size - 1) / (PAGE - 1)))
 
 
@@ -124,14 +120,14 @@ async def test_cycles_cost_their_pages_and_their_changes(
             writes, crowd_reads = counts["writes"], counts["reads"]
             assert set(counts["statuses"]) <= {"200", "201", "204"}
             assert not walked.refusals
-            pages, crowd_all = scim_pages(users) + scim_pages(groups), crowd_pages(held[0]) + crowd_pages(held[1]) + 1
-            assert pages <= reads <= pages + FIXED
+            scim_all, crowd_all = pages(users) + pages(groups), pages(held[0]) + pages(held[1]) + 1
+            assert scim_all <= reads <= scim_all + FIXED
             assert crowd_all <= crowd_reads <= crowd_all + FIXED
             assert crowd_reads + writes == sum(counts["requests"].values())
             changes = len(walked.plan.operations)
             assert writes == changes
             assert not changes or set(walked.journal["state"]) == {"done"}
-            lines.append(f"{cycle}: {reads}/{pages} + {crowd_reads}/{crowd_all} reads, {writes} writes")
+            lines.append(f"{cycle}: {reads}/{scim_all} + {crowd_reads}/{crowd_all} reads, {writes} writes")
             assert bool(changes) == (cycle in ("first", "changes"))
             # The first cycle after changes sees in Crowd what they made of it; the next one sees nothing new.
             grown = more(file, before)

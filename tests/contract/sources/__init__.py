@@ -20,6 +20,9 @@ class Case:
     number the API tells, so that a page that lost a record is seen ("users", "groups", "members"). `links`: lists
     whose next page is a link or an address in the answer. `circular`: groups can be nested in a circle; `tree`:
     a group has one parent at most, of several the first counts. `username` is what stands in the column of a person.
+    `narrow` are settings that leave some people or groups out, with `narrow_options` of the emulator; `never` are ids
+    of (users, groups) that are there and in no list. `by_number`: pages of these lists have numbers, and nothing shows
+    that one who stays was skipped when others came and went.
     """
 
     kind: str
@@ -33,4 +36,8 @@ class Case:
     links: frozenset[str] = frozenset()
     circular: bool = True
     tree: bool = False
+    narrow: Mapping[str, Any] = field(default_factory=dict)
+    narrow_options: Mapping[str, Any] = field(default_factory=dict)
+    never: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    by_number: bool = False
     username: Callable[[Person], str] = lambda person: f"{person.username}@acme.example"

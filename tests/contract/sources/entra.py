@@ -10,6 +10,7 @@ CASE = Case(
     members=r"/v1\.0/(\$batch|groups/[^/]+/members)$",
     settings={"page_size": 10},
     options={"guests": 7},
+    narrow={"app": entra.APP, "guests": False},
     links=frozenset({"users", "groups", "members"}),
     username=lambda person: entra.upn(person, 7),
 )

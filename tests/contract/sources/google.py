@@ -9,5 +9,7 @@ CASE = Case(
     members=r"/admin/directory/v1/groups/[^/]+/members$",
     settings={"page_size": 10},
     options={"counts": "all"},
+    narrow={"domain": "other.example"},
+    narrow_options={"second": 3},
     counted=frozenset({"members"}),
 )

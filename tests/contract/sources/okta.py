@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deployments.sandbox import okta
 from tests.contract.sources import Case
 
 CASE = Case(
@@ -10,5 +11,7 @@ CASE = Case(
     groups=r"/api/v1/groups$",
     members=r"/api/v1/groups/[^/]+/users$",
     settings={"page_size": 10},
+    narrow={"app": okta.APP},
+    never=((), (okta.EVERYONE,)),
     links=frozenset({"users", "groups", "members"}),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deployments.sandbox import onelogin
 from tests.contract.sources import Case
 
 CASE = Case(
@@ -10,5 +11,8 @@ CASE = Case(
     groups=r"/api/2/roles$",
     members=r"/api/2/roles/\d+/users$",
     settings={"page_size": 10, "role_page_size": 5},
+    narrow={"app": onelogin.APP},
+    narrow_options={"scope": "Read All"},
+    by_number=True,
     counted=frozenset({"users", "groups", "members"}),
 )
