@@ -40,6 +40,7 @@ import orjson
 import stamina
 from aiolimiter import AsyncLimiter
 
+from connectors import strict_json
 from connectors.errors import (
     AmbiguousError,
     AuthenticationError,
@@ -117,15 +118,21 @@ class Answer:
         return None
 
     def json(self) -> Any:
-        """The body as JSON. Anything else, also an empty or cut body, raises `IncompleteError`."""
+        """The body as JSON. Anything else, also an empty or cut body or a doubled key, raises `IncompleteError`."""
         try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
-            pass
+            return strict_json.loads(self.body)
+        except strict_json.NotJsonError as error:
+            wrong = self.unreadable(error)
+        raise wrong
+
+    def unreadable(self, error: strict_json.NotJsonError) -> IncompleteError:
+        """What to raise where the body, or a part of it, is not JSON that says one thing only."""
+        what = f"{self.method} {self.url} answered {self.status}"
+        if isinstance(error, strict_json.DoubledKeyError):
+            return IncompleteError(f"{what} with JSON that {self.scrub(str(error))}. Report it to the provider.")
         start = self.scrub(self.body[:4096].decode("utf-8", "replace"))[:60]
-        raise IncompleteError(
-            f"{self.method} {self.url} answered {self.status} with "
-            f"{self.headers.get('content-type', 'no content type')}, which is not whole JSON "
+        return IncompleteError(
+            f"{what} with {self.headers.get('content-type', 'no content type')}, which {error} "
             f"({len(self.body)} bytes, starting {start!r}). Check that the address leads to the API."
         )
 

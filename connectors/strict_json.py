@@ -1,0 +1,102 @@
+"""JSON that says one thing only: a key that stands twice in an object is refused, and so is what no parser agrees on.
+
+RFC 8259 leaves open which of two equal keys counts, and every fast parser silently takes the last: an answer
+`{"members": ["ann"], "members": []}` would empty a group. What got lost is seen by counting: a dropped key takes its
+two quotation marks along, so that the text holds more of them than what was read from it, written out again.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import orjson
+
+_SMALL: Final = 4000
+"""Bytes up to which a plain count is quicker than a vectorised one."""
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class NotJsonError(ValueError):
+    """The text is no JSON, or none that says one thing only; the message continues "an answer which …"."""
+
+
+class DoubledKeyError(NotJsonError):
+    """A key stands twice in an object. `key` is it."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"says {key[:60]!r} twice in one object, so that it cannot be known which one is meant")
+        self.key = key
+
+
+def loads(data: bytes | memoryview) -> Any:
+    """JSON text in UTF-8 → its value. Raises `NotJsonError`, and no other error."""
+    text = bytes(data)  # (no copy where it is bytes)
+    wrong = ""
+    try:
+        found = orjson.loads(text)
+        if _quotes(text) == _quotes(orjson.dumps(found)):
+            return found
+    except orjson.JSONDecodeError:
+        wrong = "is not whole JSON"
+    except (TypeError, RecursionError):  # orjson reads four times as deep as it writes
+        wrong = "is nested too deeply"
+    # Outside: their exceptions hold the text, which no error of ours may carry along.
+    raise NotJsonError(wrong) if wrong else DoubledKeyError(_doubled(text))
+
+
+def fields(data: bytes | memoryview) -> dict[str, msgspec.Raw]:
+    """A JSON object in UTF-8, taken apart by one level. Raises as `loads` for its own keys; the values are unread."""
+    text = bytes(data)
+    wrong = ""
+    try:
+        found = _FIELDS.decode(text)
+        if _quotes(text) == 2 * len(found) + sum(_quotes(bytes(value)) for value in found.values()):
+            return found
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        wrong = "is no whole JSON object"
+    except RecursionError:
+        wrong = "is nested too deeply"
+    raise NotJsonError(wrong) if wrong else DoubledKeyError(_doubled(text))
+
+
+def _quotes(text: bytes) -> int:
+    """How many quotation marks open or close a text in JSON: all but those that a backslash escapes."""
+    escapes = 92 in text
+    if len(text) > _SMALL:
+        codes = np.frombuffer(text, dtype=np.uint8)
+        count = int(np.count_nonzero(codes == 34))
+        if not escapes:
+            return count
+        at = np.flatnonzero(codes == 92)
+        if not (np.diff(at) == 1).any():
+            return count - int(np.count_nonzero(codes[at + 1] == 34))
+    if escapes:
+        text = text.replace(b"\\\\", b"")  # what a pair leaves of a row of backslashes escapes what follows it
+        return text.count(b'"') - text.count(b'\\"')
+    return text.count(b'"')
+
+
+class _Found(Exception):
+    pass
+
+
+def _doubled(text: bytes) -> str:
+    """The first key that stands twice in one object."""
+
+    def pairs(listed: list[tuple[str, Any]]) -> None:
+        known: set[str] = set()
+        for key, _ in listed:
+            if key in known:
+                raise _Found(key)
+            known.add(key)
+
+    with suppress(ValueError, RecursionError):
+        try:
+            json.loads(text, object_pairs_hook=pairs, parse_int=str)
+        except _Found as found:
+            return str(found)
+    return "a key"

@@ -1,0 +1,129 @@
+"""JSON says one thing only: held against Python's own parser on generated texts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from connectors.errors import IncompleteError
+from connectors.http import Answer
+from connectors.strict_json import DoubledKeyError, NotJsonError, fields, loads
+
+BS = "\\"
+PIECES = ("a", "b", '"', BS, BS + BS, '":', ":", "\n", "\t", "é", "😀", "{", "}", "[", ",", "/", "\u2028", "")
+
+
+def spelt(text: str, escape: bool) -> str:
+    """A JSON string, with every letter escaped or only those that must be."""
+    if not escape:
+        return json.dumps(text, ensure_ascii=False)
+    units = text.encode("utf-16-be")
+    return '"' + "".join(f"{BS}u{units[i]:02x}{units[i + 1]:02X}" for i in range(0, len(units), 2)) + '"'
+
+
+strings = st.builds(spelt, st.lists(st.sampled_from(PIECES), max_size=4).map("".join), st.booleans())
+blanks = st.sampled_from(("", " ", "\n\t", "\r\n  "))
+
+
+def objects(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    pair = st.builds(lambda k, a, b, v: f"{k}{a}:{b}{v}", strings, blanks, blanks, values)
+    pairs = st.lists(pair, max_size=4)
+    return st.builds(lambda a, many, b: f"{{{a}{f'{b},{a}'.join(many)}{b}}}", blanks, pairs, blanks)
+
+
+def lists(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.builds(lambda a, many: f"[{a}{f',{a}'.join(many)}{a}]", blanks, st.lists(values, max_size=4))
+
+
+texts = st.recursive(
+    strings | st.sampled_from(("1", "-2.5e3", "true", "null")), lambda v: objects(v) | lists(v), max_leaves=12
+)
+
+
+def doubled(text: str) -> set[str]:
+    """Every key that stands twice in one object, by Python's parser."""
+    found: set[str] = set()
+
+    def pairs(listed: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in listed]
+        found.update(key for key in keys if keys.count(key) > 1)
+        return dict(listed)
+
+    json.loads(text, object_pairs_hook=pairs)
+    return found
+
+
+@given(text=texts, long=st.booleans())
+@settings(max_examples=400, deadline=None)
+@example(text='{"members":["a"],"members":[]}', long=False)
+@example(text='{"a":1,"\\u0061":1}', long=True)
+@example(text='{"":"\\\\","":"\\\\\\""}', long=True)
+def test_a_doubled_key_is_refused_and_nothing_else(text: str, long: bool) -> None:
+    if long:  # (long texts are counted in another way)
+        text = f'[{text},"{"x" * 4000}"]'
+    twice = doubled(text)
+    if not twice:
+        assert loads(text.encode()) == json.loads(text)
+        return
+    with pytest.raises(DoubledKeyError) as caught:
+        loads(text.encode())
+    assert caught.value.key in twice
+
+
+@given(text=objects(texts))
+@settings(max_examples=200, deadline=None)
+def test_an_object_is_taken_apart_by_one_level(text: str) -> None:
+    listed: list[tuple[str, Any]] = json.JSONDecoder(object_pairs_hook=list).decode(text)
+    keys = [key for key, _ in listed]
+    if len(set(keys)) < len(keys):
+        with pytest.raises(DoubledKeyError):
+            fields(text.encode())
+    else:
+        found = fields(text.encode())
+        assert {key: json.loads(bytes(value)) for key, value in found.items()} == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"a":1}{}',
+        b'{"a":"\xff"}',
+        b'{"\xff":1}',
+        b'"\\ud800"',
+        b'{"a":"\\ud800"}',
+        b"\xef\xbb\xbf{}",
+        b"NaN",
+        b"1e999",
+        b"[" * 300 + b"]" * 300,
+        b"[" * 100_000,
+        b'{"a":' * 2000 + b"1" + b"}" * 2000,
+        b'{"a":' * 100_000,
+    ],
+    ids=lambda body: repr(body[:8]),
+)
+def test_what_is_no_json_is_one_error_of_ours(body: bytes) -> None:
+    with pytest.raises(NotJsonError):
+        loads(body)
+    try:
+        for value in fields(body).values():
+            loads(bytes(value))
+    except NotJsonError:
+        pass
+    with pytest.raises(IncompleteError, match="GET https://idp/x answered 200"):
+        Answer(200, {}, body, "https://idp/x").json()
+
+
+def test_the_key_is_named_and_no_value() -> None:
+    body = b'{"Resources":[{"id":"1","members":["ann@corp.example"],"members":[]}]}'
+    with pytest.raises(IncompleteError) as caught:
+        Answer(200, {}, body, "https://idp/Groups").json()
+    assert str(caught.value) == (
+        "GET https://idp/Groups answered 200 with JSON that says 'members' twice in one object, so that it cannot be "
+        "known which one is meant. Report it to the provider."
+    )
