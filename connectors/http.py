@@ -7,7 +7,8 @@ One `Http` speaks to one origin. What it promises:
   be (`repeat`, by default GET and HEAD); for others they raise `AmbiguousError` at once.
 - **Waiting.** Back-off with full jitter; what the other side asks for (`Retry-After`,
   `X-Rate-Limit-Reset`) counts for all callers of this `Http`, not only for the one that heard it.
-- **Origin pin.** Only the configured scheme, host and port are ever spoken to.
+- **Origin pin.** Only the configured scheme, host and port are ever spoken to: links and redirects are taken
+  apart, and every single request is looked at once more before it is sent.
 - **Silence.** Errors name method and address without query values, never a credential; httpx
   exceptions, which carry the whole request, are not chained to ours.
 """
@@ -64,8 +65,9 @@ MAX_REDIRECTS: Final = 5
 for _name in ("httpx", "httpcore", "hpack"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
-_ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\@]*)([^#]*)", re.DOTALL)
-_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%]+)(?::([0-9]{1,5}))?")
+# After the authority only a path, a query or the end: what else may stand there belongs to it (RFC 3986, 3.2).
+_ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)((?:[/?][^#]*)?)", re.DOTALL)
+_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%@\\/?#]+)(?::([0-9]{1,5}))?")
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 _BAD_PATH: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])|(?:^|/)(?:\.|%2[Ee]){1,2}(?=/|$)|//")
 _LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]+))*)")
@@ -225,6 +227,7 @@ class Http:
         self._scheme, self._host, self._port, self._base = _origin(base_url, name)
         shown = f":{self._port}" if self._port != _DEFAULT_PORT[self._scheme] else ""
         self._root = f"{self._scheme}://{self._host}{shown}"
+        self._home = httpx.URL(self._root)
         self._bearer = None if isinstance(bearer, str) else bearer
         self._busy = busy
         self._secrets: list[str] = []
@@ -438,6 +441,7 @@ class Http:
         streamed: bool,
     ) -> Answer | httpx.Response | _Again:
         hops, renewed, token = 0, False, ""
+        request: httpx.Request | None
         while True:
             sent = {**self._headers, **_lower(headers)} if headers else self._headers
             if self._bearer is not None:
@@ -445,9 +449,14 @@ class Http:
                 if token not in self._tokens:
                     self._tokens.append(token)
                 sent = {**sent, "authorization": f"Bearer {token}"}
-            request = httpx.Request(
-                method, self._root + target, headers=sent, content=content, extensions=self._timeouts
-            )
+            try:
+                request = httpx.Request(
+                    method, self._root + target, headers=sent, content=content, extensions=self._timeouts
+                )
+            except httpx.InvalidURL:  # such as one of more than 65,536 characters
+                request = None
+            if request is None:
+                raise RefusedError(f"{self._where(method, target)[:300]}: this is no address that can be asked.")
             result = await (self._open(request) if streamed else self._exchange(request))
             if isinstance(result, Exception):
                 return self._lost(result, method, target, repeat)
@@ -489,10 +498,9 @@ class Http:
                     await self._wait()
                 if self._limiter is not None:
                     await self._limiter.acquire()
-                self.requests[request.method] += 1
                 try:
                     async with asyncio.timeout(self._whole):
-                        response = await self._transport.handle_async_request(request)
+                        response = await self._send(request)
                         return response, await self._body(response, request)
                 finally:
                     if response is not None:
@@ -507,11 +515,22 @@ class Http:
                 await self._wait()
             if self._limiter is not None:
                 await self._limiter.acquire()
-            self.requests[request.method] += 1
             async with asyncio.timeout(self._whole):
-                return await self._transport.handle_async_request(request), b""
+                return await self._send(request), b""
         except (httpx.TransportError, TimeoutError) as error:
             return error
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """The only place where anything is sent. Raises `RefusedError` for all that is not for our origin."""
+        url, home = request.url, self._home
+        if (url.raw_scheme, url.netloc, url.userinfo) != (home.raw_scheme, home.netloc, b"") or (
+            request.headers.get_list("host") != [home.netloc.decode("ascii")] or not url.raw_path.startswith(b"/")
+        ):
+            raise RefusedError(
+                f"{self.name}: a request that would leave {self._root} was not sent; report this as a fault of ours."
+            )
+        self.requests[request.method] += 1
+        return await self._transport.handle_async_request(request)
 
     async def _body(self, response: httpx.Response, request: httpx.Request) -> bytes:
         where = f"{self.name}: {request.method} {self._root}{request.url.path}"
