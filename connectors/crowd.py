@@ -329,7 +329,7 @@ class Crowd:
     async def check(self) -> Sequence[str]:
         """Address, credentials, remote address and reading; rights to write show only on writing."""
         answer = await self._http.call("GET", f"{ROOT}/config/cookie", headers=_JSON, expect=(401,))
-        version, reason = answer.headers.get(VERSION, ""), _reason(answer)
+        version, reason = answer.scrub(answer.headers.get(VERSION, "")), _reason(answer)
         if answer.status == 401:
             raise AuthenticationError(
                 f"{self._http.name}: Crowd does not accept this application and password. It must be the "

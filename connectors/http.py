@@ -50,6 +50,8 @@ from connectors.errors import (
     IncompleteError,
     RefusedError,
     RetryableError,
+    visible,
+    without_emails,
 )
 
 LONGEST_WAIT: Final = 120.0
@@ -60,6 +62,10 @@ HIGHEST_WAIT: Final = 20.0
 """Seconds: the n-th wait is drawn from 0 to FIRST_WAIT · 2ⁿ⁻¹, at most HIGHEST_WAIT."""
 
 MAX_REDIRECTS: Final = 5
+
+SAID_READ: Final = 4096
+SAID_SHOWN: Final = 200
+"""Characters of what the other side says that are looked at, and that are shown in a message."""
 
 # httpx logs query values; hpack and httpcore, when asked to debug, log header values with credentials.
 for _name in ("httpx", "httpcore", "hpack"):
@@ -110,7 +116,7 @@ class Answer:
     body: bytes
     url: str
     method: str = "GET"
-    scrub: Callable[[str], str] = field(default=str, compare=False)
+    scrub: Callable[[str], str] = field(default=lambda said: scrubbed(said), compare=False)
 
     def link(self, relation: str) -> str | None:
         """The target of a `Link` header (RFC 8288), whether the headers came in one line or in several."""
@@ -118,6 +124,19 @@ class Answer:
             if relation in _RELATION.findall(parameters):
                 return str(target)
         return None
+
+    def problem(self) -> dict[str, Any]:
+        """The body of an error as a JSON object; {} where it is none, so that no message shows it."""
+        try:
+            found = strict_json.loads(self.body)
+        except strict_json.NotJsonError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def words(self, *said: Any) -> str:
+        """What the other side said of an error, fit for a message: ` (…)`, or "" where it said nothing."""
+        told = self.scrub(" ".join(str(one) for one in said if one))
+        return f" ({told})" if told else ""
 
     def json(self) -> Any:
         """The body as JSON. Anything else, also an empty or cut body or a doubled key, raises `IncompleteError`."""
@@ -133,8 +152,9 @@ class Answer:
         if isinstance(error, strict_json.DoubledKeyError):
             return IncompleteError(f"{what} with JSON that {self.scrub(str(error))}. Report it to the provider.")
         start = self.scrub(self.body[:4096].decode("utf-8", "replace"))[:60]
+        kind = self.scrub(self.headers.get("content-type", ""))[:60] or "no content type"
         return IncompleteError(
-            f"{what} with {self.headers.get('content-type', 'no content type')}, which {error} "
+            f"{what} with {kind}, which {error} "
             f"({len(self.body)} bytes, starting {start!r}). Check that the address leads to the API."
         )
 
@@ -487,7 +507,7 @@ class Http:
             if isinstance(body, str):
                 told = f"{self._where(method, target)}: the body of the answer {status} ended early ({body})."
                 return self._cut(told, repeat)
-            return Answer(status, response.headers, body, where, method, self._scrub)
+            return Answer(status, response.headers, body, where, method, self.scrub)
 
     async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes | str] | Exception:
         """Response and body, or the exception that came instead; a body that was cut is its reason."""
@@ -649,14 +669,22 @@ class Http:
             told = f"no connection to {place} ({_words(error)}). Check `url` and the network"
         return _Again(RetryableError(f"{self.name}: {told}."))
 
-    def _scrub(self, text: str) -> str:
+    def scrub(self, said: str) -> str:
+        """What the other side said → as it may stand in a message: one short line without our secrets, e-mail
+        addresses, and characters that a terminal or a page obeys."""
         for secret in (*self._secrets, *self._tokens):
             if secret:
-                text = text.replace(secret, "***")
-        return text
+                said = said.replace(secret, "***")
+        return scrubbed(said)
 
 
 # --- small parts -------------------------------------------------------------------------------
+
+
+def scrubbed(said: str) -> str:
+    """As `Http.scrub`, where no secret can have been said."""
+    line = " ".join(visible(without_emails(said[:SAID_READ])).split())
+    return line if len(line) <= SAID_SHOWN else f"{line[:SAID_SHOWN]}…"
 
 
 class _Inflate:

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
-import orjson
 from pydantic import Field
 
 from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
@@ -284,8 +283,7 @@ class Keycloak:
                 after = str(at + size)
                 ahead[after] = _id(items.pop())
             try:
-                if f'"{_SERVICE}'.encode() in answer.body:
-                    items = [item for item in items if not await robots.has(item)]
+                items = [item for item in items if not await robots.has(item)]
                 ids = [item["id"] for item in items]
             except (KeyError, TypeError):
                 ids = [None]
@@ -320,13 +318,8 @@ class Keycloak:
         answer = await self._http.call("GET", self._root + path, params=params)
         if answer.status == 200:
             return answer
-        try:
-            error = as_dict(orjson.loads(answer.body)).get("error")
-        except orjson.JSONDecodeError:
-            error = None
-        told = (
-            f"{self._at()}: {answer.status} for {path}{f' ({answer.scrub(error)[:100]})' if type(error) is str else ''}"
-        )
+        error = answer.problem().get("error")
+        told = f"{self._at()}: {answer.status} for {path}{answer.words(error) if type(error) is str else ''}"
         if answer.status == 403:
             raise ForbiddenError(f"{told}. {self._grant()}")
         if answer.status == 404 and path.count("/") > 2:

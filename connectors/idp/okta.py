@@ -429,9 +429,5 @@ def _same(record: Record, field: str, key: str) -> bool:
 
 def _detail(answer: Answer) -> str:
     """Code and summary of an error of Okta's."""
-    try:
-        error = as_dict(orjson.loads(answer.body))
-    except orjson.JSONDecodeError:
-        return ""
-    said = " ".join(text(error.get(name)) for name in ("errorCode", "errorSummary") if error.get(name))
-    return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""
+    error = answer.problem()
+    return answer.words(*(text(error.get(name)) for name in ("errorCode", "errorSummary")))
