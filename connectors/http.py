@@ -61,6 +61,9 @@ FIRST_WAIT: Final = 0.25
 HIGHEST_WAIT: Final = 20.0
 """Seconds: the n-th wait is drawn from 0 to FIRST_WAIT · 2ⁿ⁻¹, at most HIGHEST_WAIT."""
 
+SLOWEST: Final = 8192
+"""Bytes a second, as they travel, that a stream must bring on the average; else it would never have to end."""
+
 MAX_REDIRECTS: Final = 5
 
 SAID_READ: Final = 4096
@@ -165,25 +168,33 @@ class Answer:
 class Stream:
     """An open response whose body is read once, piece by piece, with `chunks()`."""
 
-    def __init__(self, response: httpx.Response, where: str, max_bytes: int) -> None:
+    def __init__(self, response: httpx.Response, where: str, max_bytes: int, patience: float) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        self._response, self._where, self._max = response, where, max_bytes
+        self._response, self._where, self._max, self._patience = response, where, max_bytes, patience
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The decoded body. A body that ends early raises `IncompleteError`."""
+        """The decoded body. A body that ends early, or comes too slowly, raises `IncompleteError`."""
         inflate = _Inflate() if _is_gzip(self._response, self._where) else None
-        size = 0
+        size = received = 0
         cut = ""
+        waited = 0.0  # for the other side: what our own work between two pieces takes does not count
         pieces = _pieces(self._response)
         while True:
+            start = _now()
             try:
-                raw = await anext(pieces, None)
-            except (httpx.TransportError, TimeoutError) as error:
+                async with asyncio.timeout(self._patience + received / SLOWEST - waited):
+                    raw = await anext(pieces, None)
+            except TimeoutError:
+                cut = f"slower than {SLOWEST:,} bytes a second"
+                break
+            except httpx.TransportError as error:
                 cut = _words(error)
                 break
+            waited += _now() - start
             if raw is None:
                 break
+            received += len(raw)
             try:
                 parts = inflate.feed(raw) if inflate else (raw,)
                 for part in parts:
@@ -219,9 +230,10 @@ class Http:
 
     `base_url` may have a path, which is put before every `path`. `rate` is in requests per second,
     the timeouts in seconds (`timeout` between two pieces of an answer; a whole answer may take ten
-    times that), `max_bytes` counts after decompression. `bearer` may be what gives tokens: it is asked before
-    every request, and once more where a token is refused. `busy` says of an answer (status, body) that it means "too
-    many requests" though it is no 429. `verify` is False or the path of a CA bundle where the default CAs won't do.
+    times that, a stream that and the time that its bytes take at the rate `SLOWEST`), `max_bytes` counts
+    after decompression. `bearer` may be what gives tokens: it is asked before every request, and once more
+    where a token is refused. `busy` says of an answer (status, body) that it means "too many requests" though
+    it is no 429. `verify` is False or the path of a CA bundle where the default CAs won't do.
     """
 
     def __init__(
@@ -367,7 +379,7 @@ class Http:
                 result = await self._retry(result, method, target, headers, None, True, (), True)
             assert isinstance(result, httpx.Response)
             try:
-                yield Stream(result, self._where(method, target), self._max_bytes)
+                yield Stream(result, self._where(method, target), self._max_bytes, self._whole)
             finally:
                 await result.aclose()
 
