@@ -434,6 +434,28 @@ async def test_the_permission_to_grant_is_named(kind: Kind) -> None:
     assert kind in str(caught.value)
 
 
+@pytest.mark.parametrize("cookie", [200, 404, 405, 401])
+async def test_what_cannot_be_searched_though_its_cookie_answers_is_no_crowd_of_today(cookie: int) -> None:
+    """The base address is right then, and nobody should be sent to look for another one."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        return answer({"name": "c"}, cookie if request.url.path.endswith("/config/cookie") else 405)
+
+    directory = crowd(handle)
+    for read in (directory.users(Scope()), directory.groups(Scope()), directory.memberships()):
+        with pytest.raises(ConfigurationError if cookie == 200 else RefusedError) as caught:
+            [page async for page in read]
+        if cookie == 200:
+            assert "answered 405, though /config/cookie there answers" in str(caught.value)
+            assert "a Crowd that is too old, or no Crowd" in str(caught.value)
+            assert "base address" not in str(caught.value)
+        else:
+            assert "Check the base address" in str(caught.value)
+    if cookie == 200:
+        with pytest.raises(ConfigurationError, match="too old, or no Crowd"):
+            await directory.check()
+
+
 @pytest.mark.parametrize("kind", list(Kind))
 async def test_html_403_is_the_remote_address(kind: Kind) -> None:
     with pytest.raises(ForbiddenError, match="Remote addresses"):
