@@ -66,8 +66,8 @@ class Tokens:
         said = answer.problem()
         if answer.status in (400, 401, 403):
             why = " ".join(str(said[name]) for name in ("error", "error_description") if said.get(name))
-            for secret in (form[name] for name in _SECRET if name in form):
-                why = why.replace(secret, "***")
+            for secret in (self._token, *(form[name] for name in _SECRET if name in form)):
+                why = why.replace(secret, "***") if secret else why
             why = answer.scrub(why) or "no reason given"
             raise AuthenticationError(
                 f"{self._http.name}: no access token from {answer.url}: {answer.status}, {why}. {self._advice}"
