@@ -159,7 +159,10 @@ def _absent(_: Operation, found: Json | None) -> bool:
 
 def _values(found: Json | None) -> dict[str, list[str]]:
     listed = ((found or {}).get("attributes") or {}).get("attributes") or ()
-    return {one.get("name", ""): one.get("values") or [] for one in listed}
+    values: dict[str, list[str]] = {}
+    for one in listed:  # of two of one name both count, so that neither passes for the whole
+        values.setdefault(one.get("name", ""), []).extend(one.get("values") or [])
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -630,7 +633,10 @@ def _wanted(record: Json, wanted: frozenset[str]) -> str:
         listed = record["attributes"]["attributes"]
         if not listed:
             return "{}"
-        found = {one["name"]: one["values"] for one in listed if one["name"] in wanted and one["values"]}
+        chosen = [(one["name"], one["values"]) for one in listed if one["name"] in wanted and one["values"]]
+        found = dict(chosen)
+        if len(found) != len(chosen):
+            raise ValueError("an attribute stands twice")
         if any(type(value) is not str for values in found.values() for value in values):
             raise ValueError("an attribute is not text")
         return attributes_text(found)
