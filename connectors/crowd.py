@@ -40,6 +40,7 @@ from connectors.errors import (
     AmbiguousError,
     AuthenticationError,
     ConfigurationError,
+    CrowdsyncError,
     ForbiddenError,
     IncompleteError,
     RecordError,
@@ -61,6 +62,7 @@ Row = TypeVar("Row", UserRow, GroupRow)
 Json = dict[str, Any]
 
 ROOT: Final = "/rest/usermanagement/1"
+COOKIE: Final = "/config/cookie"
 VERSION: Final = "x-embedded-crowd-version"
 """The header that Crowd's REST puts on every answer, also on errors."""
 
@@ -157,7 +159,10 @@ def _absent(_: Operation, found: Json | None) -> bool:
 
 def _values(found: Json | None) -> dict[str, list[str]]:
     listed = ((found or {}).get("attributes") or {}).get("attributes") or ()
-    return {one.get("name", ""): one.get("values") or [] for one in listed}
+    values: dict[str, list[str]] = {}
+    for one in listed:  # of two of one name both count, so that neither passes for the whole
+        values.setdefault(one.get("name", ""), []).extend(one.get("values") or [])
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +276,7 @@ class Crowd:
         document = _Memberships(f"{self._http.name}: memberships")
         async with self._http.stream("GET", f"{ROOT}/group/membership", headers=_XML) as stream:
             if stream.status != 200:
-                raise _read_refusal(f"{self._http.name}: memberships", stream.status, "")
+                raise await self._refusal(f"{self._http.name}: memberships", stream.status, "")
             async for chunk in stream.chunks():
                 rows += document.feed(chunk)
                 if len(rows) >= MEMBERSHIP_ROWS:
@@ -328,8 +333,8 @@ class Crowd:
 
     async def check(self) -> Sequence[str]:
         """Address, credentials, remote address and reading; rights to write show only on writing."""
-        answer = await self._http.call("GET", f"{ROOT}/config/cookie", headers=_JSON, expect=(401,))
-        version, reason = answer.headers.get(VERSION, ""), _reason(answer)
+        answer = await self._cookie()
+        version, reason = answer.scrub(answer.headers.get(VERSION, "")), _reason(answer)
         if answer.status == 401:
             raise AuthenticationError(
                 f"{self._http.name}: Crowd does not accept this application and password. It must be the "
@@ -343,7 +348,7 @@ class Crowd:
                 f"{self._http.name}: {answer.url} answered {answer.status} and is {found}. The base address "
                 "must hold Crowd's context path, as in https://crowd.example.org:8095/crowd."
             )
-        lines = [f"{version}, at {answer.url.removesuffix(f'{ROOT}/config/cookie')}: address and application ok"]
+        lines = [f"{version}, at {answer.url.removesuffix(ROOT + COOKIE)}: address and application ok"]
         for key in ("user", "group"):
             one = {"entity-type": key, "start-index": "0", "max-results": "1"}
             records, _ = await self._records("/search", one, key)
@@ -409,7 +414,7 @@ class Crowd:
         answer = await self._http.call("GET", ROOT + path, params=params, headers=_JSON)
         what = f"{self._http.name}: list of {key}s"
         if answer.status != 200:
-            raise _read_refusal(what, answer.status, _reason(answer))
+            raise await self._refusal(what, answer.status, _reason(answer))
         body = answer.json()
         try:
             records = body[f"{key}s"]
@@ -434,7 +439,23 @@ class Crowd:
         reason = _reason(answer)
         if reason in _GONE:
             return None
-        raise _read_refusal(what, answer.status, reason)
+        raise await self._refusal(what, answer.status, reason)
+
+    async def _refusal(self, what: str, status: int, reason: str) -> CrowdsyncError:
+        """What to raise where a read was not answered."""
+        told = f"{what}: answered {status} {reason}".rstrip()
+        if status == 403:
+            return ForbiddenError(f"{what}: 403. {reason or ADDRESS_REFUSED}")
+        if status == 405 and (await self._cookie()).status == 200:
+            return ConfigurationError(
+                f"{told}, though {COOKIE} there answers. Whatever that is, it cannot be read: a Crowd that is too old, "
+                "or no Crowd. See which program and version answers at `url`."
+            )
+        return IncompleteError(f"{told}. Check the base address.")
+
+    async def _cookie(self) -> Answer:
+        """The usual test of a connection, which every Crowd answers."""
+        return await self._http.call("GET", ROOT + COOKIE, headers=_JSON, expect=(401,))
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -612,7 +633,10 @@ def _wanted(record: Json, wanted: frozenset[str]) -> str:
         listed = record["attributes"]["attributes"]
         if not listed:
             return "{}"
-        found = {one["name"]: one["values"] for one in listed if one["name"] in wanted and one["values"]}
+        chosen = [(one["name"], one["values"]) for one in listed if one["name"] in wanted and one["values"]]
+        found = dict(chosen)
+        if len(found) != len(chosen):
+            raise ValueError("an attribute stands twice")
         if any(type(value) is not str for values in found.values() for value in values):
             raise ValueError("an attribute is not text")
         return attributes_text(found)
@@ -636,12 +660,6 @@ def _reason(answer: Answer) -> str:
 
 def _not_whole(what: str, how: str) -> IncompleteError:
     return IncompleteError(f"{what}: {how}. The answer was not whole, or changed while being read: run again.")
-
-
-def _read_refusal(what: str, status: int, reason: str) -> RefusedError:
-    if status == 403:
-        return ForbiddenError(f"{what}: 403. {reason or ADDRESS_REFUSED}")
-    return IncompleteError(f"{what}: answered {status} {reason}".rstrip() + ". Check the base address.")
 
 
 def _check_texts(where: str, value: Any) -> None:

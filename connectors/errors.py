@@ -14,14 +14,47 @@ CrowdsyncError
 └── RecordError           one record is held, or one operation failed; the others go on
 
 Messages are one line: what happened, where, and the operator's next step. They never hold a secret:
-addresses are shown without user information and query values.
+addresses are shown without user information and query values. What the other side said in them is data: its control
+and direction characters are shown, not carried out.
 """
 
 from __future__ import annotations
 
+import re
+from typing import Any, Final
+
+_LETTER: Final = r"[^\s\"'`<>()\[\]{},;:=|/\\@?&]"
+_EMAIL: Final = re.compile(rf"(?<!{_LETTER}){_LETTER}+?(@|%40)({_LETTER}+)", re.IGNORECASE)
+_IN_ADDRESS: Final = re.compile(rf"(?<!{_LETTER}){_LETTER}+?(%40)({_LETTER}+)", re.IGNORECASE)
+
+
+def visible(text: str) -> str:
+    """Text for a line of a log or a page: blanks for line ends, and what is not printed as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one
+        if one.isprintable()
+        else " "
+        if one.isspace()
+        else f"\\u{ord(one):04x}"
+        if one < "\U00010000"
+        else f"\\U{ord(one):08x}"
+        for one in text
+    )
+
+
+def without_emails(text: str) -> str:
+    """E-mail addresses → `***@domain`."""
+    return _EMAIL.sub(r"***\1\2", text)
+
 
 class CrowdsyncError(Exception):
     """The root of the tree in this module's docstring."""
+
+    def __init__(self, message: str = "", *more: Any) -> None:
+        # A person's key in the address of a call, too, may be an e-mail address; it is quoted there.
+        super().__init__(_IN_ADDRESS.sub(r"***\1\2", visible(message)), *more)
 
 
 class ConfigurationError(CrowdsyncError):

@@ -7,7 +7,8 @@ One `Http` speaks to one origin. What it promises:
   be (`repeat`, by default GET and HEAD); for others they raise `AmbiguousError` at once.
 - **Waiting.** Back-off with full jitter; what the other side asks for (`Retry-After`,
   `X-Rate-Limit-Reset`) counts for all callers of this `Http`, not only for the one that heard it.
-- **Origin pin.** Only the configured scheme, host and port are ever spoken to.
+- **Origin pin.** Only the configured scheme, host and port are ever spoken to: links and redirects are taken
+  apart, and every single request is looked at once more before it is sent.
 - **Silence.** Errors name method and address without query values, never a credential; httpx
   exceptions, which carry the whole request, are not chained to ours.
 """
@@ -50,6 +51,8 @@ from connectors.errors import (
     RefusedError,
     RetryableError,
     TooLargeError,
+    visible,
+    without_emails,
 )
 
 LONGEST_WAIT: Final = 120.0
@@ -59,14 +62,22 @@ FIRST_WAIT: Final = 0.25
 HIGHEST_WAIT: Final = 20.0
 """Seconds: the n-th wait is drawn from 0 to FIRST_WAIT · 2ⁿ⁻¹, at most HIGHEST_WAIT."""
 
+SLOWEST: Final = 8192
+"""Bytes a second, as they travel, that a stream must bring on the average; else it would never have to end."""
+
 MAX_REDIRECTS: Final = 5
+
+SAID_READ: Final = 4096
+SAID_SHOWN: Final = 200
+"""Characters of what the other side says that are looked at, and that are shown in a message."""
 
 # httpx logs query values; hpack and httpcore, when asked to debug, log header values with credentials.
 for _name in ("httpx", "httpcore", "hpack"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
-_ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\@]*)([^#]*)", re.DOTALL)
-_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%]+)(?::([0-9]{1,5}))?")
+# After the authority only a path, a query or the end: what else may stand there belongs to it (RFC 3986, 3.2).
+_ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)((?:[/?][^#]*)?)", re.DOTALL)
+_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%@\\/?#]+)(?::([0-9]{1,5}))?")
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 _BAD_PATH: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])|(?:^|/)(?:\.|%2[Ee]){1,2}(?=/|$)|//")
 _LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]+))*)")
@@ -109,7 +120,7 @@ class Answer:
     body: bytes
     url: str
     method: str = "GET"
-    scrub: Callable[[str], str] = field(default=str, compare=False)
+    scrub: Callable[[str], str] = field(default=lambda said: scrubbed(said), compare=False)
 
     def link(self, relation: str) -> str | None:
         """The target of a `Link` header (RFC 8288), whether the headers came in one line or in several."""
@@ -117,6 +128,19 @@ class Answer:
             if relation in _RELATION.findall(parameters):
                 return str(target)
         return None
+
+    def problem(self) -> dict[str, Any]:
+        """The body of an error as a JSON object; {} where it is none, so that no message shows it."""
+        try:
+            found = strict_json.loads(self.body)
+        except strict_json.NotJsonError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def words(self, *said: Any) -> str:
+        """What the other side said of an error, fit for a message: ` (…)`, or "" where it said nothing."""
+        told = self.scrub(" ".join(str(one) for one in said if one))
+        return f" ({told})" if told else ""
 
     def json(self) -> Any:
         """The body as JSON. Anything else, also an empty or cut body or a doubled key, raises `IncompleteError`."""
@@ -132,8 +156,9 @@ class Answer:
         if isinstance(error, strict_json.DoubledKeyError):
             return IncompleteError(f"{what} with JSON that {self.scrub(str(error))}. Report it to the provider.")
         start = self.scrub(self.body[:4096].decode("utf-8", "replace"))[:60]
+        kind = self.scrub(self.headers.get("content-type", ""))[:60] or "no content type"
         return IncompleteError(
-            f"{what} with {self.headers.get('content-type', 'no content type')}, which {error} "
+            f"{what} with {kind}, which {error} "
             f"({len(self.body)} bytes, starting {start!r}). Check that the address leads to the API."
         )
 
@@ -144,25 +169,33 @@ class Answer:
 class Stream:
     """An open response whose body is read once, piece by piece, with `chunks()`."""
 
-    def __init__(self, response: httpx.Response, where: str, max_bytes: int) -> None:
+    def __init__(self, response: httpx.Response, where: str, max_bytes: int, patience: float) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        self._response, self._where, self._max = response, where, max_bytes
+        self._response, self._where, self._max, self._patience = response, where, max_bytes, patience
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The decoded body. A body that ends early raises `IncompleteError`."""
+        """The decoded body. A body that ends early, or comes too slowly, raises `IncompleteError`."""
         inflate = _Inflate() if _is_gzip(self._response, self._where) else None
-        size = 0
+        size = received = 0
         cut = ""
+        waited = 0.0  # for the other side: what our own work between two pieces takes does not count
         pieces = _pieces(self._response)
         while True:
+            start = _now()
             try:
-                raw = await anext(pieces, None)
-            except (httpx.TransportError, TimeoutError) as error:
+                async with asyncio.timeout(self._patience + received / SLOWEST - waited):
+                    raw = await anext(pieces, None)
+            except TimeoutError:
+                cut = f"slower than {SLOWEST:,} bytes a second"
+                break
+            except httpx.TransportError as error:
                 cut = _words(error)
                 break
+            waited += _now() - start
             if raw is None:
                 break
+            received += len(raw)
             try:
                 parts = inflate.feed(raw) if inflate else (raw,)
                 for part in parts:
@@ -198,9 +231,10 @@ class Http:
 
     `base_url` may have a path, which is put before every `path`. `rate` is in requests per second,
     the timeouts in seconds (`timeout` between two pieces of an answer; a whole answer may take ten
-    times that), `max_bytes` counts after decompression. `bearer` may be what gives tokens: it is asked before
-    every request, and once more where a token is refused. `busy` says of an answer (status, body) that it means "too
-    many requests" though it is no 429. `verify` is False or the path of a CA bundle where the default CAs won't do.
+    times that, a stream that and the time that its bytes take at the rate `SLOWEST`), `max_bytes` counts
+    after decompression. `bearer` may be what gives tokens: it is asked before every request, and once more
+    where a token is refused. `busy` says of an answer (status, body) that it means "too many requests" though
+    it is no 429. `verify` is False or the path of a CA bundle where the default CAs won't do.
     """
 
     def __init__(
@@ -226,6 +260,7 @@ class Http:
         self._scheme, self._host, self._port, self._base = _origin(base_url, name)
         shown = f":{self._port}" if self._port != _DEFAULT_PORT[self._scheme] else ""
         self._root = f"{self._scheme}://{self._host}{shown}"
+        self._home = httpx.URL(self._root)
         self._bearer = None if isinstance(bearer, str) else bearer
         self._busy = busy
         self._secrets: list[str] = []
@@ -345,7 +380,7 @@ class Http:
                 result = await self._retry(result, method, target, headers, None, True, (), True)
             assert isinstance(result, httpx.Response)
             try:
-                yield Stream(result, self._where(method, target), self._max_bytes)
+                yield Stream(result, self._where(method, target), self._max_bytes, self._whole)
             finally:
                 await result.aclose()
 
@@ -439,6 +474,7 @@ class Http:
         streamed: bool,
     ) -> Answer | httpx.Response | _Again:
         hops, renewed, token = 0, False, ""
+        request: httpx.Request | None
         while True:
             sent = {**self._headers, **_lower(headers)} if headers else self._headers
             if self._bearer is not None:
@@ -446,9 +482,14 @@ class Http:
                 if token not in self._tokens:
                     self._tokens.append(token)
                 sent = {**sent, "authorization": f"Bearer {token}"}
-            request = httpx.Request(
-                method, self._root + target, headers=sent, content=content, extensions=self._timeouts
-            )
+            try:
+                request = httpx.Request(
+                    method, self._root + target, headers=sent, content=content, extensions=self._timeouts
+                )
+            except httpx.InvalidURL:  # such as one of more than 65,536 characters
+                request = None
+            if request is None:
+                raise RefusedError(f"{self._where(method, target)[:300]}: this is no address that can be asked.")
             result = await (self._open(request) if streamed else self._exchange(request))
             if isinstance(result, Exception):
                 return self._lost(result, method, target, repeat)
@@ -479,7 +520,7 @@ class Http:
             if isinstance(body, str):
                 told = f"{self._where(method, target)}: the body of the answer {status} ended early ({body})."
                 return self._cut(told, repeat)
-            return Answer(status, response.headers, body, where, method, self._scrub)
+            return Answer(status, response.headers, body, where, method, self.scrub)
 
     async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes | str] | Exception:
         """Response and body, or the exception that came instead; a body that was cut is its reason."""
@@ -490,10 +531,9 @@ class Http:
                     await self._wait()
                 if self._limiter is not None:
                     await self._limiter.acquire()
-                self.requests[request.method] += 1
                 try:
                     async with asyncio.timeout(self._whole):
-                        response = await self._transport.handle_async_request(request)
+                        response = await self._send(request)
                         return response, await self._body(response, request)
                 finally:
                     if response is not None:
@@ -508,11 +548,22 @@ class Http:
                 await self._wait()
             if self._limiter is not None:
                 await self._limiter.acquire()
-            self.requests[request.method] += 1
             async with asyncio.timeout(self._whole):
-                return await self._transport.handle_async_request(request), b""
+                return await self._send(request), b""
         except (httpx.TransportError, TimeoutError) as error:
             return error
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """The only place where anything is sent. Raises `RefusedError` for all that is not for our origin."""
+        url, home = request.url, self._home
+        if (url.raw_scheme, url.netloc, url.userinfo) != (home.raw_scheme, home.netloc, b"") or (
+            request.headers.get_list("host") != [home.netloc.decode("ascii")] or not url.raw_path.startswith(b"/")
+        ):
+            raise RefusedError(
+                f"{self.name}: a request that would leave {self._root} was not sent; report this as a fault of ours."
+            )
+        self.requests[request.method] += 1
+        return await self._transport.handle_async_request(request)
 
     async def _body(self, response: httpx.Response, request: httpx.Request) -> bytes:
         where = f"{self.name}: {request.method} {self._root}{request.url.path}"
@@ -631,14 +682,22 @@ class Http:
             told = f"no connection to {place} ({_words(error)}). Check `url` and the network"
         return _Again(RetryableError(f"{self.name}: {told}."))
 
-    def _scrub(self, text: str) -> str:
+    def scrub(self, said: str) -> str:
+        """What the other side said → as it may stand in a message: one short line without our secrets, e-mail
+        addresses, and characters that a terminal or a page obeys."""
         for secret in (*self._secrets, *self._tokens):
             if secret:
-                text = text.replace(secret, "***")
-        return text
+                said = said.replace(secret, "***")
+        return scrubbed(said)
 
 
 # --- small parts -------------------------------------------------------------------------------
+
+
+def scrubbed(said: str) -> str:
+    """As `Http.scrub`, where no secret can have been said."""
+    line = " ".join(visible(without_emails(said[:SAID_READ])).split())
+    return line if len(line) <= SAID_SHOWN else f"{line[:SAID_SHOWN]}…"
 
 
 class _Inflate:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import jwt
-import orjson
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -64,16 +63,12 @@ class Tokens:
     async def _fetch(self) -> None:
         asked, form = self._now(), self._form()
         answer = await self._http.call("POST", self._path, form=form, repeat=True, expect=(401,))
-        try:
-            said = orjson.loads(answer.body)
-        except orjson.JSONDecodeError:
-            said = None
-        said = said if isinstance(said, dict) else {}
+        said = answer.problem()
         if answer.status in (400, 401, 403):
             why = " ".join(str(said[name]) for name in ("error", "error_description") if said.get(name))
-            for secret in (form[name] for name in _SECRET if name in form):
-                why = why.replace(secret, "***")
-            why = " ".join(answer.scrub(why).split())[:300] or "no reason given"
+            for secret in (self._token, *(form[name] for name in _SECRET if name in form)):
+                why = why.replace(secret, "***") if secret else why
+            why = answer.scrub(why) or "no reason given"
             raise AuthenticationError(
                 f"{self._http.name}: no access token from {answer.url}: {answer.status}, {why}. {self._advice}"
             )

@@ -30,6 +30,7 @@ class SourceSettings(Strict):
     timeout: float = Field(60, gt=0, description="Seconds to wait for an answer.")
     page_size: int = Field(1000, ge=1, le=10_000, description="Records a page; the server may give fewer.")
     max_megabytes: int = Field(256, ge=1, le=4096, description="The largest answer that is taken.")
+    run_hours: float = Field(12, gt=0, le=168, description="How long a run may take until it is stopped.")
     ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
     policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy.py.")
     policy_file: str = Field("", description="Or a YAML or TOML file with it, beside crowdsync.toml.")

@@ -362,9 +362,13 @@ def _needs_server() -> None:
 def crowd(
     application: Annotated[list[str], typer.Option(help="NAME:PASSWORD of an application; may be repeated.")],
     port: Annotated[int, typer.Option(help="0 chooses a free one.")] = 0,
+    permissions: Annotated[
+        str, typer.Option(help="What the applications may write: all, read-only, users or groups.")
+    ] = "all",
 ) -> None:
     """An emulated Crowd, alone and empty, on the loopback address; base path /crowd, nested groups on."""
     from deployments.sandbox.crowd import serve
+    from deployments.sandbox.crowd_data import PERMISSION_SETS
 
     known: dict[str, str] = {}
     with explained():
@@ -373,8 +377,10 @@ def crowd(
             if not (name and colon and password):
                 raise ConfigurationError("--application: write NAME:PASSWORD, neither of them empty")
             known[name] = password
+        if permissions not in PERMISSION_SETS:
+            raise ConfigurationError(f"--permissions: {permissions!r} is none of {', '.join(PERMISSION_SETS)}")
         _free(port)
-    serve(port, known, announce=lambda url: print(f"listening on {url}", flush=True))  # noqa: T201
+    serve(port, known, permissions=permissions, announce=lambda url: print(f"listening on {url}", flush=True))  # noqa: T201
 
 
 def _free(port: int) -> None:

@@ -45,9 +45,9 @@ class Only:
         member, nesting, of_group = (kind.str.startswith(of).to_numpy() for of in ("membership", "nesting", "group"))
         removes = kind.str.endswith("_remove").to_numpy()
         renames, creates = (kind == Kind.USER_RENAME).to_numpy(), (kind == Kind.USER_CREATE).to_numpy()
-        marks = operations["record"].str.contains(ID_ATTRIBUTE, regex=False).to_numpy() & ~(
-            of_group | renames | creates
-        )
+        # As a key: in a value the quotation marks would be escaped.
+        sets_mark = operations["record"].str.contains(f'"{ID_ATTRIBUTE}":', regex=False).to_numpy()
+        marks = sets_mark & ~(of_group | renames | creates)
         if self.group:
             group = crowd_id(self.group)
             chosen = (member | nesting) & (target == group).to_numpy()

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import orjson
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -178,7 +180,10 @@ def split_mark(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
     array = arrow_text(texts)
     member = rf'"{ID_ATTRIBUTE.replace(".", "[.]")}":\["(?P<mark>(?:[^"\\]|\\.)*)"(?:,"(?:[^"\\]|\\.)*")*\]'
     marks = pc.fill_null(pc.struct_field(pc.extract_regex(array, f"[{{,]{member}"), "mark"), "")
-    marks = pc.replace_substring_regex(marks, r'\\(["\\/])', r"\1")
+    escaped = pc.match_substring(marks, "\\")  # few: what an id has of tabs, quotation marks and their like
+    if pc.any(escaped).as_py():
+        read = [orjson.loads(f'"{mark}"') for mark in marks.filter(escaped).to_pylist()]
+        marks = pc.replace_with_mask(marks, escaped, pa.array(read, marks.type))
     rest = pc.replace_substring_regex(array, rf"([{{,]){member},?", r"\1")
     rest = pc.replace_substring_regex(rest, r",}\z", "}")
     return pd.Series(marks, dtype="str", index=texts.index), pd.Series(rest, dtype="str", index=texts.index)

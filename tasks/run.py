@@ -131,6 +131,7 @@ _HOW = {
     "requests_per_second",
     "timeout",
     "page_size",
+    "run_hours",
     "ca_file",
 }
 
@@ -181,7 +182,7 @@ async def begin(
             try:
                 if unattended:
                     stand_aside(store, source)
-                async with writer(run, crowd) if mode == "sync" else nullcontext():
+                async with writer(run, crowd) if mode == "sync" else nullcontext(), limited(source, chosen.run_hours):
                     yield run
             except Pause:
                 finish(run, "waiting", {"error": "waits for a person to agree"})
@@ -209,6 +210,27 @@ async def writer(run: Run, crowd: DirectorySettings) -> AsyncIterator[None]:
         if crowd.busy == "skip":
             raise StandAsideError(str(error)) from None
         raise
+
+
+@asynccontextmanager
+async def limited(source: str, hours: float) -> AsyncIterator[None]:
+    """What is inside ends after so many hours, as if it were killed. Raises `RefusedError` then.
+
+    Every answer has its own limit; this one is for what never ends all the same, such as a list with always one page
+    more. Waiting for the right to write is not counted, nor waiting for a person: the run is suspended then, and
+    begins anew.
+    """
+    limit = asyncio.timeout(hours * 3600)
+    try:
+        async with limit:
+            yield
+    except (TimeoutError, asyncio.CancelledError):
+        if not limit.expired():
+            raise
+        raise RefusedError(
+            f"the run took longer than {hours:g} hours and was stopped; what it had written to Crowd stands in the "
+            f"journal, and the next run goes on from there. See what was slow, or raise sources.{source}.run_hours"
+        ) from None
 
 
 def stand_aside(store: Store, source: str) -> None:

@@ -35,7 +35,7 @@ from connectors.errors import (
     RetryableError,
     StaleMarkError,
 )
-from connectors.http import Answer, Http
+from connectors.http import Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Form, Tokens, assertion, private_key, with_assertion, with_secret
 from connectors.paging import Part, by_cursor, drained, in_order, of_groups
@@ -302,7 +302,7 @@ class Entra:
         if answer.status == 404 and as_dict(as_dict(body).get("error")).get("code") == "Request_ResourceNotFound":
             return None
         if answer.status != 200:
-            raise self._error(path, answer.status, body, answer)
+            raise self._error(path, answer.status, body)
         if as_dict(body).get("id") != key:
             raise IncompleteError(f"{self._name}: {_bare(path)}: asked for {key}, and got something else; run again.")
         return as_dict(body)
@@ -552,8 +552,8 @@ class Entra:
         if answer.status == 200 and isinstance(body, dict):
             return body
         if stale and answer.status in (400, 404, 410):
-            raise StaleMarkError(f"{self._name}: {_bare(path)}: {answer.status}{_why(body)}; a full read is due.")
-        raise self._error(path, answer.status, body, answer)
+            raise StaleMarkError(f"{self._name}: {_bare(path)}: {answer.status}{self._why(body)}; a full read is due.")
+        raise self._error(path, answer.status, body)
 
     async def _batch(self, paths: Sequence[str], headers: Mapping[str, str] | None = None) -> list[tuple[int, Any]]:
         """Status and body of each of up to 20; those that are throttled are asked for again when Graph says."""
@@ -564,7 +564,7 @@ class Entra:
             asked = [{"id": key, "method": "GET", "url": path, "headers": headers or {}} for key, path in todo.items()]
             answer = await self._http.call("POST", "/$batch", json={"requests": asked}, repeat=True)
             if answer.status != 200:
-                raise self._error("/$batch", answer.status, answer.json(), answer)
+                raise self._error("/$batch", answer.status, answer.problem())
             parts = as_dict(answer.json()).get("responses")
             found = {str(part.get("id")): part for part in parts or () if isinstance(part, dict)}
             if not isinstance(parts, list) or len(parts) != len(todo) or found.keys() != todo.keys():
@@ -603,15 +603,20 @@ class Entra:
             raise self._error(path, status, body)
         items, total, link = body.get("value"), body.get("@odata.count"), body.get("@odata.nextLink")
         if not isinstance(items, list) or not isinstance(link, str | None):
-            raise IncompleteError(f"{self._name}: {_bare(path)}: not a list; keys: {', '.join(list(body)[:6])}.")
+            raise IncompleteError(
+                f"{self._name}: {_bare(path)}: not a list; keys: {self._http.scrub(', '.join(list(body)[:6]))}."
+            )
         after = None if link is None else self._http.path_of(link)
         return Part(items, total if type(total) is int else None, None, after)
 
-    def _error(
-        self, path: str, status: Any, body: Any, answer: Answer | None = None
-    ) -> RefusedError | ConfigurationError:
-        why = _why(body)
-        told = f"{self._name}: {_bare(path)}: {status}{answer.scrub(why) if answer else why}."
+    def _why(self, body: Any) -> str:
+        """Code and message of an error, as far as there are any."""
+        error = as_dict(as_dict(body).get("error"))
+        said = self._http.scrub(" ".join(str(error[name]) for name in ("code", "message") if error.get(name)))
+        return f" ({said})" if said else ""
+
+    def _error(self, path: str, status: Any, body: Any) -> RefusedError | ConfigurationError:
+        told = f"{self._name}: {_bare(path)}: {status}{self._why(body)}."
         if status in (401, 403):
             what = re.split(r"[/(?]", path)[1]
             right = _RIGHTS["users"] if "memberOf" not in path else f"{_RIGHTS['users']} and {_RIGHTS['groups']}"
@@ -716,13 +721,6 @@ def _bundles(keys: Iterable[str]) -> list[list[str]]:
 
 def _bare(path: str) -> str:
     return path.partition("?")[0]
-
-
-def _why(body: Any) -> str:
-    """Code and message of an error, as far as there are any."""
-    error = as_dict(as_dict(body).get("error"))
-    said = " ".join(str(error[name]) for name in ("code", "message") if error.get(name))
-    return f" ({' '.join(said.split())[:200]})" if said else ""
 
 
 def _seconds(part: Record, otherwise: float) -> float:

@@ -276,7 +276,7 @@ class Google:
     async def _has(self, path: str, fields: str, key: str) -> Record | None:
         """The record of this id; None where Google itself says that there is none."""
         answer = await self._http.call("GET", _ROOT + path, params={"fields": fields})
-        if answer.status == 404 and _error(answer.body)[0] == "notFound":
+        if answer.status == 404 and _error(answer.problem())[0] == "notFound":
             return None
         record = as_dict((answer if answer.status == 200 else await self._call(path, {"fields": fields})).json())
         if record.get("id") != key:
@@ -305,11 +305,11 @@ class Google:
         answer = await self._http.call("GET", _ROOT + path, params=params)
         if answer.status == 200:
             return answer
-        reason, said = _error(answer.body)
+        reason, said = _error(answer.problem())
         if nobody and (answer.status, reason) in ((404, "notFound"), (400, "invalid"), (403, "forbidden")):
             return answer
         where = self._at("/users" if nobody else path)
-        told = f"{where}: {answer.status} {reason} ({' '.join(answer.scrub(said).split())[:200]})."
+        told = f"{where}: {answer.status} {answer.scrub(reason)}{answer.words(said) or ' (no reason given)'}."
         if answer.status == 403:
             raise ForbiddenError(f"{told} {_ADVICE.get(reason, self._role())}")
         if answer.status in (400, 404) and path.count("/") == 1 and "pageToken" not in params:
@@ -432,12 +432,9 @@ def _grant(field: str, file: str, settings: GoogleSettings) -> tuple[Form, str]:
 # --- errors ------------------------------------------------------------------------------------
 
 
-def _error(body: bytes) -> tuple[str, str]:
+def _error(body: Any) -> tuple[str, str]:
     """The reason and the message of an error."""
-    try:
-        error = as_dict(as_dict(orjson.loads(body)).get("error"))
-    except orjson.JSONDecodeError:
-        return "", "no reason given"
+    error = as_dict(as_dict(body).get("error"))
     errors = error.get("errors")
     first = as_dict(errors[0]) if isinstance(errors, list) and errors else {}
     return text(first.get("reason")), text(error.get("message"))
@@ -445,4 +442,4 @@ def _error(body: bytes) -> tuple[str, str]:
 
 def _busy(status: int, body: bytes) -> bool:
     """A 403 that only says: too many requests."""
-    return status == 403 and _error(body)[0] in _BUSY
+    return status == 403 and _error(Answer(status, {}, body, "").problem())[0] in _BUSY

@@ -364,7 +364,9 @@ class Idcs:
         found = as_dict(answer.json())
         total, start, items = found.get("totalResults"), found.get("startIndex"), found.get("Resources", [])
         if type(total) is not int or not isinstance(items, list):
-            raise IncompleteError(f"{answer.url} is not a ListResponse; keys: {', '.join(list(found)[:6]) or 'none'}.")
+            raise IncompleteError(
+                f"{answer.url} is not a ListResponse; keys: {answer.scrub(', '.join(list(found)[:6])) or 'none'}."
+            )
         return Part(items, total, start if type(start) is int else None)
 
     def _bundles(self, ids: Iterable[str]) -> Iterator[list[str]]:
@@ -467,11 +469,7 @@ def _asked(names: Iterable[str], paths: Iterable[str]) -> str:
 
 def _detail(answer: Answer) -> str:
     """What Oracle says of an error, with the id that its support asks for."""
-    try:
-        said = as_dict(orjson.loads(answer.body))
-    except orjson.JSONDecodeError:
-        said = {}
+    said = answer.problem()
     more = next((as_dict(value) for key, value in said.items() if key.endswith(":messages:Error")), {})
     words = [said.get("detail"), more.get("messageId"), answer.headers.get("x-oracle-dms-ecid")]
-    told = ", ".join(" ".join(answer.scrub(str(word)).split())[:200] for word in words if word)
-    return f" ({told})" if told else ""
+    return answer.words(", ".join(answer.scrub(str(word)) for word in words if word))

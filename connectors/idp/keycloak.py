@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
-import orjson
 from pydantic import Field
 
 from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
@@ -169,7 +168,7 @@ class Keycloak:
         """As `Source.has_group`."""
         path = f"/groups/{quote(identity, safe='')}"
         answer = await self._http.call("GET", self._root + path)
-        if answer.status == 404 and _error(answer) == "Could not find group by id":
+        if answer.status == 404 and answer.problem().get("error") == "Could not find group by id":
             return False
         if answer.status != 200:
             answer = await self._get(path)
@@ -327,8 +326,7 @@ class Keycloak:
                 after = str(at + size)
                 ahead[after] = _id(items.pop())
             try:
-                if f'"{_SERVICE}'.encode() in answer.body:
-                    items = [item for item in items if not await robots.has(item)]
+                items = [item for item in items if not await robots.has(item)]
                 ids = [item["id"] for item in items]
             except (KeyError, TypeError):
                 ids = [None]
@@ -365,8 +363,8 @@ class Keycloak:
         answer = await self._http.call("GET", self._root + path, params=params)
         if answer.status == 200:
             return answer
-        error = _error(answer)
-        told = f"{self._at()}: {answer.status} for {path}{f' ({answer.scrub(error)[:100]})' if error else ''}"
+        error = answer.problem().get("error")
+        told = f"{self._at()}: {answer.status} for {path}{answer.words(error) if type(error) is str else ''}"
         if answer.status == 403:
             raise ForbiddenError(f"{told}. {self._grant()}")
         if answer.status == 404 and path.count("/") > 2:
@@ -461,12 +459,3 @@ def _brief(scope: Scope) -> str:
 
 def _id(record: Any) -> Any:
     return record.get("id") if isinstance(record, dict) else None
-
-
-def _error(answer: Answer) -> str:
-    """What an error says; "" where it says nothing in Keycloak's way."""
-    try:
-        error = as_dict(orjson.loads(answer.body)).get("error")
-    except orjson.JSONDecodeError:
-        return ""
-    return error if isinstance(error, str) else ""

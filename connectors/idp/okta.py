@@ -315,7 +315,7 @@ class Okta:
         """The record with this id; None where Okta says in its own words that there is none."""
         answer = await self._call(f"{path}/{quote(key, safe='')}", {}, expect=(404,))
         if answer.status == 404:
-            if _error(answer).get("errorCode") != _NOT_FOUND or "(AppInstance)" in _detail(answer):
+            if answer.problem().get("errorCode") != _NOT_FOUND or "(AppInstance)" in _detail(answer):
                 raise IncompleteError(f"{self._at(path)}: 404{_detail(answer)}, not whether {key} is there. Run again.")
             return None
         record = as_dict(answer.json())
@@ -463,14 +463,5 @@ def _same(record: Record, field: str, key: str) -> bool:
 
 def _detail(answer: Answer) -> str:
     """Code and summary of an error of Okta's."""
-    error = _error(answer)
-    said = " ".join(text(error.get(name)) for name in ("errorCode", "errorSummary") if error.get(name))
-    return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""
-
-
-def _error(answer: Answer) -> Record:
-    """An error of Okta's; empty where it is none."""
-    try:
-        return as_dict(orjson.loads(answer.body))
-    except orjson.JSONDecodeError:
-        return {}
+    error = answer.problem()
+    return answer.words(*(text(error.get(name)) for name in ("errorCode", "errorSummary")))

@@ -423,9 +423,5 @@ def _same(value: Any, key: str) -> bool:
 
 def _detail(answer: Answer) -> str:
     """What an error of version 2 or 1 says."""
-    try:
-        error = as_dict(orjson.loads(answer.body))
-    except orjson.JSONDecodeError:
-        return ""
-    said = text(as_dict(error.get("status")).get("message") or error.get("message"))
-    return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""
+    error = answer.problem()
+    return answer.words(text(as_dict(error.get("status")).get("message") or error.get("message")))

@@ -340,9 +340,13 @@ class Scim:
         items = found.get("Resources", ())
         items = () if items is None else items
         if not isinstance(items, list | tuple) or not (total is None or type(total) is int):
-            raise IncompleteError(f"{self._at(what)}: not a ListResponse; keys: {', '.join(list(found)[:6])}.")
+            raise IncompleteError(
+                f"{self._at(what)}: not a ListResponse; keys: {answer.scrub(', '.join(list(found)[:6]))}."
+            )
         if not (after is None or isinstance(after, str)) or (total is None and "Resources" not in found):
-            raise IncompleteError(f"{self._at(what)}: not a ListResponse; keys: {', '.join(list(found)[:6])}.")
+            raise IncompleteError(
+                f"{self._at(what)}: not a ListResponse; keys: {answer.scrub(', '.join(list(found)[:6]))}."
+            )
         return Part(items, total, start if type(start) is int else None, after or None)
 
     def _plain(self, answer: Answer) -> Any:
@@ -722,9 +726,5 @@ def _same_email(record: Record, key: str) -> bool:
 
 def _detail(answer: Answer) -> str:
     """scimType and detail of a SCIM error (RFC 7644 3.12), as far as there are any."""
-    try:
-        error = as_dict(orjson.loads(answer.body))
-    except orjson.JSONDecodeError:
-        return ""
-    said = " ".join(text(error.get(name)) for name in ("scimType", "detail") if error.get(name))
-    return f" ({' '.join(answer.scrub(said).split())[:200]})" if said else ""
+    error = answer.problem()
+    return answer.words(*(text(error.get(name)) for name in ("scimType", "detail")))

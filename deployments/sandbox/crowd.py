@@ -34,7 +34,8 @@ client that passes here needs no luck elsewhere):
 - Missing text fields are sent as `""`; `directory-id` is not sent. Links name this server and `/1/`.
 - Lists come in order of the folded name; max-results is 1000 if not given, -1 for all.
 - POST `/search` needs a restriction with its type. CQL values ignore case.
-- A session that was made with other validation factors is 404 INVALID_SSO_TOKEN.
+- A session that was made with other validation factors is 404 INVALID_SSO_TOKEN. A second sign-on with the same
+  factors is the same session, prolonged by the time that it was made for.
 - Events: a token names this process and each directory's position; the last 10,000 are kept; a load
   or clear expires all tokens. The JSON form of event bodies is a guess. Webhooks are registered but
   never called.
@@ -68,6 +69,7 @@ from typing import Any, Final, cast
 import httptools
 import orjson
 
+from deployments.sandbox.crowd_data import PERMISSION_SETS
 from deployments.sandbox.crowd_faults import Fault
 from deployments.sandbox.crowd_rest import JSON, VERSION, Answer, Crowd, page
 from deployments.sandbox.process import ending
@@ -425,6 +427,7 @@ def serve(
     host: str = "127.0.0.1",
     base_path: str = "/crowd",
     nested_groups: bool = True,
+    permissions: str = "all",
     announce: Callable[[str], None] | None = None,
     until_eof: bool = False,
 ) -> None:
@@ -432,7 +435,7 @@ def serve(
 
     `announce` is called with the base URL once the port is open.
     """
-    crowd = Crowd(applications, base_path=base_path, nested_groups=nested_groups)
+    crowd = Crowd(applications, base_path=base_path, nested_groups=nested_groups, permissions=permissions)
     gc.set_threshold(100_000, 50, 100)
     asyncio.run(_serve(crowd, host, port, announce, until_eof))
 
@@ -523,11 +526,12 @@ def running(
     *,
     base_path: str = "/crowd",
     nested_groups: bool = True,
+    permissions: str = "all",
 ) -> Iterator[RunningCrowd]:
     """A Crowd in a subprocess, ready when entered, gone when left (also if this process dies)."""
     given = {"crowdsync": "secret"} if applications is None else applications
     command = [sys.executable, "-m", "deployments.sandbox.crowd", "--until-eof"]
-    command += ["--port", str(port), "--base-path", base_path]
+    command += ["--port", str(port), "--base-path", base_path, "--permissions", permissions]
     command += [] if nested_groups else ["--no-nested-groups"]
     for name, password in given.items():
         command += ["--application", f"{name}:{password}"]
@@ -550,6 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--base-path", default="/crowd", help="the context path, may be empty")
     parser.add_argument("--application", action="append", metavar="NAME:PASSWORD", default=[])
     parser.add_argument("--no-nested-groups", action="store_true")
+    parser.add_argument("--permissions", choices=PERMISSION_SETS, default="all", help="what applications may write")
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
     given = parser.parse_args(arguments)
     applications = {}
@@ -569,6 +574,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         host=given.host,
         base_path=given.base_path,
         nested_groups=not given.no_nested_groups,
+        permissions=given.permissions,
         announce=announce,
         until_eof=given.until_eof,
     )

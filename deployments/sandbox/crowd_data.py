@@ -30,6 +30,12 @@ PERMISSIONS: Final = frozenset(
         "modify-group-attributes",
     }
 )
+PERMISSION_SETS: Final = {
+    "all": PERMISSIONS,
+    "read-only": frozenset[str](),
+    "users": frozenset(name for name in PERMISSIONS if "user" in name),
+    "groups": frozenset(name for name in PERMISSIONS if "group" in name),
+}
 FIRST_DIRECTORY_ID: Final = 32769
 EVENTS_KEPT: Final = 10_000
 MAX_TEXT: Final = 255

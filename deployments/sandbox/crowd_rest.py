@@ -23,6 +23,7 @@ from deployments.sandbox import crowd_wire as wire
 from deployments.sandbox.crowd_cql import from_cql, from_tree
 from deployments.sandbox.crowd_data import (
     FIRST_DIRECTORY_ID,
+    PERMISSION_SETS,
     PERMISSIONS,
     Application,
     Directory,
@@ -681,9 +682,12 @@ def post_session(crowd: Crowd, request: Request) -> Answer:
     duration = request.number("duration", SESSION_SECONDS, 1)
     user = _authenticate(request, name, password, 403)
     now = crowd.now()
-    token = f"{random.getrandbits(128):032x}"
-    session = Session(token, user, factors, now, now + duration * 1000, duration)
-    crowd.sessions[token] = session
+    known = (one for one in crowd.sessions.values() if one.user is user and one.factors == factors)
+    session = next((one for one in known if one.expiry > now), None)
+    if session is None:
+        session = Session(f"{random.getrandbits(128):032x}", user, factors, now, 0, duration)
+        crowd.sessions[session.token] = session
+    session.expiry = now + session.duration * 1000
     body = request.wire.session(session, json=request.json, full="user" in request.expands())
     return request.answer(201, body)
 
@@ -857,8 +861,8 @@ def route_of(path: str) -> str | None:
 class Crowd:
     """The state of one emulated Crowd, and its answers.
 
-    `applications` maps names to passwords; all of them see one directory. Several directories, their
-    permissions and the rest are set with `configure`.
+    `applications` maps names to passwords; all of them see one directory, with the `permissions` of that name
+    (`PERMISSION_SETS`). Several directories, permissions of each and the rest are set with `configure`.
     """
 
     def __init__(
@@ -867,6 +871,7 @@ class Crowd:
         *,
         base_path: str = "/crowd",
         nested_groups: bool = True,
+        permissions: str = "all",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.clock = clock
@@ -887,7 +892,14 @@ class Crowd:
         self.configure(
             {
                 "directories": [{"name": "directory", "nested_groups": nested_groups}],
-                "applications": [{"name": name, "password": password} for name, password in given.items()],
+                "applications": [
+                    {
+                        "name": name,
+                        "password": password,
+                        "directories": [{"name": "directory", "permissions": PERMISSION_SETS[permissions]}],
+                    }
+                    for name, password in given.items()
+                ],
             }
         )
 

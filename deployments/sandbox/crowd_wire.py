@@ -398,7 +398,7 @@ def cookie_config(*, json: bool) -> bytes:
     if json:
         return b'{"domain":"","name":"crowd.token_key","secure":false}'
     return _document(
-        b"<cookie-config><domain></domain><name>crowd.token_key</name><secure>false</secure></cookie-config>"
+        b"<cookie-config><domain></domain><secure>false</secure><name>crowd.token_key</name></cookie-config>"
     )
 
 

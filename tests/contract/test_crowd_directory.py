@@ -434,6 +434,40 @@ async def test_the_permission_to_grant_is_named(kind: Kind) -> None:
     assert kind in str(caught.value)
 
 
+async def test_a_mark_that_stands_twice_is_nobodys() -> None:
+    """Which of the two counts cannot be known: the record is held, and no write takes it for its own."""
+    twice = attributes(**{ID_ATTRIBUTE: ["acme:1"]})
+    twice["attributes"] += attributes(**{ID_ATTRIBUTE: ["acme:2"]})["attributes"]
+    pages = [page async for page in crowd(listing([user("ann", attributes=twice), user("bob")])).users(Scope())]
+    assert [row[0] for page in pages for row in page.rows] == ["bob"]
+    assert [(held.id, held.reason) for page in pages for held in page.held] == [("ann", "an attribute stands twice")]
+    for mark in ("acme:1", "acme:2"):
+        rename = Operation(1, Kind.USER_RENAME, "old", "ann", {"attributes": {ID_ATTRIBUTE: [mark]}})
+        assert not await crowd(lambda _: answer(user("ann", attributes=twice))).holds(rename)
+
+
+@pytest.mark.parametrize("cookie", [200, 404, 405, 401])
+async def test_what_cannot_be_searched_though_its_cookie_answers_is_no_crowd_of_today(cookie: int) -> None:
+    """The base address is right then, and nobody should be sent to look for another one."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        return answer({"name": "c"}, cookie if request.url.path.endswith("/config/cookie") else 405)
+
+    directory = crowd(handle)
+    for read in (directory.users(Scope()), directory.groups(Scope()), directory.memberships()):
+        with pytest.raises(ConfigurationError if cookie == 200 else RefusedError) as caught:
+            [page async for page in read]
+        if cookie == 200:
+            assert "answered 405, though /config/cookie there answers" in str(caught.value)
+            assert "a Crowd that is too old, or no Crowd" in str(caught.value)
+            assert "base address" not in str(caught.value)
+        else:
+            assert "Check the base address" in str(caught.value)
+    if cookie == 200:
+        with pytest.raises(ConfigurationError, match="too old, or no Crowd"):
+            await directory.check()
+
+
 @pytest.mark.parametrize("kind", list(Kind))
 async def test_html_403_is_the_remote_address(kind: Kind) -> None:
     with pytest.raises(ForbiddenError, match="Remote addresses"):

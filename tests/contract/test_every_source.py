@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+import orjson
 import pytest
 
 from connectors import http as door
@@ -217,6 +220,49 @@ async def test_every_page_spoilt_for_good_is_refused(served: Served, capsys: pyt
                     assert found == right, (name, kind, nth)
     with capsys.disabled():
         print(f"\n{served.case.kind}: pages spoilt for good: {refused} refused")
+
+
+class Doubling(httpx.AsyncBaseTransport):
+    """The way to a real server, on which the `nth` answer to `path` gets a key twice: its last list once more, empty,
+    or where it is a bare list, the first field of its first record."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, path: str, nth: int) -> None:
+        self.inner, self.path, self.left = inner, path, nth
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await self.inner.handle_async_request(request)
+        if not re.search(self.path, request.url.path):
+            return answer
+        self.left -= 1
+        if self.left:
+            return answer
+        await answer.aread()
+        await answer.aclose()
+        found = orjson.loads(answer.content)
+        if isinstance(found, list):
+            key = next(iter(found[0])) if found and isinstance(found[0], dict) else ""
+            twice = answer.content.replace(b"{", b'{"%s":null,' % key.encode(), 1) if key else b'[{"":1,"":2}]'
+        else:
+            key = [name for name, value in found.items() if isinstance(value, list) or len(found) == 1][-1]
+            twice = answer.content.rstrip()[:-1] + b',"%s":[]}' % key.encode()
+        return httpx.Response(answer.status_code, headers={"content-type": "application/json"}, content=twice)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def test_a_key_that_stands_twice_is_refused_in_every_list(served: Served) -> None:
+    """The last of the two would count for a parser that is not asked: an empty list of people, groups or members."""
+    for name, path in served.lists().items():
+        if (served.case.kind, name) == ("scim", "groups"):
+            continue  # taken apart group by group, in a way of their own
+        for nth in sorted({1, await served.requests(path)}):
+            async with served.source() as source:
+                api = source.doors[0]
+                api._transport = doubling = Doubling(api._transport, path, nth)
+                with pytest.raises(IncompleteError, match="twice in one object"):
+                    await read_source(source, Scope())
+                assert doubling.left <= 0, (name, nth)
 
 
 async def test_a_token_that_ends_in_the_middle_is_replaced(served: Served) -> None:

@@ -510,7 +510,7 @@ async def test_what_is_missing_is_said(idp: RunningIdp) -> None:
         with pytest.raises(AuthenticationError, match=r"E0000011.*30 days.*Tokens") as refused:
             await one.check()
         assert wrong["token"] not in str(refused.value)
-        assert wrong["token"] not in one._http._scrub(f"echo of {wrong['token']}")
+        assert wrong["token"] not in one._http.scrub(f"echo of {wrong['token']}")
     async with source(idp, key_id="other") as one:
         with pytest.raises(AuthenticationError, match=r"invalid_client.*key_id"):
             await one.check()

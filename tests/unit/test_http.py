@@ -328,6 +328,48 @@ async def test_a_drip_of_bytes_does_not_hold_us_for_ever() -> None:
     server.close()
 
 
+async def test_a_stream_that_drips_has_an_end_and_one_that_is_only_slow_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit is on the average rate; what we take ourselves between two pieces does not count."""
+    monkeypatch.setattr(door, "SLOWEST", 1000)
+    sent = 0
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        head = await reader.readuntil(b"\r\n\r\n")
+        piece = b"x" * (200 if b"/slow" in head else 1)
+        writer.write(b"HTTP/1.1 200 X\r\nconnection: close\r\n\r\n")
+        try:
+            for _ in range(20 if b"/slow" in head else 10_000):
+                writer.write(piece)
+                await writer.drain()
+                sent += 1
+                await REAL_SLEEP(0.05)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with client(url, timeout=0.15, connect_timeout=0.0, attempts=1) as http:  # (a whole answer: 1.5 s)
+        http._timeouts["timeout"]["connect"] = 5
+        async with http.stream("GET", "/drip") as stream:
+            with pytest.raises(IncompleteError, match="slower than 1,000 bytes a second") as caught:
+                [piece async for piece in stream.chunks()]
+            silent(caught.value)
+        assert sent < 60
+        async with http.stream("GET", "/slow") as stream:
+            size = 0
+            async for piece in stream.chunks():
+                size += len(piece)
+                if size == 200:
+                    await REAL_SLEEP(1.7)  # (our own work)
+            assert size == 4000
+    server.close()
+
+
 async def test_attempts_end_and_say_how_long_to_wait(clock: Clock) -> None:
     async with serving(answer(429, b"", "retry-after: 7")) as server, client(server, attempts=3) as http:
         with pytest.raises(RetryableError, match=r"429.*3 times") as caught:
