@@ -92,7 +92,10 @@ def ruled(snapshot: Snapshot, policy: Policy) -> Rulings:
     conditions: tuple[tuple[Verdict, ...], ...] = ()
     if scope.conditions:
         conditions, unsure, reasons = _conditions(users, scope)
-        rules["scope.conditions"] = np.logical_or.reduce([_all(block)[0] for block in conditions])
+        fits = np.logical_or.reduce([_all(block)[0] for block in conditions])
+        unread = _unread(users["id"], snapshot.warnings, scope)
+        unsure, reasons = unsure | (unread != "").to_numpy(), reasons.where(unread == "", unread)
+        rules["scope.conditions"] = fits & (unread == "").to_numpy()
     if scope.members_only:
         # (Where nestings are ignored, nobody gets into a group through another.)
         below = _members_of if policy.groups.nesting == "ignore" else _members_below
@@ -198,6 +201,18 @@ def _conditions(users: pd.DataFrame, scope: Scope) -> tuple[tuple[tuple[Verdict,
     fits_any = np.logical_or.reduce([_all(block)[0] for block in blocks])
     unsure_any = np.logical_or.reduce([_all(block)[1] for block in blocks])
     return tuple(blocks), unsure_any & ~fits_any, reasons
+
+
+def _unread(ids: pd.Series, warnings: pd.DataFrame, scope: Scope) -> pd.Series:
+    """Why it cannot be told of somebody whether the conditions fit: a field that they ask for could not be read."""
+    reasons = pd.Series("", index=ids.index, dtype="str")
+    warnings = warnings[(warnings["kind"] == "user") & (warnings["stage"] == "extract")]
+    asked = {one.field for block in scope.conditions for one in block.all} if len(warnings) else ()
+    for field in sorted(asked):
+        which = ids.isin(warnings.loc[warnings["reason"].str.startswith(f"{field} is "), "id"])
+        reason = f"its {field} cannot be read, which scope.conditions asks for; correct it in the IdP"
+        reasons = reasons.where((reasons != "") | ~which, reason)
+    return reasons
 
 
 def _all(block: Sequence[Verdict]) -> Verdict:

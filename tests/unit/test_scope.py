@@ -264,7 +264,7 @@ def test_who_cannot_be_judged_is_held_with_field_kind_and_little_of_the_value() 
             one_condition("end", operator, wanted),
         )
         assert found.snapshot.held.iloc[0].tolist() == ["user", "9", "zoe", "validate", "broken", ""]
-        kind_, key, name, stage, reason = found.snapshot.held.iloc[1]
+        kind_, key, name, stage, reason, _ = found.snapshot.held.iloc[1]
         assert (kind_, key, name, stage) == ("user", "p", "Ann", "filter")
         assert f"its end '{value[:40]}' is {kind}" in reason
         assert "x" * 34 not in reason
