@@ -107,7 +107,7 @@ async def sync(request: SyncRequest) -> Report:
                 plan = await make_plan(matched, source, crowd, policy, run.source_name, digests, away, only)
                 impact = await measure(plan.operations, crowd, policy, run.past())
                 verdict = await guard_plan(plan, policy, impact, request.force)
-                return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)))
+                return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)), desired.warnings)
 
             with run.timed("plan"):
                 proposal = await propose(policy)

@@ -117,8 +117,12 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
         ],
         ignore_index=True,
     )
+    here = {"user": snapshot.users["id"], "group": snapshot.groups["id"]}
     warnings = [
-        snapshot.warnings,
+        *(
+            snapshot.warnings[(snapshot.warnings["kind"] == k) & snapshot.warnings["id"].isin(i)]
+            for k, i in here.items()
+        ),
         *(_warned("user", snapshot.users, "username", why) for why in left_out if (why != "").any()),
         _warned("group", originals, "name", undescribed),
     ]
