@@ -27,7 +27,7 @@ import urllib.request
 import zlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -67,6 +67,10 @@ _ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\@]*)([^#]*)"
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%]+)(?::([0-9]{1,5}))?")
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 _BAD_PATH: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])|(?:^|/)(?:\.|%2[Ee]){1,2}(?=/|$)|//")
+_ESCAPES: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
+)
+"""Escapes in JSON; the group is half of a pair of surrogates."""
 _LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]+))*)")
 _RELATION: Final = re.compile(r";\s*rel\s*=\s*\"?([^\s;,\"]+)", re.IGNORECASE)
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
@@ -117,11 +121,15 @@ class Answer:
         return None
 
     def json(self) -> Any:
-        """The body as JSON. Anything else, also an empty or cut body, raises `IncompleteError`."""
-        try:
+        """The body as JSON. Anything else, also an empty or cut body, raises `IncompleteError`.
+
+        Half a character, as servers write that cut a text in the middle of an emoji, becomes U+FFFD: it must not keep
+        everybody else on the page from being read.
+        """
+        with suppress(orjson.JSONDecodeError):
             return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
-            pass
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(_ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], self.body))
         start = self.scrub(self.body[:4096].decode("utf-8", "replace"))[:60]
         raise IncompleteError(
             f"{self.method} {self.url} answered {self.status} with "

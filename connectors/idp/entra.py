@@ -615,7 +615,7 @@ class Entra:
                 raise Flaw(f"no {field}, or one that is not text")
             if active is not True and active is not False:
                 active = truth(record, "accountEnabled")
-            first, last, display = get("givenName") or "", get("surname") or "", get("displayName") or ""
+            first, last, display = get("givenName", ""), get("surname", ""), get("displayName", "")
             if not (type(first) is type(last) is type(display) is str):
                 first, last, display = names(record, ("givenName", "surname", "displayName"), doubts)
             email = optional(record, "mail", doubts, "email") or _other_mail(record)

@@ -371,7 +371,7 @@ def user_rows(attributes: Iterable[str]) -> Rows[UserRow]:
     def one(record: Record, doubts: Doubts) -> UserRow:
         try:
             key, username, active, name = record["id"], record["userName"], record["active"], record["name"]
-            first, last, display = name.get("givenName") or "", name["familyName"] or "", record["displayName"]
+            first, last, display = name.get("givenName", ""), name.get("familyName", ""), record["displayName"]
             texts = type(key) is type(username) is type(first) is type(last) is type(display) is str
         except (KeyError, TypeError, AttributeError):
             return careful(record, doubts)

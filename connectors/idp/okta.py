@@ -379,8 +379,8 @@ def user_rows(settings: OktaSettings, attributes: Iterable[str]) -> Rows[UserRow
             raise _flaw(record, statuses) from None
         if not (type(key) is type(login) is str and key and login):
             raise _flaw(record, statuses)
-        email, first, last = get("email") or "", get("firstName") or "", get("lastName") or ""
-        display = get("displayName") or ""
+        email, first, last = get("email", ""), get("firstName", ""), get("lastName", "")
+        display = get("displayName", "")
         if not (type(email) is type(first) is type(last) is type(display) is str):
             email = optional(profile, "email", doubts)
             first, last, display = names(profile, ("firstName", "lastName", "displayName"), doubts)

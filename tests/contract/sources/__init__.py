@@ -20,6 +20,8 @@ class Case:
     number the API tells, so that a page that lost a record is seen ("users", "groups", "members"). `links`: lists
     whose next page is a link or an address in the answer. `circular`: groups can be nested in a circle; `tree`:
     a group has one parent at most, of several the first counts. `username` is what stands in the column of a person.
+    In a record of a person `title` is the way to the username, `fields` the ways to the optional columns, and each of
+    `off` a JSON merge patch that disables. `one` and `delta`: paths of the requests for one person and for changes.
     """
 
     kind: str
@@ -33,4 +35,9 @@ class Case:
     links: frozenset[str] = frozenset()
     circular: bool = True
     tree: bool = False
+    title: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    off: tuple[Mapping[str, Any], ...] = ()
+    one: str = ""
+    delta: str = ""
     username: Callable[[Person], str] = lambda person: f"{person.username}@acme.example"

@@ -10,4 +10,8 @@ CASE = Case(
     settings={"page_size": 10},
     options={"counts": "all"},
     counted=frozenset({"members"}),
+    title="primaryEmail",
+    fields={"first_name": "name.givenName", "last_name": "name.familyName", "display_name": "name.fullName"},
+    off=({"suspended": True}, {"archived": True}),
+    one=r"/admin/directory/v1/users/[^/]+$",
 )

@@ -9,4 +9,14 @@ CASE = Case(
     members="",
     settings={"page_size": 10, "groups_at_once": 4},
     counted=frozenset({"users", "groups"}),
+    title="userName",
+    fields={
+        "email": "emails",
+        "first_name": "name.givenName",
+        "last_name": "name.familyName",
+        "display_name": "displayName",
+    },
+    off=({"active": False},),
+    one=r"/admin/v1/Users$",
+    delta=r"/admin/v1/Users$",
 )

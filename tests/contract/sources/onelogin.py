@@ -11,4 +11,9 @@ CASE = Case(
     members=r"/api/2/roles/\d+/users$",
     settings={"page_size": 10, "role_page_size": 5},
     counted=frozenset({"users", "groups", "members"}),
+    title="username",
+    fields={"email": "email", "first_name": "firstname", "last_name": "lastname"},
+    off=({"status": 2}, {"status": 0, "state": 9}),
+    one=r"/api/2/users(/\d+)?$",
+    delta=r"/api/2/users$",
 )
