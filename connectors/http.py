@@ -129,7 +129,7 @@ class Answer:
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(self.body)
         with suppress(orjson.JSONDecodeError):
-            return orjson.loads(_ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], self.body))
+            return orjson.loads(whole_characters(self.body))
         start = self.scrub(self.body[:4096].decode("utf-8", "replace"))[:60]
         raise IncompleteError(
             f"{self.method} {self.url} answered {self.status} with "
@@ -139,6 +139,11 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} to {self.method} {self.url}, {len(self.body)} bytes>"
+
+
+def whole_characters(body: bytes) -> bytes:
+    """JSON with U+FFFD for every escape that stands for half a character."""
+    return _ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
 class Stream:

@@ -85,6 +85,10 @@ class GoogleSettings(WithPrivateKey, SourceSettings):
     page_size: int = Field(500, ge=1, le=500, description="Users a page; groups and members at most 200.")
     known: ClassVar = ("private_key",)
 
+    def same_names(self) -> str:
+        """As `SourceSettings.same_names`."""
+        return 'group_names = "email"' if self.group_names == "name" else ""
+
 
 class Google:
     """As `Source`. `groups` keeps how many members each has for the `memberships` that follow."""

@@ -49,6 +49,10 @@ class KeycloakSettings(WithClientSecret, SourceSettings):
     )
     known: ClassVar = ("client_secret",)
 
+    def same_names(self) -> str:
+        """As `SourceSettings.same_names`."""
+        return 'group_names = "path"' if self.group_names == "name" else ""
+
 
 class Keycloak:
     """As `Source`. `groups` remembers who is nested in whom for the `memberships` that follow."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import tomllib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -109,6 +110,20 @@ def sound(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def company() -> Organisation:
     return organisation(**SIZE)
+
+
+def test_a_setting_that_keeps_two_groups_of_one_name_apart_is_one_and_ends_the_advice() -> None:
+    advice = {}
+    for name, kind in SOURCES.items():
+        base = {field: "https://x" for field, info in kind.settings.model_fields.items() if info.is_required()}
+        advice[name] = kind.settings.model_validate({**base, "kind": name}).same_names()
+        if advice[name]:
+            told = tomllib.loads(advice[name])
+            assert kind.settings.model_validate({**base, "kind": name, **told}).same_names() == ""
+    assert {name: told for name, told in advice.items() if told} == {
+        "keycloak": 'group_names = "path"',
+        "google": 'group_names = "email"',
+    }
 
 
 def check_whole(snapshot: Snapshot, whole: Organisation, case: Case) -> None:

@@ -433,6 +433,36 @@ def test_fields_of_a_user(record: dict[str, Any], at: int, value: Any) -> None:
     assert rows[0][at] == value
 
 
+def test_records_that_come_once_only_are_all_looked_at() -> None:
+    held: list[Held] = []
+    rows = user_rows(())((one for one in (user(1), {"id": "x"}, user(2))), "record", held)
+    assert [row[0] for row in rows] == ["u1", "u2"]
+    assert [one.id for one in held] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("active", "away"),
+    [
+        *((value, "disabled") for value in (False, "false", "False", "FALSE")),
+        *((value, "") for value in (True, "true", None, "no", "0", 0, [False], {"value": False}, "inactive", "")),
+    ],
+)
+def test_only_a_certain_word_disables_who_is_held(active: Any, away: str) -> None:
+    held: list[Held] = []
+    spellings = ({"id": "x", "active": active}, {"ID": "x", "Active": active})
+    assert user_rows((), absent_active=False)(spellings, "record", held) == []
+    assert [(one.id, one.away) for one in held] == [("x", away)] * 2
+
+
+def test_a_record_may_be_as_deep_as_it_likes() -> None:
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [{"x": deep}]
+    held: list[Held] = []
+    odd = {"ID": "x", "username": "a", "Active": False, "emails": deep, "urn:x": deep, "name": deep}
+    assert user_rows(("urn:x.x",))([odd], "", held, held)[0][:7] == ("x", "a", "", "", "", "", False)
+
+
 def test_absent_active_is_what_the_setting_says_and_names_ignore_case() -> None:
     bare = {"id": "x", "userName": "a"}
     assert user_rows((), True)([bare], "", [])[0][6] is True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from connectors.model import (
 )
 from connectors.store import Store
 from tasks import validate
-from tasks.filter import Scoped, in_scope
+from tasks.filter import Scoped, in_scope, ruled
 from tasks.map import FIELDS, desired, usernames
 from tasks.match import Matched, match
 from tasks.plan import MARKS, PHASES, Plan, plan
@@ -380,6 +381,58 @@ def test_what_is_left_out_stays_in_crowd_as_it_is_and_is_no_part_of_a_new_accoun
     assert crowd.users["ann"]["attributes"]["floor"] == ["2"]
     assert "crew" not in crowd.users["cyd"]["attributes"]
     assert planned(snapshot([odd, rows[1], new]), crowd, links, policy).operations.empty
+
+
+@pytest.mark.parametrize("email", ["ralf@corp.example ", "n/a", "", LONG, "a@b\x00.c"])
+def test_a_leaver_with_a_bad_field_leaves(email: str) -> None:
+    crowd, links = ModelCrowd(), ModelLinks()
+    rows = [person("1", "ralf", "ralf@corp.example"), person("2", "bob")]
+    applied(planned(snapshot(rows), crowd, links, Policy()), crowd, links, random.Random(1))
+    source = validate.trimmed(snapshot([person("1", "ralf", email, active=False), rows[1]]))
+    made = planned(source, crowd, links, Policy())
+    assert ops(made) == [("user_deactivate", "ralf", "")]
+    assert made.held.empty
+
+
+CORP = {"conditions": [{"all": [{"field": "email", "operator": "ends_with", "values": ["@corp.example"]}]}]}
+
+
+@pytest.mark.parametrize(
+    ("scope", "field", "held"),
+    [
+        (CORP, "email", True),
+        ({"conditions": [{"all": [{"field": "email", "operator": "is_absent"}]}]}, "email", True),
+        (CORP, "display_name", False),
+        ({"conditions": [{"all": [{"field": "a.b", "operator": "not_equals", "values": ["x"]}]}]}, "a.b", True),
+        ({"conditions": [{"all": [{"field": "a.b", "operator": "is_present"}]}]}, "a", False),
+        ({"exclude_users": ["ann"]}, "email", False),
+    ],
+)
+def test_a_field_that_could_not_be_read_puts_nobody_in_or_out_of_scope(
+    scope: dict[str, Any], field: str, held: bool
+) -> None:
+    """Neither whom it would fit nor whom it would not; and whom another rule shuts out, is out."""
+    people = [person("1", "zoe", attributes={"a.b": ["y"]}), person("2", "off", active=False)]
+    whole = snapshot([*people, person("3", "ann"), person("4", "eve", "e@corp.example", attributes={"a.b": ["y"]})])
+    told = [("user", key, "", "extract", f"{field} is not text and was left out", "") for key in "123"]
+    policy = policy_with(scope={"exclude_users": ["ann"], **scope})
+    plain, found = ruled(whole, policy), in_scope(replace(whole, warnings=held_frame(told)), policy)
+    if not held:
+        assert list(found.snapshot.users["id"]) == list(whole.users["id"][plain.users])
+        assert found.snapshot.held.empty
+        return
+    assert set(found.snapshot.held["id"]) == {"1", "2"}
+    assert found.snapshot.held["reason"].str.startswith(f"its {field} cannot be read, which scope.conditions").all()
+    assert reasons(found.snapshot.held.assign(reason=found.snapshot.held["away"])) == {"1": "", "2": "disabled"}
+    assert list(found.users_out) == ["3"] if "4" in set(found.snapshot.users["id"]) else ["3", "4"]
+
+
+def test_warnings_of_people_out_of_scope_are_not_told() -> None:
+    told = [("user", key, "", "extract", "email is not text and was left out", "") for key in "12"]
+    told.append(("group", "1", "", "extract", "description is not text and was left out", ""))
+    whole = replace(snapshot([person("1", "ann"), person("2", "bob")]), warnings=held_frame(told))
+    policy = policy_with(scope={"exclude_users": ["bob"]})
+    assert list(desired(in_scope(whole, policy).snapshot, policy).warnings["id"]) == ["1"]
 
 
 def test_map_takes_lines_in_descriptions_and_leaves_other_control_characters_out() -> None:
