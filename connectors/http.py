@@ -28,7 +28,7 @@ import urllib.request
 import zlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -80,6 +80,10 @@ _ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)((?:[/?][^#
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%@\\/?#]+)(?::([0-9]{1,5}))?")
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 _BAD_PATH: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])|(?:^|/)(?:\.|%2[Ee]){1,2}(?=/|$)|//")
+_ESCAPES: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
+)
+"""Escapes in JSON; the group is half of a pair of surrogates."""
 _LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]+))*)")
 _RELATION: Final = re.compile(r";\s*rel\s*=\s*\"?([^\s;,\"]+)", re.IGNORECASE)
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
@@ -143,11 +147,17 @@ class Answer:
         return f" ({told})" if told else ""
 
     def json(self) -> Any:
-        """The body as JSON. Anything else, also an empty or cut body or a doubled key, raises `IncompleteError`."""
+        """The body as JSON. Anything else, also an empty or cut body or a doubled key, raises `IncompleteError`.
+
+        Half a character, as servers write that cut a text in the middle of an emoji, becomes U+FFFD: it must not keep
+        everybody else on the page from being read.
+        """
         try:
             return strict_json.loads(self.body)
         except strict_json.NotJsonError as error:
             wrong = self.unreadable(error)
+        with suppress(strict_json.NotJsonError):
+            return strict_json.loads(whole_characters(self.body))
         raise wrong
 
     def unreadable(self, error: strict_json.NotJsonError) -> IncompleteError:
@@ -164,6 +174,11 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} to {self.method} {self.url}, {len(self.body)} bytes>"
+
+
+def whole_characters(body: bytes) -> bytes:
+    """JSON with U+FFFD for every escape that stands for half a character."""
+    return _ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
 class Stream:

@@ -42,6 +42,10 @@ class SourceSettings(Strict):
         """The secrets that this configuration needs."""
         return self.known
 
+    def same_names(self) -> str:
+        """The setting that keeps two groups of one name apart, for messages; "" where there is none, or it is set."""
+        return ""
+
     def place(self, secret: str) -> str:
         """Where a secret comes from, for messages: `$VARIABLE`, a file or a block."""
         if self.block:

@@ -71,6 +71,7 @@ def explain(source: Source, person: Person) -> None:
     """Say why a person is as they are in Crowd: scope, username and every value, rule by rule. From the last read."""
     from tasks.explain import explain as explained_rows
     from tasks.policy import policy_of
+    from tasks.validate import trimmed
 
     with opened_store() as store:
         settings = load()
@@ -78,7 +79,8 @@ def explain(source: Source, person: Person) -> None:
         latest = store.snapshots(f"source:{source}", 1)
         if latest.empty:
             raise ConfigurationError(f"{source} was never read: run `crowdsync plan {source}` first")
-        rows = explained_rows(store.load_snapshot(int(latest["id"].iloc[0])), rules, person)
+        read = trimmed(store.load_snapshot(int(latest["id"].iloc[0])))
+        rows = explained_rows(read, rules, person)
         show.explained(console, source, person, rows, latest["taken_at"].iloc[0])
 
 

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from connectors.store import Plan as StoredPlan
@@ -84,6 +85,7 @@ def report(console: Console, report: Report) -> None:
         )
     _listed(console, "Reported only, and not done", report.reported, "because it", "reason")
     _held(console, report.held)
+    _left_out(console, report.warnings)
     _listed(console, "Failed", report.failed, "why", "note")
 
 
@@ -100,6 +102,16 @@ def _held(console: Console, held: pd.DataFrame) -> None:
     console.print(table)
     if len(held) > 20:
         console.print(f"  … and {len(held) - 20:,} more, in the report on the run's page")
+
+
+def _left_out(console: Console, warnings: pd.DataFrame) -> None:
+    from tasks.report import left_out
+
+    if warnings.empty:
+        return
+    console.print(f"Left out, of records that go on without it ({len(warnings):,})", highlight=False)
+    for reason, some in left_out(warnings):
+        console.print(f"  {_printable(reason)}: {_printable(', '.join(some))}", soft_wrap=True, highlight=False)
 
 
 def _listed(console: Console, title: str, operations: pd.DataFrame, column: str, why: str) -> None:
@@ -302,8 +314,17 @@ def _table(*columns: str) -> Table:
     return table
 
 
+class Terminal(Console):
+    """A console on which nothing that comes from outside can move the cursor, colour, hide or turn around what others
+    say: whatever is printed, control and direction characters are made visible. (Lines may still end.)"""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """As `Console.render_str`, which every text on its way to the screen passes, in tables too."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **how)
+
+
 def printable(value: Any) -> str:
-    """Names come from outside: control and direction characters must not reach the terminal."""
+    """A text in which control and direction characters are visible, the end of a line among them."""
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value))
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from connectors.errors import (
@@ -22,15 +21,15 @@ from connectors.errors import (
 )
 from connectors.settings import Settings, load
 from deployments import show
-from deployments.show import printable
+from deployments.show import Terminal, printable
 
 FAILED: Final = 1
 WRONG: Final = 2
 REFUSED: Final = 3
 PARTLY: Final = 4
 
-console = Console()
-errors = Console(stderr=True)
+console = Terminal()
+errors = Terminal(stderr=True)
 
 
 @contextmanager

@@ -114,7 +114,7 @@ async def sync(request: SyncRequest) -> Report:
                     await confirm_gone(run.source, first, len(first))
                 impact = await measure(plan.operations, crowd, policy, run.past())
                 verdict = await guard_plan(plan, policy, impact, request.force)
-                return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)))
+                return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)), desired.warnings)
 
             with run.timed("plan"):
                 proposal = await propose(policy)

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from connectors.errors import ConfigurationError, RecordError
-from connectors.model import Snapshot
+from connectors.model import Snapshot, attributes_text
 from tasks.filter import Rulings, Scoped, cut, ruled, said, values_of
-from tasks.map import EVERYONE, Desired, desired, username_steps
-from tasks.policy import Condition, Groups, Policy
+from tasks.map import EVERYONE, FIELDS, Desired, desired, readable, readable_attributes, username_steps
+from tasks.policy import Condition, Groups, Policy, Value
 from tasks.values import traced
 
 Stage = Literal["source", "filter", "map"]
@@ -145,13 +145,21 @@ def _username(one: pd.DataFrame, policy: Policy) -> list[Explained]:
 
 def _values(one: pd.DataFrame, policy: Policy) -> list[Explained]:
     rows = []
-    for field, value in policy.attributes.fields.items():
-        steps = traced(one, value)
+    mapped: dict[str, Value] = {str(field): value for field, value in policy.attributes.fields.items()}
+    for field in FIELDS:
+        steps = traced(one, mapped.get(field, field))
         if len(steps[-1][1]) > 1:
             steps.append(("a field has one value: the first", steps[-1][1][:1]))
-        rows += _chain(field, steps)
+        (why,) = readable(pd.Series(steps[-1][1] or [""], dtype="str"), field)[1]
+        if why:
+            steps.append((f"{why} and is left out: Crowd's stays", []))
+        rows += _chain(field, steps) if field in mapped or why else []
     for name, value in policy.attributes.extra.items():
-        rows += _chain(f"attribute {name}", traced(one, value))
+        steps = traced(one, value)
+        (why,) = readable_attributes(pd.Series([attributes_text({name: steps[-1][1]})], dtype="str"))[1]
+        if why:
+            steps.append((f"{why} and is left out: Crowd's stays", []))
+        rows += _chain(f"attribute {name}", steps)
     return rows
 
 

@@ -201,7 +201,10 @@ def ruled(snapshot: Snapshot, policy: Policy, known: Mapping[str, int] | None = 
     later: dict[str, str] = {}
     if scope.conditions:
         conditions, unsure, reasons = _conditions(users, scope)
-        rules["scope.conditions"] = np.logical_or.reduce([_all(block)[0] for block in conditions])
+        fits = np.logical_or.reduce([_all(block)[0] for block in conditions])
+        unread = _unread(users["id"], snapshot.warnings, scope)
+        unsure, reasons = unsure | (unread != "").to_numpy(), reasons.where(unread == "", unread)
+        rules["scope.conditions"] = fits & (unread == "").to_numpy()
         doubts["scope.conditions"] = rules["scope.conditions"], unsure
     for rule, of, below in _by_group(snapshot, policy, known or {}):
         fits, unsure, why = _admitted(users["id"], snapshot, of, below)
@@ -377,6 +380,18 @@ def _conditions(users: pd.DataFrame, scope: Scope) -> tuple[tuple[tuple[Verdict,
     fits_any = np.logical_or.reduce([_all(block)[0] for block in blocks])
     unsure_any = np.logical_or.reduce([_all(block)[1] for block in blocks])
     return tuple(blocks), unsure_any & ~fits_any, reasons
+
+
+def _unread(ids: pd.Series, warnings: pd.DataFrame, scope: Scope) -> pd.Series:
+    """Why it cannot be told of somebody whether the conditions fit: a field that they ask for could not be read."""
+    reasons = pd.Series("", index=ids.index, dtype="str")
+    warnings = warnings[(warnings["kind"] == "user") & (warnings["stage"] == "extract")]
+    asked = {it.field for block in scope.conditions for it in block.all} if len(warnings) else ()
+    for one in sorted(asked):
+        which = ids.isin(warnings.loc[warnings["reason"].str.startswith(f"{one} is "), "id"])
+        reason = f"its {one} cannot be read, which scope.conditions asks for; correct it in the IdP"
+        reasons = reasons.where((reasons != "") | ~which, reason)
+    return reasons
 
 
 def _all(block: Sequence[Verdict]) -> Verdict:

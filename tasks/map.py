@@ -1,13 +1,15 @@
 """What should stand in Crowd: usernames and group names by ordered rules, fields and attributes by a mapping.
 
-Scoped snapshot → desired state: the same ids, Crowd's names and values.
+Scoped snapshot → desired state: the same ids, Crowd's names and values. A value that Crowd has no place for, in a field
+that nobody needs, holds nobody: it is left out with a warning, and what stands in Crowd stays.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -18,7 +20,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.errors import ConfigurationError
-from connectors.model import MAX_TEXT, MEMBER_KINDS, Snapshot, crowd_id, held_records, memberships_from_codes
+from connectors.model import (
+    MAX_TEXT,
+    MEMBER_KINDS,
+    Snapshot,
+    crowd_id,
+    held_frame,
+    held_records,
+    memberships_from_codes,
+)
 from tasks.names import arrow_text, clashes, spelled
 from tasks.policy import Groups, Policy, Usernames, matches, replaced
 from tasks.values import Sources, attribute_texts, field_value
@@ -28,20 +38,28 @@ FIELDS = ("email", "first_name", "last_name", "display_name")
 EVERYONE = "crowdsync:everyone:"
 """How the ids of the groups begin that everybody is in: they stand in the policy, not in the source."""
 
+_CONTROL: Final = r"[\x00-\x1f\x7f]"
+_CONTROL_IN_TEXT: Final = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+"""The same of texts that may have lines and tabs."""
+_CONTROL_IN_JSON: Final = r"\\(?:u00|[bf])|\x7f"
+"""How such a character looks in JSON, and sometimes others."""
+_NO_ADDRESS: Final = r"^[^@]+\z|^@|@.*@|@\z|[\s\p{Z}]"
+
 _USER = MEMBER_KINDS.categories.get_loc("user")
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
     """What the source wants in Crowd. `users`, `groups` and `memberships` are as in `connectors.model`, with Crowd's
-    usernames and attributes, and `original`, the name in the IdP; `held` has its columns too. `everyone` are the ids
-    of those of `groups` that everybody is in."""
+    usernames and attributes, and `original`, the name in the IdP; an attribute with null for its values stays as it is.
+    `held` and `warnings` have its columns too. `everyone` are the ids of those of `groups` that everybody is in."""
 
     users: pd.DataFrame
     groups: pd.DataFrame
     memberships: pd.DataFrame
     held: pd.DataFrame
     everyone: pd.Index
+    warnings: pd.DataFrame = field(default_factory=held_frame)
 
 
 def desired(snapshot: Snapshot, policy: Policy) -> Desired:
@@ -55,17 +73,19 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
 
     sources = Sources(snapshot.users, policy.attributes.wanted())
     users = snapshot.users.assign(username=names, original=snapshot.users["username"])
-    for field, value in policy.attributes.fields.items():
-        users[field] = field_value(sources, value)
-    users["attributes"] = attribute_texts(sources, policy.attributes.extra)
+    for column, value in policy.attributes.fields.items():
+        users[column] = field_value(sources, value)
+    left_out: list[pd.Series] = []
+    for optional in FIELDS:
+        users[optional], why = readable(users[optional], optional)
+        left_out.append(why)
+    users["attributes"], why = readable_attributes(attribute_texts(sources, policy.attributes.extra))
+    left_out.append(why)
 
     reasons = pd.Series("", index=users.index, dtype="str")
     reasons = _because(reasons, users["username"] == "", "the username rules leave nothing of its username")
-    for column in ("username", *FIELDS):
-        long = _long(users[column])
-        reasons = _because(reasons, long, f"{column} is longer than Crowd's {MAX_TEXT} characters")
-    if policy.attributes.extra:
-        reasons = _because(reasons, _too_long(users["attributes"]), f"an attribute exceeds {MAX_TEXT} characters")
+    long = _long(users["username"])
+    reasons = _because(reasons, long, f"username is longer than Crowd's {MAX_TEXT} characters")
     reasons = _denied(reasons, users["username"], policy.usernames, "usernames")
 
     # The groups that everybody is in follow after the source's, by the same rules but those for their names.
@@ -74,7 +94,8 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
         dtype="str",
     ).assign(description="", attributes="{}")
     originals = pd.concat([snapshot.groups, everyone], ignore_index=True).astype("str")
-    groups = originals.assign(description=_fitting(originals["description"]), original=originals["name"])
+    described, undescribed = _without(originals["description"], _CONTROL_IN_TEXT, "description has control characters")
+    groups = originals.assign(description=_fitting(described), original=originals["name"])
     groups["name"] = pd.concat([group_names, everyone["name"]], ignore_index=True).astype("str")
     ours = np.arange(len(groups)) >= len(group_names)
     group_reasons = pd.Series("", index=groups.index, dtype="str")
@@ -92,6 +113,15 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
         ],
         ignore_index=True,
     )
+    here = {"user": snapshot.users["id"], "group": snapshot.groups["id"]}
+    warnings = [
+        *(
+            snapshot.warnings[(snapshot.warnings["kind"] == k) & snapshot.warnings["id"].isin(i)]
+            for k, i in here.items()
+        ),
+        *(_warned("user", snapshot.users, "username", why) for why in left_out if (why != "").any()),
+        _warned("group", originals, "name", undescribed),
+    ]
     users = users[reasons == ""].reset_index(drop=True)
     fine = (group_reasons == "").to_numpy()
     everyone_ids = pd.Index(groups.loc[fine & ours, "id"])
@@ -101,6 +131,7 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
         _with_everyone(snapshot.memberships, everyone_ids, users.loc[users["active"], "id"]),
         held,
         everyone_ids,
+        pd.concat(warnings, ignore_index=True),
     )
 
 
@@ -112,7 +143,10 @@ def usernames(users: pd.DataFrame, rules: Usernames) -> pd.Series:
 
 def username_steps(users: pd.DataFrame, rules: Usernames) -> Iterator[tuple[str, pa.Array]]:
     """Users frame → each rule in words, and the usernames after it."""
-    names = arrow_text(users[rules.source])
+    given = users[rules.source]
+    if rules.source == "email":  # where it is no address, it is nobody's name
+        given, _ = _without(given, _NO_ADDRESS, "")
+    names = arrow_text(given)
     yield f"usernames.source: {rules.source}", names
     if rules.normalise != "none":
         names = pc.utf8_normalize(names, rules.normalise)
@@ -128,7 +162,7 @@ def username_steps(users: pd.DataFrame, rules: Usernames) -> Iterator[tuple[str,
 
 def _refuse_one_name(snapshot: Snapshot, policy: Policy, names: pd.Series, group_names: pd.Series) -> None:
     """Raises `ConfigurationError` where the rules have made all names one that were not before."""
-    for field, people, least, made, rules in (
+    for setting, people, least, made, rules in (
         ("usernames.rules", "people", 2, names, policy.usernames),
         ("groups.rules", "groups", 3, group_names, policy.groups),
     ):
@@ -141,7 +175,7 @@ def _refuse_one_name(snapshot: Snapshot, policy: Policy, names: pd.Series, group
             before = without.named(snapshot.groups["name"])
         if len(pd.Index(before.str.lower()).unique()) > 1:
             raise ConfigurationError(
-                f"{field} give all {len(made)} {people} one name, {made.iloc[0]!r}; correct the patterns, so that "
+                f"{setting} give all {len(made)} {people} one name, {made.iloc[0]!r}; correct the patterns, so that "
                 "different names stay different. Nothing is written"
             )
 
@@ -195,6 +229,55 @@ def _because(reasons: pd.Series, which: Any, reason: str | pd.Series) -> pd.Seri
 def _held(kind: str, records: pd.DataFrame, name: str, reasons: pd.Series) -> pd.DataFrame:
     found = records[reasons != ""]
     return held_records(kind, found, name, "map", reasons[found.index])
+
+
+def readable(texts: pd.Series, column: str) -> tuple[pd.Series, pd.Series]:
+    """What stands in one of `FIELDS` → "" for what Crowd has no place for; and why, "" for nothing."""
+    reasons = pd.Series("", index=range(len(texts)), dtype="str")
+    rules = [(_CONTROL, "has control characters"), *([(_NO_ADDRESS, "is no address")] if column == "email" else [])]
+    for pattern, words in rules:
+        texts, why = _without(texts, pattern, f"{column} {words}")
+        reasons = reasons.where(why == "", why)
+    if (long := _long(texts)).any():
+        texts = texts.where(~long, "")
+        reasons = _because(reasons, long, f"{column} is longer than Crowd's {MAX_TEXT} characters")
+    return texts, reasons
+
+
+def _without(texts: pd.Series, pattern: str, words: str) -> tuple[pd.Series, pd.Series]:
+    """Texts → "" for those in which the pattern is found; and for these the words, "" for the others."""
+    wrong = _found(texts, pattern)
+    return (texts.where(~wrong, "") if wrong.any() else texts), _where(wrong, words)
+
+
+def readable_attributes(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Attributes texts → with null for the values of those that Crowd has no place for; and why, "" for nothing."""
+    after, why = texts.to_numpy(dtype=object).copy(), np.full(len(texts), "", dtype=object)
+    for at in np.flatnonzero(_found(texts, _CONTROL_IN_JSON) | _too_long(texts)):
+        read, said = orjson.loads(after[at]), dict[str, str]()
+        for name, values in read.items():
+            if any(map(re.compile(_CONTROL_IN_TEXT).search, values)):
+                said[name] = "has control characters"
+            elif any(len(value.encode("utf-16-le")) > 2 * MAX_TEXT for value in values):
+                said[name] = f"is longer than Crowd's {MAX_TEXT} characters"
+        after[at] = orjson.dumps({name: None if name in said else values for name, values in read.items()}).decode()
+        why[at] = "; ".join(f"the attribute {name} {words}" for name, words in said.items())
+    return pd.Series(after, dtype="str", index=texts.index), pd.Series(why, dtype="str")
+
+
+def _found(texts: pd.Series, pattern: str) -> np.ndarray:
+    found = pc.match_substring_regex(arrow_text(texts), pattern)
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _where(which: np.ndarray, words: str) -> pd.Series:
+    return pd.Series(np.where(which, words, ""), dtype="str")
+
+
+def _warned(kind: str, records: pd.DataFrame, name: str, reasons: pd.Series) -> pd.DataFrame:
+    which = (reasons != "").to_numpy()
+    warned = held_records(kind, records[which], name, "map", reasons[which] + " and was left out")
+    return warned.assign(away=pd.Series("", index=warned.index, dtype="str"))
 
 
 def _fitting(texts: pd.Series) -> pd.Series:

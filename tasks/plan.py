@@ -1066,6 +1066,7 @@ def _attribute_change(now: str, wanted: str) -> tuple[dict[str, list[str]], dict
     if not wanted:
         return {}, {}
     old, new = orjson.loads(now), orjson.loads(wanted)
+    new = {name: old.get(name, []) if values is None else values for name, values in new.items()}  # null: as it is
     names = [name for name in sorted(old.keys() | new.keys()) if sorted(old.get(name, [])) != sorted(new.get(name, []))]
     return {name: new.get(name, []) for name in names}, {name: old.get(name, []) for name in names}
 
@@ -1095,7 +1096,8 @@ def _records(users: pd.DataFrame, marks: pd.Series | None = None) -> list[str]:
     plain = [{"email": e, "first_name": f, "last_name": la, "display_name": d, "active": a} for e, f, la, d, a in rows]
     if marks is not None:
         for record, text, mark in zip(plain, users["attributes"], marks, strict=True):
-            record["attributes"] = {**orjson.loads(text), ID_ATTRIBUTE: [mark]}
+            given = {name: values for name, values in orjson.loads(text).items() if values is not None}
+            record["attributes"] = {**given, ID_ATTRIBUTE: [mark]}
     return [_json(record) for record in plain]
 
 

@@ -24,6 +24,7 @@ from prefect.runtime import flow_run
 
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
+from connectors.model import held_frame
 from connectors.store import SavedSnapshot
 from tasks.focus import Only
 from tasks.guard import Verdict
@@ -76,6 +77,8 @@ class Report:
     orphans: int = 0
     verified: int = 0
     held: pd.DataFrame = field(default_factory=pd.DataFrame)
+    warnings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Records that go on without a field, because what stands in it is no value for it."""
     refusals: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
     agreed: tuple[str, ...] = ()
@@ -97,6 +100,7 @@ class Report:
             "outcomes": dict(self.outcomes),
             "withheld": dict(self.withheld),
             "held": len(self.held),
+            "left_out": len(self.warnings),
             "refusals": list(self.refusals),
             "asks": list(self.asks),
             "agreed": list(self.agreed),
@@ -289,10 +293,25 @@ def report_markdown(report: Report) -> str:
             lines.append(f"- {names} · {stage}: {_plain(reason)}")
         if len(report.held) > ROWS:
             lines += ["", f"… and {len(report.held) - ROWS:,} more."]
+    if len(report.warnings):
+        lines += ["", f"## Left out ({len(report.warnings):,})", ""]
+        lines += ["These go on without a field: what stands there in the IdP is no value for it. Correct it there:", ""]
+        lines += [f"- {', '.join(map(_plain, some))}: {_plain(reason)}" for reason, some in left_out(report.warnings)]
     if report.seconds:
         lines += ["", "## Time", "", "| stage | seconds |", "|---|---:|"]
         lines += [f"| {stage} | {seconds:.2f} |" for stage, seconds in report.seconds.items()]
     return "\n".join(lines)
+
+
+def left_out(warnings: pd.DataFrame, names: int = 10, reasons: int = 20) -> list[tuple[str, list[str]]]:
+    """Warnings → by reason, the most frequent first, the names of some whom it concerns and how many more there are."""
+    found = []
+    for reason in warnings["reason"].value_counts().index[:reasons]:
+        rows = warnings[warnings["reason"] == reason]
+        some = [f"{spelled(str(row.name or row.id))} ({row.kind})" for row in rows.head(names).itertuples()]
+        found.append((str(reason), some + ([f"and {len(rows) - names:,} more"] if len(rows) > names else [])))
+    rest = warnings["reason"].nunique() - reasons
+    return found + ([(f"{rest:,} more reasons", [])] if rest > 0 else [])
 
 
 def _cell(value: Any) -> str:
@@ -320,6 +339,7 @@ class Proposal:
     impact: Impact
     verdict: Verdict
     orphans: int = 0
+    warnings: pd.DataFrame = field(default_factory=held_frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +355,7 @@ class Filed:
     orphans: int = 0
     waits: str = ""
     rejected: str = ""
+    warnings: pd.DataFrame = field(default_factory=held_frame)
 
 
 async def file_plan(
@@ -392,7 +413,7 @@ async def file_plan(
         run.store.set_plan_status(number, "refused" if replaces is None else "planned", at=now)
     if number or waits:
         await create_table(run, plan, number, verdict, impact)
-    return Filed(number, plan, verdict, impact, kept, proposal.orphans, waits)
+    return Filed(number, plan, verdict, impact, kept, proposal.orphans, waits, warnings=proposal.warnings)
 
 
 def stored_about(run: Run, number: int) -> Only | None:
@@ -463,6 +484,7 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
         orphans=filed.orphans,
         verified=run.verified,
         held=plan.held,
+        warnings=filed.warnings,
         refusals=verdict.refusals,
         asks=tuple(ask.text for ask in verdict.asks),
         agreed=verdict.agreed,

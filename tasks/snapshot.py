@@ -194,6 +194,7 @@ async def check(store: Store, stream: str, snapshot: Snapshot, digest: str) -> S
     """Snapshot → the part of it that may be worked with. The same content is judged once."""
     if stream.startswith("source:"):
         validate.refuse_if_empty(snapshot)
+        snapshot = validate.trimmed(snapshot)
     held = store.verdict(digest, validate.RULES)
     if held is None:
         held = validate.broken_rows(snapshot)

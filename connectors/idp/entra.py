@@ -39,7 +39,21 @@ from connectors.http import Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Form, Tokens, assertion, private_key, with_assertion, with_secret
 from connectors.paging import Part, by_cursor, drained, in_order, of_groups
-from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, optional, truth
+from connectors.records import (
+    Doubts,
+    Flaw,
+    Record,
+    Rows,
+    as_dict,
+    dotted,
+    each,
+    listed,
+    names,
+    needed,
+    object_of,
+    optional,
+    truth,
+)
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, WithPrivateKey, door
 
@@ -156,7 +170,9 @@ class Entra:
         only = (await self._in_scope("users"))[0] if self._settings.app else None
         async for records, last in self._list(f"/users?$select={self._user_fields(scope)}&$top={self._size}"):
             held: list[Held] = []
-            yield Page(rows(self._wanted(records, only), f"record of the page from {at}", held), last, held)
+            warnings: list[Held] = []
+            found = rows(self._wanted(records, only), f"record of the page from {at}", held, warnings)
+            yield Page(found, last, held, warnings)
             at += len(records)
 
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
@@ -165,7 +181,9 @@ class Entra:
         only = (await self._in_scope("groups"))[1] if self._settings.app else None
         async for records, last in self._list(f"/groups?$select={_group_fields(scope)}&$top={self._size}"):
             held: list[Held] = []
-            yield Page(rows(_among(records, only), f"record of the page from {at}", held), last, held)
+            warnings: list[Held] = []
+            found = rows(_among(records, only), f"record of the page from {at}", held, warnings)
+            yield Page(found, last, held, warnings)
             at += len(records)
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
@@ -337,8 +355,9 @@ class Entra:
             new_users, gone_users = await self._settled("users", users, self._user_fields(scope), back)
             new_groups, gone_groups = await self._settled("groups", groups, _group_fields(scope), back)
             held: list[Held] = []
-            rows = self._user_rows(scope)(new_users, "record of the delta", held)
-            teams = self._group_rows(scope)(new_groups, "record of the delta", held)
+            warnings: list[Held] = []
+            rows = self._user_rows(scope)(new_users, "record of the delta", held, warnings)
+            teams = self._group_rows(scope)(new_groups, "record of the delta", held, warnings)
             here = {team[0] for team in teams}
             joined, left, replaced = self._joined_and_left(groups, here)
             members = await drained(self.memberships(replaced), held)
@@ -356,6 +375,7 @@ class Entra:
             list(gone_users),
             list(gone_groups),
             held,
+            warnings,
         )
 
     def _asked(self, scope: Scope) -> dict[str, str]:
@@ -645,29 +665,29 @@ class Entra:
     def _user_rows(self, scope: Scope) -> Rows[UserRow]:
         extra, field = attributes_of(scope.attributes, _steps), self._settings.username
 
-        def one(record: Record) -> UserRow:
+        def one(record: Record, doubts: Doubts) -> UserRow:
             get = object_of(record).get
             key, username, active = needed(record, "id"), get(field), get("accountEnabled")
             if type(username) is not str or not username:
                 raise Flaw(f"no {field}, or one that is not text")
             if active is not True and active is not False:
                 active = truth(record, "accountEnabled")
-            first, last, display = get("givenName") or "", get("surname") or "", get("displayName") or ""
-            email = get("mail") or _other_mail(record)
-            if not (type(first) is type(last) is type(display) is type(email) is str):
-                raise Flaw("a name or e-mail address is not text")
-            return key, username, email, first, last, display, active, extra(record)
+            first, last, display = get("givenName", ""), get("surname", ""), get("displayName", "")
+            if not (type(first) is type(last) is type(display) is str):
+                first, last, display = names(record, ("givenName", "surname", "displayName"), doubts)
+            email = optional(record, "mail", doubts, "email") or _other_mail(record)
+            return key, username, email, first, last, display, active, extra(record, doubts)
 
-        return each(one, "user", field)
+        return each(one, "user", field, lambda record: record.get("accountEnabled") is False)
 
     def _group_rows(self, scope: Scope) -> Rows[GroupRow]:
         extra = attributes_of(_group_attributes(scope), _steps)
 
-        def one(record: Record) -> GroupRow:
+        def one(record: Record, doubts: Doubts) -> GroupRow:
             name = needed(object_of(record), "displayName")
             if record.get("visibility") == "HiddenMembership" and not self._settings.hidden_members:
                 raise Flaw("it hides its members: grant Member.Read.Hidden and set hidden_members = true")
-            return needed(record, "id"), name, optional(record, "description"), extra(record)
+            return needed(record, "id"), name, optional(record, "description", doubts), extra(record, doubts)
 
         return each(one, "group", "displayName")
 
@@ -680,12 +700,10 @@ _ADVICE: Final = (
 
 def _other_mail(record: Record) -> str:
     """The e-mail address of somebody without `mail`: another one, the primary proxy address, the principal name."""
-    others, proxies = record.get("otherMails") or (), record.get("proxyAddresses") or ()
-    if not isinstance(others, list | tuple) or not isinstance(proxies, list | tuple):
-        raise Flaw("otherMails or proxyAddresses is not a list")
-    for other in others:
-        return str(other)
-    for proxy in proxies:
+    for other in listed(record.get("otherMails")):
+        if isinstance(other, str) and other.strip():
+            return other
+    for proxy in listed(record.get("proxyAddresses")):
         if isinstance(proxy, str) and proxy.startswith("SMTP:"):
             return proxy[5:]
     name = record.get("userPrincipalName")

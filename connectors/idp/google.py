@@ -24,7 +24,21 @@ from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import JWT_GRANT, Form, Tokens, assertion
 from connectors.paging import Part, by_cursor, of_groups
-from connectors.records import Flaw, Record, Rows, as_dict, each, needed, object_of, optional, text, truth
+from connectors.records import (
+    Doubts,
+    Flaw,
+    Record,
+    Rows,
+    as_dict,
+    each,
+    inner,
+    names,
+    needed,
+    object_of,
+    optional,
+    text,
+    truth,
+)
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithPrivateKey, door
 
@@ -72,6 +86,10 @@ class GoogleSettings(WithPrivateKey, SourceSettings):
     page_size: int = Field(500, ge=1, le=500, description="Users a page; groups and members at most 200.")
     known: ClassVar = ("private_key",)
 
+    def same_names(self) -> str:
+        """As `SourceSettings.same_names`."""
+        return 'group_names = "email"' if self.group_names == "name" else ""
+
 
 class Google:
     """As `Source`. `groups` keeps how many members each has for the `memberships` that follow."""
@@ -112,7 +130,8 @@ class Google:
         rows, at = user_rows(scope.attributes), 1
         async for records, last in self._list("users", "/users", _fields(scope), {**self._where, **_view(scope)}):
             held: list[Held] = []
-            yield Page(rows(records, f"user of the page from {at}", held), last, held)
+            warnings: list[Held] = []
+            yield Page(rows(records, f"user of the page from {at}", held, warnings), last, held, warnings)
             at += len(records)
 
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:  # noqa: ARG002
@@ -120,11 +139,12 @@ class Google:
         counts, at = dict[str, int](), 1
         async for records, last in self._list("groups", "/groups", _GROUP, self._where):
             held: list[Held] = []
-            rows = self._group(records, f"group of the page from {at}", held)
+            warnings: list[Held] = []
+            rows = self._group(records, f"group of the page from {at}", held, warnings)
             counts.update((str(one.get("id")), _count(one)) for one in map(as_dict, records))
             if last:
                 self._counts = counts
-            yield Page(rows, last, held)
+            yield Page(rows, last, held, warnings)
             at += len(records)
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
@@ -333,7 +353,7 @@ def user_rows(attributes: Iterable[str]) -> Rows[UserRow]:
     """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
     extra = attributes_of(attributes, _steps)
 
-    def one(record: Any) -> UserRow:
+    def one(record: Any, doubts: Doubts) -> UserRow:
         try:
             key, email, name, suspended = record["id"], record["primaryEmail"], record["name"], record["suspended"]
             archived = record.get("archived", False)
@@ -341,25 +361,25 @@ def user_rows(attributes: Iterable[str]) -> Rows[UserRow]:
             texts = type(key) is type(email) is type(first) is type(last) is type(whole) is str
             if texts and key and email and type(suspended) is type(archived) is bool:
                 active = not suspended and not archived
-                return key, email, email, first, last, whole or f"{first} {last}".strip(), active, extra(record)
+                return key, email, email, first, last, whole or f"{first} {last}".strip(), active, extra(record, doubts)
         except (KeyError, TypeError, AttributeError):
             pass
         key, email = needed(object_of(record), "id"), needed(record, "primaryEmail")
         suspended, archived = truth(record, "suspended"), "archived" in record and truth(record, "archived")
-        name = object_of(record.get("name") or {})
-        first, last, whole = (optional(name, field) for field in ("givenName", "familyName", "fullName"))
+        name = inner(record, "name", doubts, "first_name", "last_name")
+        first, last, whole = names(name, ("givenName", "familyName", "fullName"), doubts)
         active = not suspended and not archived
-        return key, email, email, first, last, whole or f"{first} {last}".strip(), active, extra(record)
+        return key, email, email, first, last, whole or f"{first} {last}".strip(), active, extra(record, doubts)
 
-    return each(one, "user", "primaryEmail")
+    return each(one, "user", "primaryEmail", lambda record: True in (record.get("suspended"), record.get("archived")))
 
 
 def group_rows(title: str) -> Rows[GroupRow]:
     """As `user_rows`; `title` is the field that becomes the name."""
 
-    def one(record: Any) -> GroupRow:
+    def one(record: Any, doubts: Doubts) -> GroupRow:
         object_of(record)
-        return needed(record, "id"), needed(record, title), optional(record, "description"), "{}"
+        return needed(record, "id"), needed(record, title), optional(record, "description", doubts), "{}"
 
     return each(one, "group", title)
 

@@ -26,7 +26,22 @@ from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens
 from connectors.paging import Part, by_cursor, by_index, distinct, drained, meet, of_groups
-from connectors.records import Flaw, Record, Rows, as_dict, each, needed, object_of, optional, scim_path, truth
+from connectors.records import (
+    Doubts,
+    Flaw,
+    Record,
+    Rows,
+    address,
+    as_dict,
+    each,
+    inner,
+    names,
+    needed,
+    object_of,
+    optional,
+    scim_path,
+    truth,
+)
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, door
 
@@ -36,6 +51,8 @@ _GROUPS: Final = f"{_ROOT}/Groups"
 _USER: Final = "urn:ietf:params:scim:schemas:oracle:idcs:extension:user:User"
 _GROUP: Final = "urn:ietf:params:scim:schemas:oracle:idcs:extension:group:Group"
 _LEAVES: Final = "deleteInProgress"
+_APART: Final = ("recovery",)
+"""Types of e-mail addresses that are nobody's for work."""
 _OF_USERS: Final = ("userName", "displayName", "name", "emails", "active", "deleteInProgress", f"{_USER}:serviceUser")
 _OF_GROUPS: Final = ("displayName", "deleteInProgress", f"{_GROUP}:description")
 _FORM: Final = {"grant_type": "client_credentials", "scope": "urn:opc:idm:__myscopes__"}
@@ -100,14 +117,16 @@ class Idcs:
         rows = user_rows(_user_paths(scope))
         async for records, start, last in self._list(_USERS, {"attributes": _asked(_OF_USERS, _user_paths(scope))}):
             held: list[Held] = []
-            yield Page(rows(_staying(records), f"user from {start}", held), last, held)
+            warnings: list[Held] = []
+            yield Page(rows(_staying(records), f"user from {start}", held, warnings), last, held, warnings)
 
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
         """All groups but those being deleted."""
         rows = group_rows(_group_paths(scope))
         async for records, start, last in self._list(_GROUPS, {"attributes": _asked(_OF_GROUPS, _group_paths(scope))}):
             held: list[Held] = []
-            yield Page(rows(_staying(records), f"group from {start}", held), last, held)
+            warnings: list[Held] = []
+            yield Page(rows(_staying(records), f"group from {start}", held, warnings), last, held, warnings)
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
         """Direct members, users and groups, of the groups with these ids."""
@@ -135,7 +154,7 @@ class Idcs:
         for found in (
             [one for one in records if one.get("id") == key],
             [one for one in records if str(one.get("userName")).lower() == key.lower()],
-            [one for one in records if _email(one.get("emails")).lower() == key.lower()],
+            [one for one in records if address(one.get("emails"), [], _APART).lower() == key.lower()],
         ):
             if len(found) > 1:
                 raise IncompleteError(f"{self._at(_USERS)}: {len(found)} people have the name or address asked for.")
@@ -165,19 +184,19 @@ class Idcs:
             datetime.strptime(mark, _TIME)  # noqa: DTZ007
         except ValueError:
             raise StaleMarkError(f"{self._at()}: {mark[:40]!r} is no time to start a delta from.") from None
-        since, held = {"filter": f'meta.lastModified gt "{mark}"'}, list[Held]()
+        since, held, warnings = {"filter": f'meta.lastModified gt "{mark}"'}, list[Held](), list[Held]()
         rows, asked = group_rows(_group_paths(scope)), _asked(_OF_GROUPS, _group_paths(scope))
         groups: list[GroupRow] = []
         async for records, start, _ in self._list(_GROUPS, {**since, "attributes": asked}, twice=False):
-            groups += rows(_staying(records), f"changed group from {start}", held)
+            groups += rows(_staying(records), f"changed group from {start}", held, warnings)
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
         members = await drained(self.memberships(ids), held)
         people, asked = user_rows(_user_paths(scope)), _asked(_OF_USERS, _user_paths(scope))
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {**since, "attributes": asked}, twice=False):
-            users += people(_staying(records), f"changed user from {start}", held)
-        return Changes(after, users, groups, ids, members, held=held)
+            users += people(_staying(records), f"changed user from {start}", held, warnings)
+        return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""
@@ -388,57 +407,41 @@ def user_rows(attributes: Iterable[str]) -> Rows[UserRow]:
     """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
     extra = attributes_of(attributes, scim_path("idcs"))
 
-    def careful(record: Record) -> UserRow:
+    def careful(record: Record, doubts: Doubts) -> UserRow:
         record = object_of(record)
-        first = last = ""
-        name = record.get("name")
-        if name is not None:
-            first, last = optional(object_of(name), "givenName"), optional(name, "familyName")
-        display = optional(record, "displayName") or f"{first} {last}".strip()
-        email = _email(record.get("emails"))
-        key, username = needed(record, "id"), needed(record, "userName")
-        return key, username, email, first, last, display, truth(record, "active"), extra(record)
+        key, username, active = needed(record, "id"), needed(record, "userName"), truth(record, "active")
+        first, last, _ = names(
+            inner(record, "name", doubts, "first_name", "last_name"), ("givenName", "familyName", ""), doubts
+        )
+        display = optional(record, "displayName", doubts, "display_name") or f"{first} {last}".strip()
+        email = address(record.get("emails"), doubts, _APART)
+        return key, username, email, first, last, display, active, extra(record, doubts)
 
-    def one(record: Record) -> UserRow:
+    def one(record: Record, doubts: Doubts) -> UserRow:
         try:
             key, username, active, name = record["id"], record["userName"], record["active"], record["name"]
-            first, last, display = name.get("givenName") or "", name["familyName"] or "", record["displayName"]
+            first, last, display = name.get("givenName", ""), name.get("familyName", ""), record["displayName"]
             texts = type(key) is type(username) is type(first) is type(last) is type(display) is str
         except (KeyError, TypeError, AttributeError):
-            return careful(record)
+            return careful(record, doubts)
         if not (texts and key and username and display and (active is True or active is False)):
-            return careful(record)
-        return key, username, _email(record.get("emails")), first, last, display, active, extra(record)
+            return careful(record, doubts)
+        email = address(record.get("emails"), doubts, _APART)
+        return key, username, email, first, last, display, active, extra(record, doubts)
 
-    return each(one, "user", "userName")
+    return each(one, "user", "userName", lambda record: record.get("active") is False)
 
 
 def group_rows(attributes: Iterable[str]) -> Rows[GroupRow]:
     """As `user_rows`."""
     extra = attributes_of(attributes, scim_path("idcs"))
 
-    def one(record: Record) -> GroupRow:
-        record = object_of(record)
-        about = optional(object_of(record.get(_GROUP) or {}), "description")
-        return needed(record, "id"), needed(record, "displayName"), about, extra(record)
+    def one(record: Record, doubts: Doubts) -> GroupRow:
+        key, name = needed(object_of(record), "id"), needed(record, "displayName")
+        about = optional(inner(record, _GROUP, doubts, "description"), "description", doubts)
+        return key, name, about, extra(record, doubts)
 
     return each(one, "group", "displayName")
-
-
-def _email(emails: Any) -> str:
-    """The primary address, else that of work, else the first; never the one for recovery."""
-    if not emails:
-        return ""
-    if type(emails) is list and len(emails) == 1 and type(emails[0]) is dict and emails[0].get("type") == "work":
-        return optional(emails[0], "value")  # as good as always
-    try:
-        usable = [one for one in emails if one.get("type") != "recovery" and one.get("value")]
-        best = [one for one in usable if one.get("primary") is True] or [
-            one for one in usable if one.get("type") == "work"
-        ]
-    except (AttributeError, TypeError):
-        raise Flaw("emails is not a list of objects") from None
-    return optional((best or usable or [{}])[0], "value")
 
 
 def _staying(records: Iterable[Any]) -> list[Any]:

@@ -25,7 +25,7 @@ from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, with_secret
 from connectors.paging import Part, by_cursor, by_position, in_order, of_groups
-from connectors.records import Flaw, Record, Rows, as_dict, each, needed, object_of, optional, truth
+from connectors.records import Doubts, Flaw, Record, Rows, as_dict, each, names, needed, object_of, optional, truth
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, door
 
@@ -56,6 +56,10 @@ class KeycloakSettings(WithClientSecret, SourceSettings):
         description="Whether as many users must be listed as Keycloak counts; federated ones it may count wrongly.",
     )
     known: ClassVar = ("client_secret",)
+
+    def same_names(self) -> str:
+        """As `SourceSettings.same_names`."""
+        return 'group_names = "path"' if self.group_names == "name" else ""
 
 
 class Keycloak:
@@ -96,14 +100,16 @@ class Keycloak:
         rows, at = user_rows(scope.attributes), 1
         async for records, last in self._people(briefRepresentation=_brief(scope)):
             held: list[Held] = []
-            yield Page(rows(records, f"record of the page from {at}", held), last, held)
+            warnings: list[Held] = []
+            yield Page(rows(records, f"record of the page from {at}", held, warnings), last, held, warnings)
             at += len(records)
 
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
         """All groups of all levels."""
         held: list[Held] = []
+        warnings: list[Held] = []
         records = await self._tree(_brief(scope))
-        yield Page(self._group(scope)(records, "group", held), True, held)
+        yield Page(self._group(scope)(records, "group", held, warnings), True, held, warnings)
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
         """Direct members of these groups; a nested group is a member of its parent."""
@@ -412,22 +418,23 @@ def user_rows(attributes: frozenset[str]) -> Rows[UserRow]:
     """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
     extra = attributes_of(attributes, _steps)
 
-    def one(record: Any) -> UserRow:
+    def one(record: Any, doubts: Doubts) -> UserRow:
         try:
             key, username, active = record["id"], record["username"], record["enabled"]
             get = record.get
             email, first, last = get("email", ""), get("firstName", ""), get("lastName", "")
             texts = type(key) is type(username) is type(email) is type(first) is type(last) is str
             if texts and key and username and (active is True or active is False):
-                return key, username, email, first, last, f"{first} {last}".strip(), active, extra(record)
+                return key, username, email, first, last, f"{first} {last}".strip(), active, extra(record, doubts)
         except (KeyError, TypeError, AttributeError):
             pass
         object_of(record)
         key, username, active = needed(record, "id"), needed(record, "username"), truth(record, "enabled")
-        email, first, last = (optional(record, name) for name in ("email", "firstName", "lastName"))
-        return key, username, email, first, last, f"{first} {last}".strip(), active, extra(record)
+        email = optional(record, "email", doubts)
+        first, last, _ = names(record, ("firstName", "lastName", ""), doubts)
+        return key, username, email, first, last, f"{first} {last}".strip(), active, extra(record, doubts)
 
-    return each(one, "user", "username")
+    return each(one, "user", "username", lambda record: record.get("enabled") is False)
 
 
 def group_rows(title: str) -> Callable[[Scope], Rows[GroupRow]]:
@@ -436,9 +443,9 @@ def group_rows(title: str) -> Callable[[Scope], Rows[GroupRow]]:
     def of(scope: Scope) -> Rows[GroupRow]:
         extra = attributes_of(scope.attributes, _steps)
 
-        def one(record: Any) -> GroupRow:
-            object_of(record)
-            return needed(record, "id"), needed(record, title), optional(record, "description"), extra(record)
+        def one(record: Any, doubts: Doubts) -> GroupRow:
+            key, name = needed(object_of(record), "id"), needed(record, title)
+            return key, name, optional(record, "description", doubts), extra(record, doubts)
 
         return each(one, "group", title)
 

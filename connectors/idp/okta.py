@@ -23,7 +23,20 @@ from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, assertion, with_assertion
 from connectors.paging import Part, by_cursor, distinct, drained, of_groups
-from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, optional, text
+from connectors.records import (
+    Doubts,
+    Flaw,
+    Record,
+    Rows,
+    as_dict,
+    dotted,
+    each,
+    names,
+    needed,
+    object_of,
+    optional,
+    text,
+)
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithPrivateKey, WithToken, door
 
@@ -135,7 +148,8 @@ class Okta:
             lists = self._list(_USERS, {"filter": _EVERYBODY, "limit": min(size, 200)})
         async for records, start, last in lists:
             held: list[Held] = []
-            yield Page(rows(records, f"user from {start}", held), last, held)
+            warnings: list[Held] = []
+            yield Page(rows(records, f"user from {start}", held, warnings), last, held, warnings)
 
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
         """All groups of the chosen types; or those of them that are assigned to the application."""
@@ -221,20 +235,22 @@ class Okta:
             raise StaleMarkError(f"{self._at()}: no deltas with `app`; a full read is due.")
         after, since = await self.mark(scope), f'lastUpdated gt "{mark}"'
         held: list[Held] = []
+        warnings: list[Held] = []
         groups: list[GroupRow] = []
         size = min(self._settings.page_size, 200)
         changed: dict[str, str | int] = {"filter": f'{since} or lastMembershipUpdated gt "{mark}"', "limit": size}
         async for page in self._group_pages(self._list(_GROUPS, changed), scope.attributes):
             groups += page.rows
             held += page.held
+            warnings += page.warnings
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
         members = await drained(self.memberships(ids), held)
         rows = user_rows(self._settings, scope.attributes)
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {"filter": since, "limit": size}):
-            users += rows(records, f"changed user from {start}", held)
-        return Changes(after, users, groups, ids, members, held=held)
+            users += rows(records, f"changed user from {start}", held, warnings)
+        return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""
@@ -272,7 +288,8 @@ class Okta:
             if left_out:
                 records = [one for one in records if _type(one, embedded) not in left_out]
             held: list[Held] = []
-            yield Page(rows(records, f"group from {start}", held), last, held)
+            warnings: list[Held] = []
+            yield Page(rows(records, f"group from {start}", held, warnings), last, held, warnings)
 
     async def _members_of(self, group: str, held: list[Held]) -> list[MembershipRow]:
         path = f"{_GROUPS}/{group}/users"
@@ -381,7 +398,7 @@ def user_rows(settings: OktaSettings, attributes: Iterable[str]) -> Rows[UserRow
     extra, app = attributes_of(attributes, dotted("okta")), bool(settings.app)
     statuses = {**_STATUSES, "LOCKED_OUT": settings.locked_out_active, "PROVISIONED": settings.provisioned_active}
 
-    def one(record: Record) -> UserRow:
+    def one(record: Record, doubts: Doubts) -> UserRow:
         assigned = True
         if app:
             key, assigned = needed(object_of(record), "id"), _meaning(_ASSIGNED, record)
@@ -394,16 +411,25 @@ def user_rows(settings: OktaSettings, attributes: Iterable[str]) -> Rows[UserRow
             active = statuses[status]
         except (KeyError, TypeError, AttributeError):
             raise _flaw(record, statuses) from None
-        email = get("email") or ""
-        first, last = get("firstName") or "", get("lastName") or ""
-        display = get("displayName") or f"{first} {last}".strip()
-        if not (type(key) is type(login) is type(email) is type(first) is type(last) is type(display) is str):
+        if not (type(key) is type(login) is str and key and login):
             raise _flaw(record, statuses)
-        if not (key and login):
-            raise _flaw(record, statuses)
-        return key, login, email, first, last, display, active and assigned, extra(record)
+        email, first, last = get("email", ""), get("firstName", ""), get("lastName", "")
+        display = get("displayName", "")
+        if not (type(email) is type(first) is type(last) is type(display) is str):
+            email = optional(profile, "email", doubts)
+            first, last, display = names(profile, ("firstName", "lastName", "displayName"), doubts)
+        display = display or f"{first} {last}".strip()
+        return key, login, email, first, last, display, active and assigned, extra(record, doubts)
 
-    return each(one, "user", "_embedded.user.profile.login" if app else "profile.login")
+    def disabled(record: Record) -> bool:
+        if app:
+            if _off(_ASSIGNED, record):
+                return True
+            user = as_dict(as_dict(record.get("_embedded")).get("user"))
+            record = user if user.get("id") == record.get("id") else {}
+        return _off(statuses, record)
+
+    return each(one, "user", "_embedded.user.profile.login" if app else "profile.login", disabled)
 
 
 def _flaw(record: Any, statuses: Mapping[str, bool]) -> Flaw:
@@ -414,9 +440,14 @@ def _flaw(record: Any, statuses: Mapping[str, bool]) -> Flaw:
         if not isinstance(record.get("profile"), dict):
             return Flaw("no profile")
         needed(record["profile"], "login")
-        return Flaw("a name or e-mail address that is not text")
+        return Flaw("no user of Okta's")
     except Flaw as flaw:
         return flaw
+
+
+def _off(statuses: Mapping[str, bool], record: Record) -> bool:
+    status = record.get("status")
+    return isinstance(status, str) and statuses.get(status) is False
 
 
 def _meaning(statuses: Mapping[str, bool], record: Record) -> bool:
@@ -430,14 +461,14 @@ def group_rows(attributes: Iterable[str], *, embedded: bool = False) -> Rows[Gro
     """As `user_rows`; `embedded`: assignments to an application, with their group."""
     extra = attributes_of(attributes, dotted("okta"))
 
-    def one(record: Record) -> GroupRow:
+    def one(record: Record, doubts: Doubts) -> GroupRow:
         record = _embedded(object_of(record), "group") if embedded else object_of(record)
         key, kind, profile = needed(record, "id"), needed(record, "type"), record.get("profile")
         if kind not in _TYPES:
             raise Flaw(f"type {kind[:40]!r}, whose meaning is not known")
         if not isinstance(profile, dict):
             raise Flaw("no profile")
-        return key, needed(profile, "name"), optional(profile, "description"), extra(record)
+        return key, needed(profile, "name"), optional(profile, "description", doubts), extra(record, doubts)
 
     return each(one, "group", "_embedded.group.profile.name" if embedded else "profile.name")
 

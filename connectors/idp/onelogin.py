@@ -23,7 +23,20 @@ from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, with_secret
 from connectors.paging import Part, by_cursor, distinct, drained, in_order, of_groups
-from connectors.records import Flaw, Record, Rows, as_dict, dotted, each, needed, object_of, text
+from connectors.records import (
+    Doubts,
+    Flaw,
+    Record,
+    Rows,
+    as_dict,
+    dotted,
+    each,
+    names,
+    needed,
+    object_of,
+    optional,
+    text,
+)
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithClientSecret, door
 
@@ -95,7 +108,8 @@ class OneLogin:
         lists = self._users_of_app(asked) if self._settings.app else self._list(_USERS, {"fields": asked}, twice=True)
         async for records, start, last in lists:
             held: list[Held] = []
-            yield Page(rows(records, f"user from {start}", held), last, held)
+            warnings: list[Held] = []
+            yield Page(rows(records, f"user from {start}", held, warnings), last, held, warnings)
 
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:  # noqa: ARG002
         """All roles (those with the application), or all groups. They have no attributes."""
@@ -184,6 +198,7 @@ class OneLogin:
         if not after:
             raise StaleMarkError(f"{self._at()}: no deltas with `app` or `groups`; a full read is due.")
         held: list[Held] = []
+        warnings: list[Held] = []
         groups: list[GroupRow] = []
         async for page in self.groups(scope):
             groups += page.rows
@@ -194,8 +209,8 @@ class OneLogin:
         rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {"fields": asked, "updated_since": mark}):
-            users += rows(records, f"changed user from {start}", held)
-        return Changes(after, users, groups, ids, members, held=held)
+            users += rows(records, f"changed user from {start}", held, warnings)
+        return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""
@@ -374,35 +389,37 @@ def user_rows(settings: OneLoginSettings, attributes: Iterable[str]) -> Rows[Use
     extra, field = attributes_of(attributes, dotted("onelogin")), settings.username
     statuses = {**_STATUSES, 3: settings.locked_active, 7: settings.pending_active}
     meanings = {(status, state): on and state == _APPROVED for status, on in statuses.items() for state in range(4)}
-    names = ("id", "status", "state", "email", "firstname", "lastname", field)
-    take = itemgetter(*names)
+    places = ("id", "status", "state", "email", "firstname", "lastname", field)
+    take = itemgetter(*places)
 
-    def one(record: Record) -> UserRow:
+    def one(record: Record, doubts: Doubts) -> UserRow:
         try:
             key, status, state, email, first, last, username = take(record)
         except (KeyError, TypeError):
-            key, status, state, email, first, last, username = map(object_of(record).get, names)
+            key, status, state, email, first, last, username = map(object_of(record).get, places)
         if type(key) is not int:
             raise Flaw("no id, or one that is not a number")
         active = meanings.get((status, state)) if type(status) is type(state) is int else None
         if active is None:
             raise Flaw(f"status {_shown(status)} with state {_shown(state)}, whose meaning is not known")
-        if email is None:
-            email = ""
-        if first is None:
-            first = ""
-        if last is None:
-            last = ""
+        if not type(email) is type(first) is type(last) is str:
+            email = optional(record, "email", doubts)
+            first, last, _ = names(record, ("firstname", "lastname", ""), doubts)
         if username is None and field == "username":
             username = email
-        if not (type(username) is type(email) is type(first) is type(last) is str and username):
-            raise Flaw(f"no {field}, or a name or e-mail address that is not text")
-        return str(key), username, email, first, last, f"{first} {last}".strip(), active, extra(record)
+        if type(username) is not str or not username:
+            raise Flaw(f"no {field}, or one that is not text")
+        return str(key), username, email, first, last, f"{first} {last}".strip(), active, extra(record, doubts)
 
-    return each(one, "user", field)
+    def disabled(record: Record) -> bool:
+        status, state = record.get("status"), record.get("state")
+        off = type(status) is int and statuses.get(status) is False  # whatever the state is
+        return off or (type(status) is type(state) is int and meanings.get((status, state)) is False)
+
+    return each(one, "user", field, disabled)
 
 
-def _group_row(record: Record) -> GroupRow:
+def _group_row(record: Record, _: Doubts) -> GroupRow:
     key = object_of(record).get("id")
     if type(key) is not int:
         raise Flaw("no id, or one that is not a number")

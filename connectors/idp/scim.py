@@ -40,7 +40,21 @@ from connectors.errors import (
 from connectors.http import Answer, Http
 from connectors.model import DISABLED, GroupRow, MembershipRow, UserRow
 from connectors.paging import Part, by_cursor, by_index, distinct, in_order
-from connectors.records import Flaw, Record, Rows, as_dict, each, scim_path, text
+from connectors.records import (
+    Doubts,
+    Flaw,
+    Record,
+    Rows,
+    address,
+    as_dict,
+    each,
+    inner,
+    listed,
+    names,
+    optional,
+    scim_path,
+    text,
+)
 from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithToken, door
 
@@ -119,8 +133,9 @@ class Scim:
         rows = user_rows(scope.attributes, self._absent_active)
         async for records, start, last in self._list("Users"):
             held: list[Held] = []
+            warnings: list[Held] = []
             sound = _sound("user", "userName", records, held)
-            yield Page(rows(sound, f"record from index {start}", held), last, held)
+            yield Page(rows(sound, f"record from index {start}", held, warnings), last, held, warnings)
 
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
         """All groups; their members are kept for `memberships` unless these are read one by one."""
@@ -129,8 +144,9 @@ class Scim:
         params = {"excludedAttributes": "members"} if self._how == "get" else None
         async for records, start, last in self._list("Groups", params):
             held: list[Held] = []
+            warnings: list[Held] = []
             sound = _sound("group", "displayName", records, held)
-            page = Page(rows(sound, f"record from index {start}", held), last, held)
+            page = Page(rows(sound, f"record from index {start}", held, warnings), last, held, warnings)
             self._keep(records, kept)
             if last:
                 self._group_ids = frozenset(kept)
@@ -630,7 +646,7 @@ def user_rows(attributes: Iterable[str], absent_active: bool = True) -> Rows[Use
     """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
     extra = attributes_of(attributes, scim_path("scim"))
 
-    def one(record: Record) -> UserRow:
+    def one(record: Record, doubts: Doubts) -> UserRow:
         if not isinstance(record, dict):
             raise Flaw("the record is not an object")
         if "active" not in record or "userName" not in record:
@@ -649,56 +665,43 @@ def user_rows(attributes: Iterable[str], absent_active: bool = True) -> Rows[Use
                 if active is None:
                     raise Flaw("`active` is neither true nor false")
         name = record.get("name")
-        first = last = display = ""
-        if type(name) is dict:
-            first, last = name.get("givenName") or "", name.get("familyName") or ""
-        elif name is not None:
-            raise Flaw("`name` is not an object")
-        display = record.get("displayName") or ""
-        if not display:
-            display = (name.get("formatted") if name else "") or f"{first} {last}".strip()
-        email = ""
-        emails = record.get("emails")
-        if emails:
-            try:
-                best = emails[0]
-                if len(emails) > 1:
-                    best = next(
-                        (x for x in emails if x.get("primary") is True and x.get("value")),
-                        next(
-                            (x for x in emails if str(x.get("type")).lower() == "work" and x.get("value")),
-                            next((x for x in emails if x.get("value")), best),
-                        ),
-                    )
-                email = best.get("value") or ""
-            except (AttributeError, KeyError, TypeError):
-                raise Flaw("`emails` is not a list of objects") from None
-        if not (type(first) is type(last) is type(display) is type(email) is str):
-            raise Flaw("a name or e-mail address is not text")
-        return key, username, email, first, last, display, active, extra(record)
+        if type(name) is not dict:
+            name = inner(record, "name", doubts, "first_name", "last_name")
+        first, last, whole = name.get("givenName", ""), name.get("familyName", ""), name.get("formatted", "")
+        if not type(first) is type(last) is type(whole) is str:
+            first, last, whole = names(name, ("givenName", "familyName", "formatted"), doubts)
+        display = record.get("displayName", "")
+        if type(display) is not str:
+            display = optional(record, "displayName", doubts, "display_name")
+        display = display or whole or f"{first} {last}".strip()
+        email = address(record.get("emails"), doubts)
+        return key, username, email, first, last, display, active, extra(record, doubts)
 
-    return each(one, "user", "userName")
+    return each(one, "user", "userName", _disabled, _folded)
 
 
 def group_rows(attributes: Iterable[str]) -> Rows[GroupRow]:
     """As `user_rows`."""
     extra = attributes_of(attributes, scim_path("scim"))
 
-    def one(record: Record) -> GroupRow:
+    def one(record: Record, doubts: Doubts) -> GroupRow:
         if not isinstance(record, dict):
             raise Flaw("the record is not an object")
         if "displayName" not in record:
             record = _folded(record)
-        key, name, about = record.get("id"), record.get("displayName"), record.get("description") or ""
+        key, name = record.get("id"), record.get("displayName")
         if type(key) is not str or not key:
             raise Flaw("no id, or one that is not text")
         if type(name) is not str or not name:
             raise Flaw("no displayName, or one that is not text")
-        if type(about) is not str:
-            raise Flaw("`description` is not text")
-        return key, name, about, extra(record)
+        return key, name, optional(record, "description", doubts), extra(record, doubts)
 
-    return each(one, "group", "displayName")
+    return each(one, "group", "displayName", spelt=_folded)
+
+
+def _disabled(record: Record) -> bool:
+    active = record.get("active")
+    return active is False or (type(active) is str and active.lower() == "false")
 
 
 def _listed(group: Record) -> Any:
@@ -707,11 +710,12 @@ def _listed(group: Record) -> Any:
     return "its `members` stand there twice" if len(found) > 1 else found[0] if found else None
 
 
-def _folded(value: Any) -> Any:
-    """The same with the attributes we read spelt as in RFC 7643: names are case-insensitive (2.1)."""
-    if isinstance(value, dict):
-        return {_CORE.get(key.lower(), key): _folded(one) for key, one in value.items()}
-    return [_folded(one) for one in value] if isinstance(value, list) else value
+def _folded(value: Any, deep: int = 3) -> Any:
+    """The same with the attributes we read spelt as in RFC 7643: names are case-insensitive (2.1). We read none that
+    is deeper than `emails`, a list, an object."""
+    if isinstance(value, dict) and deep:
+        return {_CORE.get(key.lower(), key): _folded(one, deep - 1) for key, one in value.items()}
+    return [_folded(one, deep - 1) for one in value] if isinstance(value, list) and deep else value
 
 
 def _same_name(record: Record, key: str) -> bool:
@@ -719,9 +723,8 @@ def _same_name(record: Record, key: str) -> bool:
 
 
 def _same_email(record: Record, key: str) -> bool:
-    emails = _folded(record).get("emails")
-    listed = emails if isinstance(emails, list) else ()
-    return any(str(as_dict(one).get("value")).lower() == key.lower() for one in listed)
+    emails = listed(_folded(record).get("emails"))
+    return any(str(as_dict(one).get("value", one)).lower() == key.lower() for one in emails)
 
 
 def _detail(answer: Answer) -> str:

@@ -15,6 +15,7 @@ An `Emulator` answers requests about one company. Beside its own paths every ser
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 import socket
@@ -52,6 +53,7 @@ class Fault:
     | cursor | the page says that it is itself the next one |
     | total | another total than before, where the API tells one |
     | malformed | the first record of the page makes no sense |
+    | patch | the first records of the page after the JSON merge patches (RFC 7396) that `text` lists, one each |
     | link | the link to the next page is `text` |
     | expire | the access token ends: 401, until a new one is fetched |
 
@@ -74,7 +76,7 @@ class Fault:
 
     KINDS = (
         *("cut", "truncated", "drop", "repeat", "empty", "html", "status", "slow", "reset"),
-        *("cursor", "total", "malformed", "link", "expire"),
+        *("cursor", "total", "malformed", "patch", "link", "expire"),
     )
 
     def __post_init__(self) -> None:
@@ -270,6 +272,30 @@ def _of_teams(company: Organisation) -> dict[str, Any]:
     return {name: getattr(company, name) for name in ("member_team", "nest_parent", "nest_child")}
 
 
+def patched(body: bytes, patches: str) -> bytes:
+    """An answer whose first records are changed by JSON merge patches, a list of them as JSON, one each."""
+    found = json.loads(body)  # (the plain parser: patches may hold what orjson refuses)
+    inside = found
+    if isinstance(found, dict) and "responses" in found:  # a batch: the one record in it, in whatever order it came
+        inside = min((part["body"] for part in found["responses"]), key=lambda body: "value" in body)
+    if isinstance(inside, dict):
+        lists = (inside[name] for name in ("value", "Resources", "users", "data") if name in inside)
+        inside = next(lists, [inside])
+    for at, patch in enumerate(json.loads(patches)[: len(inside)]):
+        new = _merged(inside[at], patch)
+        inside[at].clear()
+        inside[at].update(new)
+    return json.dumps(found).encode()
+
+
+def _merged(old: Any, patch: Any) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    base = old if isinstance(old, dict) else {}
+    new = {name: _merged(base.get(name), value) for name, value in patch.items() if value is not None}
+    return {name: value for name, value in {**base, **new}.items() if name not in patch or patch[name] is not None}
+
+
 def members_of(company: Organisation) -> list[list[str]]:
     """The ids of the people in each team, in the order of `company.teams`."""
     people = [person.id for person in company.people]
@@ -419,6 +445,9 @@ class Connection(asyncio.Protocol):
         if request.fails("html"):
             return Answer(b"<!doctype html><title>Sign in</title><p>Please sign in.", kind="text/html")
         answer = self.state.emulator.answer(request)
+        if request.fails("patch"):
+            assert fault is not None
+            return replace(answer, body=patched(answer.body, fault.text))
         if request.fails("truncated"):
             return Answer(answer.body[: len(answer.body) // 2], answer.status, answer.kind, answer.headers)
         return answer

@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import re
-from collections.abc import AsyncIterator, Iterator
+import tomllib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,7 @@ import orjson
 import pytest
 
 from connectors import http as door
-from connectors.contract import Scope, Source
+from connectors.contract import Held, Scope, Source
 from connectors.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -30,11 +33,14 @@ from connectors.errors import (
     StaleMarkError,
 )
 from connectors.idp import SOURCES
-from connectors.model import Snapshot
+from connectors.model import DISABLED, USERS, Snapshot, UserRow, users_frame
 from connectors.paging import drained
 from deployments.sandbox import idp as sandbox
 from deployments.sandbox.organisation import Organisation, organisation
 from tasks.extract import merged, read_source
+from tasks.map import Desired, desired
+from tasks.policy import Policy
+from tasks.validate import trimmed
 from tests.contract.sources import Case
 from tests.unit.test_http import HOSTS, SCHEMES
 
@@ -115,6 +121,20 @@ def sound(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def company() -> Organisation:
     return organisation(**SIZE)
+
+
+def test_a_setting_that_keeps_two_groups_of_one_name_apart_is_one_and_ends_the_advice() -> None:
+    advice = {}
+    for name, kind in SOURCES.items():
+        base = {field: "https://x" for field, info in kind.settings.model_fields.items() if info.is_required()}
+        advice[name] = kind.settings.model_validate({**base, "kind": name}).same_names()
+        if advice[name]:
+            told = tomllib.loads(advice[name])
+            assert kind.settings.model_validate({**base, "kind": name, **told}).same_names() == ""
+    assert {name: told for name, told in advice.items() if told} == {
+        "keycloak": 'group_names = "path"',
+        "google": 'group_names = "email"',
+    }
 
 
 def check_whole(snapshot: Snapshot, whole: Organisation, case: Case) -> None:
@@ -283,6 +303,167 @@ async def test_malformed_records_are_held_and_the_rest_goes_on(served: Served) -
         other = "groups" if name == "users" else "users"
         assert getattr(found, other).equals(getattr(right, other))
         assert (found.held["reason"] != "").all()
+
+
+def at(way: str, value: Any) -> dict[str, Any]:
+    """A JSON merge patch that sets one value."""
+    first, _, rest = way.partition(".")
+    return {first: at(rest, value) if rest else value}
+
+
+STRANGE = (7, 1.5, True, False, ["x", 7], [[]], {"x": "y"}, {"x": {"value": "y"}}, 10**15)
+STRANGE_ADDRESSES = (7, True, [7], [[]], [{"value": 7}], [{"value": ["x"], "primary": True}], {"value": {"x": "y"}})
+TEXTS = (
+    "",
+    " ",
+    "\u3000",
+    "n/a",
+    "a\x00b",
+    "\x1b[2J",
+    "x" * 300,
+    "😀" * 200,
+    "\ud83d",
+    "Ann \ude00!",
+    "\ufffe",
+    "x" * 10**5,
+)
+
+
+def bad_fields(case: Case) -> list[tuple[str, Any, dict[str, Any]]]:
+    """(column, value, patch) for every optional column and many values, of people as they are and disabled."""
+    found: list[tuple[str, Any, dict[str, Any]]] = []
+    for column, way in case.fields.items():
+        strange = STRANGE_ADDRESSES if way == "emails" else STRANGE
+        for value in (*strange, *TEXTS):
+            plain = at(
+                way, [{"value": value, "primary": True}] if way == "emails" and isinstance(value, str) else value
+            )
+            found += [(column, value, plain), (column, value, {**plain, **case.off[len(found) % len(case.off)]})]
+    return found
+
+
+@dataclass
+class People:
+    """What a read of people gave."""
+
+    rows: dict[str, UserRow]
+    held: dict[str, Held]
+    warnings: dict[str, list[Held]]
+
+
+async def people(served: Served, patches: Sequence[Mapping[str, Any]] = ()) -> People:
+    """All people, the first of them with these patches."""
+    served.idp.faults(*([{"kind": "patch", "path": served.case.users, "text": json.dumps(patches)}] if patches else []))
+    found = People({}, {}, defaultdict(list))
+    async with served.source() as source:
+        async for page in source.users(Scope()):
+            found.rows |= {row[0]: row for row in page.rows}
+            found.held |= {one.id: one for one in page.held}
+            for one in page.warnings:
+                found.warnings[one.id].append(one)
+    return found
+
+
+async def test_an_optional_field_of_any_kind_holds_nobody_and_hides_nobody_who_is_disabled(served: Served) -> None:
+    right = await people(served)
+    keys, spoilt = list(right.rows)[: served.case.page], bad_fields(served.case)
+    assert len(spoilt) >= 100
+    for start in range(0, len(spoilt), len(keys)):
+        some = spoilt[start : start + len(keys)]
+        found = await people(served, [patch for *_, patch in some])
+        assert not found.held
+        assert found.rows.keys() == right.rows.keys()
+        assert found.warnings.keys() <= set(keys)
+        made = mapped([found.rows[key] for key in keys])
+        assert made.held.empty
+        told = made.warnings.groupby("id")["reason"].agg(lambda reasons: {one.split(" ")[0] for one in reasons})
+        for key, (column, value, patch) in zip(keys, some, strict=False):
+            row, was, note = found.rows[key], right.rows[key], (column, str(value)[:20], patch.keys())
+            text = isinstance(value, str)
+            off = any(patch.items() >= one.items() for one in served.case.off)
+            assert row[6] is (False if off else was[6]), note
+            assert row[:2] == was[:2], note
+            reasons = {one.reason for one in found.warnings[key]}
+            assert reasons == (set() if text else {f"{column} is not text and was left out"}), note
+            assert all((one.kind, one.name, one.away) == ("user", was[1], "") for one in found.warnings[key]), note
+            assert key in set(made.users["id"]), note
+            assert told.get(key, set()) <= {column, "display_name"}, note
+            if not text:
+                assert row[USERS.index(column)] != value, note
+
+
+def mapped(rows: Sequence[UserRow]) -> Desired:
+    """People as they come to Crowd, where validation lets them through."""
+    return desired(trimmed(Snapshot.of(users_frame(rows))), Policy())
+
+
+async def test_a_held_person_who_is_disabled_for_certain_is_said_to_be(served: Served) -> None:
+    case, right = served.case, await people(served)
+    keys = list(right.rows)[: case.page]
+    wrong = [at(case.title, value) for value in (7, "", True, ["x"], {"x": "y"}, None, [])]
+    silent = [{**one, **leaf} for one in wrong for leaf in [strange_off(case)]]
+    offs = [{**one, **case.off[n % len(case.off)]} for n, one in enumerate([*wrong, *wrong])]
+    for patches, away in ((silent, ""), (offs, DISABLED), (wrong, None)):
+        for start in range(0, len(patches), len(keys)):
+            some = patches[start : start + len(keys)]
+            found = await people(served, some)
+            for key, patch in zip(keys, some, strict=False):
+                note = (key, patch)
+                if case.kind == "onelogin" and patch[case.title] is None:  # the address takes its place
+                    continue
+                assert key not in found.rows, note
+                was = DISABLED if not right.rows[key][6] else ""
+                assert (found.held[key].kind, found.held[key].away) == ("user", was if away is None else away), note
+                assert found.held[key].reason, note
+
+
+def strange_off(case: Case) -> dict[str, Any]:
+    """The fields that disable, with values that are no words."""
+    return {name: [] for off in case.off for name in off}
+
+
+@pytest.mark.parametrize("text", ["", " \u00a0", "a\x00b", "x" * 300])
+async def test_a_username_that_is_text_and_still_none_keeps_the_word(served: Served, text: str) -> None:
+    """Validation holds these rows by their rules, with the word from their column `active`."""
+    patch = {**at(served.case.title, text), **served.case.off[0]}
+    found = await people(served, [patch])
+    if text:
+        (row,) = (row for row in found.rows.values() if row[1] == text)
+        assert row[6] is False
+    else:
+        assert [one.away for one in found.held.values()] == [DISABLED]
+
+
+async def test_one_person_with_a_bad_field_can_be_read(served: Served) -> None:
+    case, right = served.case, await people(served)
+    row, patch = next(iter(right.rows.values())), at(case.fields["last_name"], 7)
+    served.idp.faults({"kind": "patch", "path": case.one, "text": json.dumps([patch]), "times": 0})
+    async with served.source() as source:
+        found = await source.user(row[0])
+    assert found is not None
+    assert (found.user[0], found.user[6]) == (row[0], row[6])
+    assert (row[USERS.index("last_name")] != "", found.user[USERS.index("last_name")]) == (True, "")
+
+
+async def test_a_delta_says_the_same(served: Served) -> None:
+    case = served.case
+    if not SOURCES[case.kind].capabilities.delta:
+        return
+    column, way = next(iter(case.fields.items()))
+    try:
+        async with served.source() as source:
+            mark = await source.mark(Scope())
+            served.idp.change(seed=9, updated=5, joiners=0, disabled=0, renamed=0)
+            patches = [at(way, 7), {**at(case.title, 7), **case.off[0]}]
+            served.idp.faults({"kind": "patch", "path": case.delta, "text": json.dumps(patches)})
+            changes = await source.changes(Scope(), mark)
+        assert [(one.kind, one.reason) for one in changes.warnings] == [
+            ("user", f"{column} is not text and was left out")
+        ]
+        assert [(one.kind, one.away) for one in changes.held] == [("user", DISABLED)]
+        assert changes.warnings[0].id in {row[0] for row in changes.users}
+    finally:
+        served.idp.load(**SIZE)
 
 
 async def test_a_malformed_member_holds_its_group_and_the_rest_goes_on(served: Served) -> None:

@@ -297,7 +297,7 @@ def test_explanations_agree_with_the_stages() -> None:
                 assert (last(rows, field) or ("",)) == (user[field],), note
             attributes = orjson.loads(user["attributes"])
             for name in policy.attributes.extra:
-                assert list(last(rows, f"attribute {name}")) == attributes.get(name, []), note
+                assert list(last(rows, f"attribute {name}")) == (attributes.get(name) or []), note
             gets = [row.after[0] for row in rows if row.what == "group" and row.after]
             expected = [groups[g] for g, m, kind in memberships if m == key and kind == "user" and g in groups]
             assert sorted(gets) == sorted(expected), note

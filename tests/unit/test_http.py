@@ -127,6 +127,20 @@ def silent(error: BaseException, *secrets: str) -> None:
 # --- answers, authentication, addresses ---
 
 
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'["\\ud83d"]', "\ufffd"),
+        (b'["Ann \\uDE00!"]', "Ann \ufffd!"),
+        (b'["\\ud83d\\ud83d\\ude00"]', "\ufffd😀"),
+        (b'["\\\\ud83d \\ude00"]', "\\ud83d \ufffd"),
+        (b'["\\ud83d\\n\\u00e9\\\\"]', "\ufffd\né\\"),
+    ],
+)
+def test_half_a_character_does_not_spoil_an_answer(body: bytes, value: str) -> None:
+    assert Answer(200, {}, body, "https://x").json() == [value]
+
+
 async def test_a_call_keeps_the_base_path_and_sends_credentials_params_and_json() -> None:
     async with serving(answer(200, b'{"a":[1]}')) as server, client(server.url + "/crowd/") as http:
         got = await http.call("POST", "/rest/x", params={"q": 'a "b"&', "n": 1}, json={"k": "ü"})

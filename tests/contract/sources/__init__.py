@@ -23,6 +23,8 @@ class Case:
     `narrow` are settings that leave some people or groups out, with `narrow_options` of the emulator; `never` are ids
     of (users, groups) that are there and in no list. `by_number`: pages of these lists have numbers, and nothing shows
     that one who stays was skipped when others came and went.
+    In a record of a person `title` is the way to the username, `fields` the ways to the optional columns, and each of
+    `off` a JSON merge patch that disables. `one` and `delta`: paths of the requests for one person and for changes.
     """
 
     kind: str
@@ -40,4 +42,9 @@ class Case:
     narrow_options: Mapping[str, Any] = field(default_factory=dict)
     never: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     by_number: bool = False
+    title: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    off: tuple[Mapping[str, Any], ...] = ()
+    one: str = ""
+    delta: str = ""
     username: Callable[[Person], str] = lambda person: f"{person.username}@acme.example"

@@ -13,4 +13,9 @@ CASE = Case(
     narrow={"app": entra.APP, "guests": False},
     links=frozenset({"users", "groups", "members"}),
     username=lambda person: entra.upn(person, 7),
+    title="userPrincipalName",
+    fields={"email": "mail", "first_name": "givenName", "last_name": "surname", "display_name": "displayName"},
+    off=({"accountEnabled": False},),
+    one=r"/v1\.0/\$batch$",
+    delta=r"/v1\.0/users/delta$",
 )

@@ -12,4 +12,8 @@ CASE = Case(
     narrow={"domain": "other.example"},
     narrow_options={"second": 3},
     counted=frozenset({"members"}),
+    title="primaryEmail",
+    fields={"first_name": "name.givenName", "last_name": "name.familyName", "display_name": "name.fullName"},
+    off=({"suspended": True}, {"archived": True}),
+    one=r"/admin/directory/v1/users/[^/]+$",
 )

@@ -11,4 +11,14 @@ CASE = Case(
     settings={"page_size": 10, "groups_at_once": 4},
     never=((idcs.SERVICE_USER, idcs.LEAVING_USER), (idcs.LEAVING_GROUP,)),
     counted=frozenset({"users", "groups"}),
+    title="userName",
+    fields={
+        "email": "emails",
+        "first_name": "name.givenName",
+        "last_name": "name.familyName",
+        "display_name": "displayName",
+    },
+    off=({"active": False},),
+    one=r"/admin/v1/Users$",
+    delta=r"/admin/v1/Users$",
 )

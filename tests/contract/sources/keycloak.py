@@ -14,4 +14,8 @@ CASE = Case(
     circular=False,
     tree=True,
     username=lambda person: person.username.lower(),
+    title="username",
+    fields={"email": "email", "first_name": "firstName", "last_name": "lastName"},
+    off=({"enabled": False},),
+    one=r"/admin/realms/acme/users$",
 )

@@ -14,4 +14,14 @@ CASE = Case(
     narrow={"app": okta.APP},
     never=((), (okta.EVERYONE,)),
     links=frozenset({"users", "groups", "members"}),
+    title="profile.login",
+    fields={
+        "email": "profile.email",
+        "first_name": "profile.firstName",
+        "last_name": "profile.lastName",
+        "display_name": "profile.displayName",
+    },
+    off=({"status": "SUSPENDED"}, {"status": "DEPROVISIONED"}),
+    one=r"/api/v1/users/[^/]+$",
+    delta=r"/api/v1/users$",
 )

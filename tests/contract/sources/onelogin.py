@@ -15,4 +15,9 @@ CASE = Case(
     narrow_options={"scope": "Read All"},
     by_number=True,
     counted=frozenset({"users", "groups", "members"}),
+    title="username",
+    fields={"email": "email", "first_name": "firstname", "last_name": "lastname"},
+    off=({"status": 2}, {"status": 0, "state": 9}),
+    one=r"/api/2/users(/\d+)?$",
+    delta=r"/api/2/users$",
 )

@@ -11,4 +11,13 @@ CASE = Case(
     options={"user_page": 10, "group_page": 5},
     counted=frozenset({"users", "groups"}),
     username=lambda person: person.username,
+    title="userName",
+    fields={
+        "email": "emails",
+        "first_name": "name.givenName",
+        "last_name": "name.familyName",
+        "display_name": "displayName",
+    },
+    off=({"active": False}, {"active": "False"}),
+    one=r"/v2/Users/[^/]+$",
 )
