@@ -26,6 +26,7 @@ from connectors.errors import RetryableError
 from connectors.idp import SOURCES
 from deployments import show
 from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import home as sandbox_home
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, difficult, organisation
@@ -172,23 +173,17 @@ def up(console: Console, people: int, home: Path, port: int, kind: str = "scim")
 @contextmanager
 def sandbox(people: int, home: Path, kind: str = "scim", port: int = 0) -> Iterator[Sandbox]:
     """Starts everything at once; the environment then points at it."""
-    home = home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    for old in home.glob("crowdsync.db*"):
-        old.unlink()  # the sandbox's Crowd starts empty, so its history does too
     with ExitStack() as stack:
-        ui = stack.enter_context(prefect_server(home.parent / "prefect", port))
+        own = stack.enter_context(sandbox_home.opened(home))
+        ui = stack.enter_context(prefect_server(own.prefect, port))
         running = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         idp = stack.enter_context(provider(kind, people))
-        config = home / "crowdsync.toml"
-        config.write_text(
-            _CONFIG.format(store=home / "crowdsync.db", crowd=running.url, source=toml(idp.settings)), encoding="utf-8"
-        )
+        own.configure(_CONFIG.format(store=own.database, crowd=running.url, source=toml(idp.settings)))
         fields = SOURCES[kind].settings.model_fields
         os.environ |= {fields[f"{name}_env"].default: value for name, value in idp.secrets.items()}
         os.environ |= {
             "CROWDSYNC_CROWD_PASSWORD": PASSWORD,
-            "CROWDSYNC_CONFIG": str(config),
+            "CROWDSYNC_CONFIG": str(own.config),
             "PREFECT_API_URL": f"{ui.url}/api",
         }
         importlib.import_module("flows.sync")  # seconds, while the server starts
@@ -210,7 +205,8 @@ def _say_goodbye() -> None:
 
 
 _CONFIG = """\
-# Written by `crowdsync demo`. The secrets stand in environment variables.
+# Written by `crowdsync demo`, which writes no more here once this file is changed. The secrets stand in environment
+# variables.
 [store]
 url = "sqlite:///{store}"
 
@@ -237,6 +233,7 @@ def toml(settings: Mapping[str, Any]) -> str:
 @contextmanager
 def prefect_server(home: Path, port: int = 0) -> Iterator[PrefectServer]:
     """A Prefect server of its own, starting, with its runs kept in `home`."""
+    home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     if not port:
         with socket.socket() as probe:
@@ -244,6 +241,8 @@ def prefect_server(home: Path, port: int = 0) -> Iterator[PrefectServer]:
             port = probe.getsockname()[1]
     os.environ |= {
         "PREFECT_HOME": str(home),
+        # A database that the environment names is somebody's: the sandbox cancels the runs that it finds unfinished.
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
