@@ -357,7 +357,7 @@ async def file_plan(
             raise RefusedError(f"plan {replaces} is {stored.status} already; make a new one with `crowdsync plan`")
         if stored.digest == plan.digest:
             number = replaces
-        else:
+        elif run.writing:
             run.store.set_plan_status(replaces, "superseded", at=now)
     elif run.writing and only is None:
         asked = run.store.asked_plan(run.source_name, run.directory_name)

@@ -31,7 +31,7 @@ from connectors.store import Store
 from tasks.blocks import directory_secret, source_secrets
 from tasks.lease import BusyError, Writing, only_writer
 from tasks.plan import Away
-from tasks.policy import Policy
+from tasks.policy import Policy, policy_of
 
 Result = TypeVar("Result")
 
@@ -51,6 +51,9 @@ class Run:
     concurrency: int
     asked: str = ""
     """What the source is asked for, as a digest: a delta to the answer to another question is worth nothing."""
+    lasting: bool = True
+    """Whether later runs go by what this one finds out: since when people are away, where the next read begins, whether
+    the source answers. Not so a preview, nor a run under another policy than the source's own."""
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
     stopped: CrowdsyncError | None = None
@@ -169,6 +172,7 @@ async def begin(
                 doors=(idp.doors[0], door),
                 concurrency=crowd.concurrency,
                 asked=question(chosen, policy),
+                lasting=mode == "sync" and policy == policy_of(settings, source),
             )
             store.start_run(
                 run=run.id,
@@ -222,7 +226,11 @@ def stand_aside(store: Store, source: str) -> None:
 
 
 async def watched(run: Run, reading: Awaitable[Result]) -> Result:
-    """A read of the source, whose failure puts it in quarantine and whose success ends that; both are told."""
+    """A read of the source, whose failure puts it in quarantine and whose success ends that; both are told.
+
+    What a preview finds does neither: scheduled runs must not stand aside because of what it alone asked for."""
+    if not run.lasting:
+        return await reading
     try:
         read = await reading
     except CrowdsyncError as error:

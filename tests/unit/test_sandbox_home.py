@@ -86,9 +86,11 @@ def test_a_changed_configuration_makes_the_folder_somebodys(tmp_path: Path) -> N
     with (folder / "crowdsync.toml").open("a") as config:
         config.write("# now with our own Crowd\n")
     before = content(folder)
-    with pytest.raises(ConfigurationError, match=r"crowdsync\.toml was changed since the sandbox wrote it"):
-        with sandbox_home.opened(folder):
-            raise AssertionError("taken")
+    with (
+        pytest.raises(ConfigurationError, match=r"crowdsync\.toml was changed since the sandbox wrote it"),
+        sandbox_home.opened(folder),
+    ):
+        raise AssertionError("taken")
     assert content(folder) == before
 
 
@@ -98,23 +100,20 @@ def test_a_link_in_the_sandbox_is_not_followed(tmp_path: Path, name: str) -> Non
     (folder / name).rename(real)
     (folder / name).symlink_to(real)
     before = content(tmp_path)
-    with pytest.raises(ConfigurationError, match="is not what the sandbox made"):
-        with sandbox_home.opened(folder):
-            raise AssertionError("taken")
+    with pytest.raises(ConfigurationError, match="is not what the sandbox made"), sandbox_home.opened(folder):
+        raise AssertionError("taken")
     assert content(tmp_path) == before
 
 
 def test_two_sandboxes_do_not_share_a_folder(tmp_path: Path) -> None:
     with sandbox_home.opened(tmp_path) as own:
         own.database.write_bytes(b"in use")
-        with pytest.raises(ConfigurationError, match="another sandbox is running"):
-            with sandbox_home.opened(tmp_path):
-                raise AssertionError("taken")
+        with pytest.raises(ConfigurationError, match="another sandbox is running"), sandbox_home.opened(tmp_path):
+            raise AssertionError("taken")
         assert own.database.read_bytes() == b"in use"
 
 
 def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(ConfigurationError, match="cannot be used as a folder"):
-        with sandbox_home.opened(tmp_path / "file"):
-            raise AssertionError("taken")
+    with pytest.raises(ConfigurationError, match="cannot be used as a folder"), sandbox_home.opened(tmp_path / "file"):
+        raise AssertionError("taken")
