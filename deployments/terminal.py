@@ -22,6 +22,7 @@ from connectors.errors import (
 )
 from connectors.settings import Settings, load
 from deployments import show
+from deployments.server import SECONDS, STARTUP_SECONDS
 from deployments.show import printable
 
 FAILED: Final = 1
@@ -81,7 +82,7 @@ def prefect_explained() -> Iterator[None]:
 def quiet_prefect() -> None:
     """Prefect says what it does on its page; the terminal is for the report."""
     for name, value in {
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        STARTUP_SECONDS: str(SECONDS),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_LOGGERS_PREFECT_LEVEL": "INFO",

@@ -32,6 +32,7 @@ from tasks.blocks import directory_secret, source_secrets
 from tasks.lease import BusyError, Writing, only_writer
 from tasks.plan import Away
 from tasks.policy import Policy, policy_of
+from tasks.process import gone, here
 
 Result = TypeVar("Result")
 
@@ -180,9 +181,11 @@ async def begin(
                 directory=crowd.name,
                 mode=mode,
                 flow_run_id=str(flow_run.id or ""),
+                process=here(),
                 at=datetime.now(UTC),
             )
             try:
+                close_gone(store)
                 if unattended:
                     stand_aside(store, source)
                 async with writer(run, crowd) if mode == "sync" else nullcontext():
@@ -200,6 +203,19 @@ async def begin(
                 if known is error:
                     raise
                 raise known from None
+
+
+def close_gone(store: Store) -> None:
+    """Notes the end of the runs that were killed: those whose process is gone for certain, and no others. What became
+    of their operations is found out by the next run that writes."""
+    for run, process in store.running().items():
+        if gone(process, one_machine=store.one_machine):
+            store.interrupt_run(
+                run,
+                process,
+                why="its process ended without a word: it was killed, or its machine",
+                at=datetime.now(UTC),
+            )
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
@@ -83,6 +84,13 @@ class Database:
         """Wait until no other transaction holds `lock`; SQLite's writers hold everything already."""
         if not self.sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(7737, :lock)"), {"lock": int(lock)})
+
+    def now(self, connection: Connection) -> datetime:
+        """The time by the one clock that all who use the database share."""
+        if self.sqlite:  # a file is opened by one machine alone
+            return datetime.now(UTC)
+        now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return now.astimezone(UTC)
 
     @contextmanager
     def _retryable(self) -> Iterator[None]:

@@ -34,7 +34,8 @@ VIA: Final = ("prefect", "command line")
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One decision. `without`: the kinds of operation that are to be left out."""
+    """One decision. `without`: the kinds of operation that are to be left out. `actor`: who decided, as they say;
+    `login`: as their machine says, "" where it was made in Prefect, which knows no logins."""
 
     id: int
     plan_id: int
@@ -46,6 +47,7 @@ class Decision:
     reason: str
     expires_at: datetime
     via: str  # prefect | command line
+    login: str = ""
 
 
 class Decisions:
@@ -65,6 +67,7 @@ class Decisions:
         expires_at: datetime,
         via: str,
         at: datetime,
+        login: str = "",
     ) -> int:
         """Write down a decision, set the plan's status by it (`BECOMES`), and return the decision's id.
 
@@ -106,6 +109,7 @@ class Decisions:
                     reason=reason,
                     expires_at=instant(expires_at),
                     via=via,
+                    login=bulk.plain(login),
                 )
             )
             connection.execute(
@@ -117,7 +121,14 @@ class Decisions:
                 event="approval",
                 actor=actor,
                 subject=f"plan {plan_id}",
-                details={"decision": decision, "reason": reason, "digest": digest, "without": kinds, "via": via},
+                details={
+                    "decision": decision,
+                    "reason": reason,
+                    "digest": digest,
+                    "without": kinds,
+                    "via": via,
+                    **({"login": login} if login else {}),
+                },
                 at=at,
             )
             return int(result.inserted_primary_key[0])  # type: ignore[index]

@@ -54,6 +54,11 @@ class Store(History, Links, Journal, AuditChain, Leases, Departures, Decisions, 
         finally:
             opened.close()
 
+    @property
+    def one_machine(self) -> bool:
+        """Whether only processes of one machine can have it open: a file of SQLite."""
+        return self._db.sqlite
+
     def close(self) -> None:
         """Give the connections back. The store cannot be used afterwards."""
         self._db.close()

@@ -26,9 +26,10 @@ import trustme
 from typer.testing import CliRunner
 
 from deployments.cli import app
-from deployments.demo import PrefectServer, _say_goodbye, prefect_server
+from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
+from deployments.server import PrefectServer, say_goodbye
 
 PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
 SECRETS = {"CROWDSYNC_CROWD_PASSWORD": PASSWORD, "CROWDSYNC_SOURCE_TOKEN": TOKEN}
@@ -157,7 +158,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 {PREFECT_API_URL: f"{prefect.url}/api", PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
             )
         )
-        stack.callback(_say_goodbye)  # the next server's runs must not be told to this one
+        stack.callback(say_goodbye)  # the next server's runs must not be told to this one
         page = stack.enter_context(web_page())
         yield Place(home, crowd, scim, prefect, page, stack.enter_context(web_page(context)))
 
