@@ -25,7 +25,7 @@ from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
 from connectors.idp import SOURCES
 from connectors.settings import DEFAULT_PATH, DirectorySettings, Settings, load
 from deployments import govern, show
-from deployments.server import prefect_there
+from deployments.server import ended_as_by_hand, prefect_there
 from deployments.show import printable
 from deployments.terminal import (
     REFUSED,
@@ -99,7 +99,7 @@ def _run(source: str, **request: Any) -> None:
             pass
         quiet_prefect()
         status = f"{chosen}: reading, planning{', writing' if request.get('mode') != 'preview' else ''} …"
-        with console.status(status), prefect_explained(), prefect_there() as ready:
+        with console.status(status), prefect_explained(), prefect_there() as ready, ended_as_by_hand():
             if _blocks(settings):
                 ready()
             asyncio.run(_doors(settings, chosen))

@@ -23,7 +23,7 @@ from deployments.sandbox import home as sandbox_home
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, difficult, organisation
-from deployments.server import PrefectServer, free_port, say_goodbye, started
+from deployments.server import PrefectServer, ended_as_by_hand, free_port, say_goodbye, started
 
 PASSWORD = "sandbox"  # noqa: S105 (of a Crowd that lives as long as the demo)
 TITLES = {
@@ -104,7 +104,8 @@ def demo(console: Console, people: int, home: Path, kind: str = "scim") -> None:
         def run(title: str) -> None:
             console.rule(f"[bold]{title}", align="left")
             start = time.perf_counter()
-            report = asyncio.run(done(sync(SyncRequest(source="acme"))))
+            with ended_as_by_hand():
+                report = asyncio.run(done(sync(SyncRequest(source="acme"))))
             show.report(console, report)
             counts = running.crowd.counts()
             running.crowd.reset_counts()

@@ -123,6 +123,18 @@ def prefect_there() -> Iterator[Callable[[], None]]:
             refresh_global_settings_context()
 
 
+@contextmanager
+def ended_as_by_hand() -> Iterator[None]:
+    """Around flows: SIGTERM ends them as Ctrl-C does; inside a flow run, Prefect makes an exception of its own
+    of it."""
+    from prefect.exceptions import TerminationSignal
+
+    try:
+        yield
+    except TerminationSignal:
+        raise KeyboardInterrupt from None
+
+
 def say_goodbye() -> None:
     """Hands over Prefect's last logs and events while its server still listens; it would wait for it at exit."""
     from prefect.events.worker import EventsWorker

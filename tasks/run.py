@@ -320,4 +320,6 @@ def finish(run: Run, status: str, summary: Mapping[str, Any]) -> None:
 
 
 def _line(error: BaseException) -> str:
+    if not isinstance(error, Exception):
+        return "it was ended from outside: cancelled, by Ctrl-C or by SIGTERM"
     return str(error) if isinstance(error, CrowdsyncError) else type(error).__name__
