@@ -270,6 +270,7 @@ def check(source: SourceName = "") -> None:
 
 def _check_store(settings: Settings) -> list[str]:
     with settings_store(settings) as store:
+        store.refuse_damage()
         broken = store.verify_audit()
         if broken is not None:
             raise RefusedError(

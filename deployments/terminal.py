@@ -112,4 +112,6 @@ def opened_store() -> Iterator[Any]:
         try:
             yield store
         except (RecordError, RefusedError) as error:
+            if error.__cause__ is not None:  # the database itself
+                raise
             raise ConfigurationError(str(error)) from None

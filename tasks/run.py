@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -199,7 +199,8 @@ async def begin(
             except BaseException as error:
                 known = await diagnosed(run, settings, error)
                 if not run.finished:
-                    finish(run, "failed", {"error": _line(known)})
+                    with suppress(CrowdsyncError):  # the store may be what failed
+                        finish(run, "failed", {"error": _line(known)})
                 if known is error:
                     raise
                 raise known from None
