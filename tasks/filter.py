@@ -18,7 +18,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.errors import ConfigurationError
-from connectors.model import MEMBER_KINDS, Snapshot, held_records, memberships_from_codes, sorted_unique
+from connectors.model import MEMBER_KINDS, Snapshot, held_records, memberships_from_codes, sizes_only, sorted_unique
 from tasks.names import among
 from tasks.policy import Condition, Policy, Scope, matches
 from tasks.values import Long, Sources, ranges
@@ -36,6 +36,7 @@ Verdict = tuple[np.ndarray, np.ndarray]
 """Whom something fits, and where that cannot be told (bool)."""
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Scoped:
     """The part in scope, and the ids of the people and groups that were left out. Who is held is in neither."""
@@ -45,6 +46,7 @@ class Scoped:
     groups_out: pd.Index
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Rulings:
     """What each rule of the scope says of each person, in the order of `snapshot.users`.

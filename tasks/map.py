@@ -19,7 +19,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.errors import ConfigurationError
-from connectors.model import MAX_TEXT, MEMBER_KINDS, Snapshot, crowd_id, held_records, memberships_from_codes
+from connectors.model import (
+    MAX_TEXT,
+    MEMBER_KINDS,
+    Snapshot,
+    crowd_id,
+    held_records,
+    memberships_from_codes,
+    sizes_only,
+)
 from tasks.names import arrow_text, clashes, spelled
 from tasks.policy import Groups, Policy, Usernames, matches, replaced
 from tasks.values import Sources, attribute_texts, field_value
@@ -32,6 +40,7 @@ EVERYONE = "crowdsync:everyone:"
 _USER = MEMBER_KINDS.categories.get_loc("user")
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Desired:
     """What the source wants in Crowd. `users`, `groups` and `memberships` are as in

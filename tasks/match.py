@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.model import ID_ATTRIBUTE, Snapshot, held_records
+from connectors.model import ID_ATTRIBUTE, Snapshot, held_records, sizes_only
 from tasks.map import Desired
 from tasks.names import among, arrow_text, crowd_ids
 from tasks.policy import Matching, Policy, matches
@@ -26,6 +26,7 @@ SHARED = "everyone"
 LINKS = ("source", "kind", "id", "name", "how", "made_at")
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Matched:
     """Desired records with `account` (the id of their Crowd record, "" to be created) and `how`.

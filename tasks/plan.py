@@ -22,7 +22,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
-from connectors.model import DISABLED, ID_ATTRIBUTE, Snapshot, crowd_id, frame_digest, held_frame, sorted_unique
+from connectors.model import (
+    DISABLED,
+    ID_ATTRIBUTE,
+    Snapshot,
+    crowd_id,
+    frame_digest,
+    held_frame,
+    sizes_only,
+    sorted_unique,
+)
 from tasks.focus import Only
 from tasks.map import FIELDS, usernames
 from tasks.match import SHARED, Matched
@@ -65,6 +74,7 @@ class Owned:
     nestings: int
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`operations`: seq, phase and `COLUMNS`; `record` and `before` are JSON text or "".
@@ -96,6 +106,7 @@ class Plan:
         return int(gone["before"].str.contains('"active":true', regex=False).sum())
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Away:
     """What the planner knows of time: who has been away since when (id, since: UTC), and what time it is."""

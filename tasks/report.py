@@ -24,6 +24,7 @@ from prefect.runtime import flow_run
 
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
+from connectors.model import sizes_only
 from connectors.store import SavedSnapshot
 from tasks.focus import Only
 from tasks.guard import Verdict
@@ -57,6 +58,7 @@ SIGNS: Final[Mapping[Kind, tuple[str, str]]] = {
 """Sign and words of each kind, the most dangerous first."""
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Report:
     """How a run ended. `status`: nothing to do, planned, refused, waiting (for a person), rejected (by one), applied,
@@ -311,6 +313,7 @@ def _plain(value: Any) -> str:
 Kept = tuple[SavedSnapshot, SavedSnapshot]
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A plan as the guard sees it, made under `policy`."""
@@ -322,6 +325,7 @@ class Proposal:
     orphans: int = 0
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Filed:
     """A judged plan and its number in the store; None where there is nothing to do. `waits`: why nobody is asked;

@@ -24,7 +24,7 @@ from connectors.crowd import Crowd
 from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, IncompleteError, RefusedError
 from connectors.http import Http
 from connectors.idp import SOURCES
-from connectors.model import ID_ATTRIBUTE
+from connectors.model import ID_ATTRIBUTE, sizes_only
 from connectors.settings import DirectorySettings, Settings
 from connectors.source import SourceSettings
 from connectors.store import Store
@@ -37,6 +37,7 @@ from tasks.process import gone, here
 Result = TypeVar("Result")
 
 
+@sizes_only
 @dataclass(slots=True)
 class Run:
     """Everything that the stages of one run share."""

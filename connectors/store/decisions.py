@@ -17,6 +17,7 @@ from sqlalchemy import Table, select, update
 
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError, RecordError, RefusedError
+from connectors.model import sizes_only
 from connectors.store import audit, bulk
 from connectors.store.database import Database
 from connectors.store.history import rows_frame
@@ -32,6 +33,7 @@ OPEN_TO_DECISION: Final = ("planned", "refused", "waiting")
 VIA: Final = ("prefect", "command line")
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One decision. `without`: the kinds of operation that are to be left out. `actor`: who decided, as they say;

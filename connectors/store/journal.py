@@ -24,6 +24,7 @@ import pandas as pd
 from sqlalchemy import Connection, Select, Table, func, select, update
 
 from connectors.errors import ConfigurationError, RecordError, RefusedError
+from connectors.model import sizes_only
 from connectors.store import audit, bulk, leases
 from connectors.store import links as link_table
 from connectors.store.database import Database
@@ -63,6 +64,7 @@ JOURNAL: Final = {
 }
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A plan's row, without its operations. `policy` is JSON text, `held` a frame; `about` is "" (everybody),
