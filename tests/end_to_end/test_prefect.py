@@ -290,7 +290,8 @@ def test_no_content_in_prefects_logs_of_debugging(served: Served) -> None:
 
     mails = {user["email"] for user in served.crowd.state()["users"] if "@" in user["email"].removesuffix(user["name"])}
     assert len(mails) > 10
-    with temporary_settings({PREFECT_DEBUG_MODE: True}):
+    whole = pd.option_context("display.max_columns", None, "display.width", 1000)  # as on a wide terminal
+    with temporary_settings({PREFECT_DEBUG_MODE: True}), whole:
         assert _sync("preview").status in ("planned", "nothing to do")
 
     def told() -> bool:
