@@ -3,6 +3,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SIZE   ?= small
 
+# Nothing but what the locks name by its hash: no source that would be built with what nobody locked, and no build of
+# ours in a place of its own, which would fetch the newest tools for it.
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
+COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --no-header
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-keycloak test-browser check bench up lock clean
 
@@ -34,10 +40,10 @@ bench: $(VENV)/ready  ## Each stage beside its floor: make bench SIZE=small|larg
 up: $(VENV)/ready  ## Sandbox, Prefect server, UI, deployments and a worker, until Ctrl-C
 	@$(BIN)/crowdsync up $(if $(IDP),--idp $(IDP))
 
-lock: $(VENV)/ready  ## Write requirements.lock anew from pyproject.toml
-	@$(BIN)/python -m pip install -q uv
-	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-annotate --no-header --extra dev pyproject.toml -o requirements.lock
+lock: $(VENV)/ready  ## Write requirements.lock anew from pyproject.toml, and tools.lock
+	@$(INSTALL) -r tools.lock
+	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	@echo uv | $(COMPILE) - -o tools.lock
 
 clean:  ## Remove what the others made
 	rm -rf $(VENV) .cache .crowdsync bench.json
@@ -46,6 +52,6 @@ $(VENV)/ready: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crowdsync needs Python 3.11 or newer; name one with make PYTHON=…")'
 	@echo "Setting up $(VENV) (a minute or two, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@$(INSTALL) -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-index --no-build-isolation -e .
 	@touch $@

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
-from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.model import GroupRow, MembershipRow, UserRow, sizes_only
 
 if TYPE_CHECKING:
     from connectors.http import Http
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Held:
     """A record that could not be made into a row: kept out of the plan, and named.
@@ -34,6 +35,7 @@ class Held:
     away: str = ""
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
     """Some rows of one table, in the order of its columns in `connectors.model`.
@@ -68,6 +70,7 @@ class Scope:
     attributes: frozenset[str] = frozenset()
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Person:
     """One user and the memberships that were read with it."""
@@ -77,6 +80,7 @@ class Person:
     memberships: Sequence[MembershipRow] = ()
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What changed since a mark, as far as the source can say. Whoever is not named is as before.
@@ -98,6 +102,7 @@ class Changes:
     warnings: Sequence[Held] = ()
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Group:
     """One group, without its members."""
@@ -105,6 +110,7 @@ class Group:
     group: GroupRow
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Hint:
     """News that somebody may have changed: who, never what to write."""
@@ -192,6 +198,7 @@ class Kind(StrEnum):
     NESTING_REMOVE = "nesting_remove"
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One idempotent write, stated as the condition that must hold afterwards.
@@ -214,6 +221,7 @@ class Operation:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an operation came to hold: `done` by our write, or `already` so before it."""

@@ -12,14 +12,16 @@ Crowd name (`crowd_id`), because Crowd identifies by name, without regard to cas
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import orjson
 import pandas as pd
 import pyarrow as pa
+
+T = TypeVar("T")
 
 USERS: Final = ("id", "username", "email", "first_name", "last_name", "display_name", "active", "attributes")
 GROUPS: Final = ("id", "name", "description", "attributes")
@@ -138,6 +140,28 @@ def memberships_from_codes(
     )
 
 
+def sizes_only(kind: type[T]) -> type[T]:
+    """A dataclass whose text (`repr`) says how much it holds, and nothing of what. Prefect writes what a task returns
+    into its logs in debug mode, and debuggers and error reports do so too."""
+
+    def text(self: Any) -> str:
+        return f"{kind.__name__}({', '.join(f'{f.name}: {_size(getattr(self, f.name))}' for f in fields(self))})"
+
+    kind.__repr__ = text  # type: ignore[method-assign]
+    return kind
+
+
+def _size(value: Any) -> str:
+    if value is None or isinstance(value, (bool, int, float)):
+        return str(value)
+    if isinstance(value, str):
+        return f"{len(value)} characters"
+    if is_dataclass(value):
+        return repr(value) if type(value).__repr__.__qualname__.startswith("sizes_only") else type(value).__name__
+    return f"{len(value)} in {type(value).__name__}" if isinstance(value, Sized) else type(value).__name__
+
+
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All users, groups and memberships of one source or directory at one instant.

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +25,7 @@ from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
 from connectors.idp import SOURCES
 from connectors.settings import DEFAULT_PATH, DirectorySettings, Settings, load
 from deployments import govern, show
+from deployments.server import ended_as_by_hand, prefect_there
 from deployments.show import printable
 from deployments.terminal import (
     REFUSED,
@@ -95,13 +98,14 @@ def _run(source: str, **request: Any) -> None:
         with settings_store(settings):
             pass
         quiet_prefect()
-        asyncio.run(_doors(settings, chosen))
-        from flows.sync import SyncRequest, sync
+        status = f"{chosen}: reading, planning{', writing' if request.get('mode') != 'preview' else ''} …"
+        with console.status(status), prefect_explained(), prefect_there() as ready, ended_as_by_hand():
+            if _blocks(settings):
+                ready()
+            asyncio.run(_doors(settings, chosen))
+            from flows.sync import SyncRequest, sync
 
-        with (
-            console.status(f"{chosen}: reading, planning{', writing' if request.get('mode') != 'preview' else ''} …"),
-            prefect_explained(),
-        ):
+            ready()
             report = asyncio.run(_awaited(sync(SyncRequest(source=chosen, **request))))
         show.report(console, report)
         if report.status in ("waiting", "rejected", "skipped"):
@@ -113,6 +117,12 @@ def _run(source: str, **request: Any) -> None:
 
 async def _awaited(flow: Awaitable[Any]) -> Any:
     return await flow
+
+
+def _blocks(settings: Settings) -> bool:
+    """Whether some of the credentials are Prefect's blocks."""
+    sources = any(settings.source(name).block for name in settings.sources)
+    return sources or any(directory.block for directory in settings.all_directories())
 
 
 async def _doors(settings: Settings, source: str) -> None:
@@ -145,12 +155,15 @@ def sync(
         if source or person or group:
             raise ConfigurationError("--all goes with no source, --person or --group; leave these out")
         names = sorted(load().sources)
+    quiet_prefect()
     worst = 0
-    for name in names:  # one that fails does not keep the others from it
-        try:
-            _run(name, **request)
-        except typer.Exit as ended:
-            worst = max(worst, ended.exit_code)
+    with explained(), prefect_explained(), prefect_there() as ready:
+        ready()
+        for name in names:  # one that fails does not keep the others from it
+            try:
+                _run(name, **request)
+            except typer.Exit as ended:
+                worst = max(worst, ended.exit_code)
     if worst:
         raise typer.Exit(worst)
 
@@ -237,20 +250,27 @@ def check(source: SourceName = "") -> None:
         names = [source] if source else sorted(settings.sources)
         for name in names:
             settings.source(name)
-    step("database", lambda: _check_store(settings))
-    for name in names:
-        step(f"policy of {name}", lambda name=name: _check_policy(settings, name))  # type: ignore[misc]
-        step(f"source {name}", lambda name=name: asyncio.run(_check_source(settings, name)))  # type: ignore[misc]
-    written = {settings.directory_of(name).name for name in names}
-    for one in settings.all_directories():
-        if one.name in written or not source:
-            step(f"directory {one.name}", lambda one=one: asyncio.run(_check_directory(one)))  # type: ignore[misc]
+    with ExitStack() as stack:
+        if _blocks(settings):
+            quiet_prefect()
+            for context in (explained(), prefect_explained()):
+                stack.enter_context(context)
+            stack.enter_context(prefect_there())()
+        step("database", lambda: _check_store(settings))
+        for name in names:
+            step(f"policy of {name}", lambda name=name: _check_policy(settings, name))  # type: ignore[misc]
+            step(f"source {name}", lambda name=name: asyncio.run(_check_source(settings, name)))  # type: ignore[misc]
+        written = {settings.directory_of(name).name for name in names}
+        for one in settings.all_directories():
+            if one.name in written or not source:
+                step(f"directory {one.name}", lambda one=one: asyncio.run(_check_directory(one)))  # type: ignore[misc]
     if failed:
         raise typer.Exit(failed)
 
 
 def _check_store(settings: Settings) -> list[str]:
     with settings_store(settings) as store:
+        store.refuse_damage()
         broken = store.verify_audit()
         if broken is not None:
             raise RefusedError(
@@ -299,7 +319,8 @@ def register() -> None:
     quiet_prefect()
     from tasks.blocks import register as run
 
-    with explained(), prefect_explained():
+    with explained(), prefect_explained(), prefect_there() as ready:
+        ready()
         for name in asyncio.run(run()):
             console.print(f"[green]✓[/] {escape(name)}: fill one in under Blocks in the Prefect UI", highlight=False)
 
@@ -429,7 +450,11 @@ def _kind(idp: str) -> str:
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point. What ends a process ends a command as Ctrl-C does: it closes what it opened, and says how far it
+    came."""
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(end) is not signal.SIG_IGN:  # (as under nohup)
+            signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         app()
     except KeyboardInterrupt:

@@ -6,13 +6,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,14 +16,14 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from connectors.errors import RetryableError
 from connectors.idp import SOURCES
 from deployments import show
 from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import home as sandbox_home
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, difficult, organisation
-from deployments.sandbox.process import ending
+from deployments.server import PrefectServer, ended_as_by_hand, free_port, say_goodbye, started
 
 PASSWORD = "sandbox"  # noqa: S105 (of a Crowd that lives as long as the demo)
 TITLES = {
@@ -61,26 +55,6 @@ class Sandbox:
     crowd: sandbox_crowd.RunningCrowd
     idp: Provider
     ui: str
-
-
-@dataclass(frozen=True, slots=True)
-class PrefectServer:
-    """A server process that may not answer yet."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def wait(self, seconds: float = 120) -> None:
-        """Until it answers. Raises `RetryableError` naming its log."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"{self.url}/api/health", timeout=2):  # noqa: S310 (our own address)
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
-        raise RetryableError(f"the Prefect server did not start; {self.log} says why")
 
 
 def company_of(people: int) -> Organisation:
@@ -130,7 +104,8 @@ def demo(console: Console, people: int, home: Path, kind: str = "scim") -> None:
         def run(title: str) -> None:
             console.rule(f"[bold]{title}", align="left")
             start = time.perf_counter()
-            report = asyncio.run(done(sync(SyncRequest(source="acme"))))
+            with ended_as_by_hand():
+                report = asyncio.run(done(sync(SyncRequest(source="acme"))))
             show.report(console, report)
             counts = running.crowd.counts()
             running.crowd.reset_counts()
@@ -155,8 +130,6 @@ async def done(flow: Awaitable[Any]) -> Any:
 def up(console: Console, people: int, home: Path, port: int, kind: str = "scim") -> None:
     """The sandbox, the UI with every deployment, and a worker, until Ctrl-C."""
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # how long a run may wait for its worker
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, signal.default_int_handler)  # they end it all as Ctrl-C does
     with suppress(KeyboardInterrupt), sandbox(people, home, kind, port=port) as running:
         from deployments import serving
 
@@ -172,23 +145,17 @@ def up(console: Console, people: int, home: Path, port: int, kind: str = "scim")
 @contextmanager
 def sandbox(people: int, home: Path, kind: str = "scim", port: int = 0) -> Iterator[Sandbox]:
     """Starts everything at once; the environment then points at it."""
-    home = home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    for old in home.glob("crowdsync.db*"):
-        old.unlink()  # the sandbox's Crowd starts empty, so its history does too
     with ExitStack() as stack:
-        ui = stack.enter_context(prefect_server(home.parent / "prefect", port))
+        own = stack.enter_context(sandbox_home.opened(home))
+        ui = stack.enter_context(prefect_server(own.prefect, port))
         running = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         idp = stack.enter_context(provider(kind, people))
-        config = home / "crowdsync.toml"
-        config.write_text(
-            _CONFIG.format(store=home / "crowdsync.db", crowd=running.url, source=toml(idp.settings)), encoding="utf-8"
-        )
+        own.configure(_CONFIG.format(store=own.database, crowd=running.url, source=toml(idp.settings)))
         fields = SOURCES[kind].settings.model_fields
         os.environ |= {fields[f"{name}_env"].default: value for name, value in idp.secrets.items()}
         os.environ |= {
             "CROWDSYNC_CROWD_PASSWORD": PASSWORD,
-            "CROWDSYNC_CONFIG": str(config),
+            "CROWDSYNC_CONFIG": str(own.config),
             "PREFECT_API_URL": f"{ui.url}/api",
         }
         importlib.import_module("flows.sync")  # seconds, while the server starts
@@ -197,20 +164,12 @@ def sandbox(people: int, home: Path, kind: str = "scim", port: int = 0) -> Itera
             yield Sandbox(running, idp, ui.url)
         finally:
             if ui.process.poll() is None:
-                _say_goodbye()
-
-
-def _say_goodbye() -> None:
-    """Hands over Prefect's last logs and events while its server still listens; it would wait for it at exit."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    APILogWorker.drain_all()
-    EventsWorker.drain_all()
+                say_goodbye()
 
 
 _CONFIG = """\
-# Written by `crowdsync demo`. The secrets stand in environment variables.
+# Written by `crowdsync demo`, which writes no more here once this file is changed. The secrets stand in environment
+# variables.
 [store]
 url = "sqlite:///{store}"
 
@@ -237,13 +196,13 @@ def toml(settings: Mapping[str, Any]) -> str:
 @contextmanager
 def prefect_server(home: Path, port: int = 0) -> Iterator[PrefectServer]:
     """A Prefect server of its own, starting, with its runs kept in `home`."""
+    home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    if not port:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    port = port or free_port()
     os.environ |= {
         "PREFECT_HOME": str(home),
+        # A database that the environment names is somebody's: the sandbox cancels the runs that it finds unfinished.
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
@@ -254,12 +213,6 @@ def prefect_server(home: Path, port: int = 0) -> Iterator[PrefectServer]:
     for name in ("TASK_RUN_RECORDER", "EVENT_PERSISTER"):
         os.environ[f"PREFECT_SERVER_SERVICES_{name}_BATCH_SIZE"] = "100"
         os.environ[f"PREFECT_SERVER_SERVICES_{name}_READ_BATCH_SIZE"] = "100"
-    with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us alone: the server ends last, when it was told everything
-        )
-    with ending(server, patience=15):
-        yield PrefectServer(f"http://127.0.0.1:{port}", server, home / "server.log")
+    command = ("prefect.cli:app", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+    with (home / "server.log").open("wb") as log, started(*command, port=port, log=log, env=os.environ) as server:
+        yield server

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
+import os
+import pwd
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,9 @@ from deployments.terminal import REFUSED, console, explained, opened_store, pref
 Person = Annotated[str, typer.Argument(help="Id, username or e-mail address in the IdP.")]
 Source = Annotated[str, typer.Argument(help="A source of crowdsync.toml.")]
 Plan = Annotated[int, typer.Argument(help="The plan's number.", metavar="PLAN")]
-By = Annotated[str, typer.Option("--by", help="Who decides; it stands in the audit. Default: the login name.")]
+By = Annotated[
+    str, typer.Option("--by", help="Who decides; it stands in the audit, beside the login name. Default: that.")
+]
 Why = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit.")]
 Side = Annotated[str, typer.Option("--kind", help="user or group.")]
 Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.")]
@@ -108,7 +111,8 @@ def _decide(number: int, decision: str, by: str, reason: str, without: tuple[str
     with opened_store() as store:
         plan = store.load_plan(number)
         hours = orjson.loads(plan.policy).get("approval", {}).get("expires_hours", 24)
-        now, actor = datetime.now(UTC), by or getpass.getuser()
+        now, login = datetime.now(UTC), _login()
+        actor = by or login
         store.decide(
             number,
             digest=plan.digest,
@@ -119,6 +123,7 @@ def _decide(number: int, decision: str, by: str, reason: str, without: tuple[str
             expires_at=now + timedelta(hours=hours),
             via="command line",
             at=now,
+            login=login,
         )
         try:
             flow_run_id = store.run(plan.run)["flow_run_id"]
@@ -215,7 +220,7 @@ def links_make(
             [{"source": source, "kind": kind, "id": identity, "name": name, "how": "by hand"}], dtype="str"
         )
         _changed(store, "link made by hand", by, reason, {"source": source, "kind": kind, "id": identity, "name": name})
-        store.save_links(directory, row, at=datetime.now(UTC), run="by hand", actor=by or getpass.getuser())
+        store.save_links(directory, row, at=datetime.now(UTC), run="by hand", actor=by or _login())
     console.print(f"[green]✓[/] {escape(name)} belongs to {escape(source)}:{escape(identity)}", highlight=False)
 
 
@@ -240,7 +245,7 @@ def links_cut(
         name = str(known["name"].iloc[0])
         _changed(store, "link cut by hand", by, reason, {"source": source, "kind": kind, "id": identity, "name": name})
         asyncio.run(_unmarked(load(), source, kind, name))
-        store.drop_links(directory, row, at=datetime.now(UTC), run="by hand", actor=by or getpass.getuser())
+        store.drop_links(directory, row, at=datetime.now(UTC), run="by hand", actor=by or _login())
     console.print(
         f"[green]✓[/] {escape(name)} no longer belongs to {escape(source)}:{escape(identity)}", highlight=False
     )
@@ -277,9 +282,17 @@ async def _unmarked(settings: Settings, source: str, kind: str, name: str) -> No
 def _changed(store: Any, event: str, by: str, reason: str, details: dict[str, str]) -> None:
     if not reason.strip():
         raise ConfigurationError("--reason: say why; it stands in the audit")
-    details = {**details, "reason": reason}
+    details = {**details, "reason": reason, "login": _login()}
     subject = f"{details['source']}:{details['id']}"
-    store.audit(event=event, actor=by or getpass.getuser(), subject=subject, details=details, at=datetime.now(UTC))
+    store.audit(event=event, actor=by or _login(), subject=subject, details=details, at=datetime.now(UTC))
+
+
+def _login() -> str:
+    """The login name that this process runs under. (The environment can say anything; --by is what may.)"""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user, who has no name
+        return f"uid {os.getuid()}"
 
 
 def _kind(kind: str) -> str:

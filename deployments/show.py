@@ -253,7 +253,7 @@ def decisions(console: Console, frame: pd.DataFrame) -> None:
         table.add_row(
             str(row.plan_id),
             _when(row.at),
-            _printable(row.actor),
+            _printable(row.actor if row.login in ("", row.actor) else f"{row.actor} (login {row.login})"),
             str(row.decision).replace("_", " "),
             without,
             _printable(row.reason),

@@ -21,6 +21,7 @@ from connectors.errors import (
 )
 from connectors.settings import Settings, load
 from deployments import show
+from deployments.server import SECONDS, STARTUP_SECONDS
 from deployments.show import Terminal, printable
 
 FAILED: Final = 1
@@ -80,7 +81,7 @@ def prefect_explained() -> Iterator[None]:
 def quiet_prefect() -> None:
     """Prefect says what it does on its page; the terminal is for the report."""
     for name, value in {
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        STARTUP_SECONDS: str(SECONDS),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_LOGGERS_PREFECT_LEVEL": "INFO",
@@ -110,4 +111,6 @@ def opened_store() -> Iterator[Any]:
         try:
             yield store
         except (RecordError, RefusedError) as error:
+            if error.__cause__ is not None:  # the database itself
+                raise
             raise ConfigurationError(str(error)) from None

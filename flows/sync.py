@@ -87,12 +87,12 @@ async def sync(request: SyncRequest) -> Report:
                 source = reading.snapshot
             with run.timed("snapshot"):
                 kept = await keep(run.store, stream, source, run.id)
-                remember_read(run, reading, kept.id)
                 crowd_kept = await keep(run.store, crowd_stream, crowd, run.id)
                 if run.writing:
                     settle_unfinished(run.store, run.directory_name, crowd)
             with run.timed("validate"):
                 source = await check(run.store, stream, source, kept.digest)
+                remember_read(run, reading, kept.id)
                 crowd = await check(run.store, crowd_stream, crowd, crowd_kept.digest)
             links = run.store.links(run.directory_name)
             only = stored_about(run, request.plan) or only_about(
@@ -118,7 +118,7 @@ async def sync(request: SyncRequest) -> Report:
 
             with run.timed("plan"):
                 proposal = await propose(policy)
-            remember_away(run, proposal.plan)
+            remember_away(run, proposal.plan, only)
             filed = await file_plan(run, proposal, (kept, crowd_kept), replaces=request.plan or None, only=only)
             if request.mode == "sync" and filed.number and not filed.verdict.refusals:
                 if filed.verdict.asks:

@@ -34,6 +34,7 @@ from connectors.model import (
     held_frame,
     memberships_frame,
     memberships_from_codes,
+    sizes_only,
     users_frame,
 )
 
@@ -223,6 +224,7 @@ def _told(found: Iterable[Held]) -> HeldRows:
     return [(record.kind, record.id, record.name, "extract", record.reason, record.away) for record in found]
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A source as it is now. `mark` is where an incremental read may begin next, "" where none can.
@@ -235,6 +237,7 @@ class Reading:
     full_at: datetime | None = None
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Since:
     """What an incremental read starts from."""

@@ -26,6 +26,7 @@ from connectors.model import (
     held_frame,
     held_records,
     memberships_from_codes,
+    sizes_only,
     sorted_unique,
 )
 from tasks.names import among, crowd_ids
@@ -54,6 +55,7 @@ NEW = 2**62
 """Since when a group has had its name that no snapshot knows yet: later than all others."""
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Scoped:
     """The part in scope, and the ids of the people and groups that were left out. Who is held is in neither.
@@ -77,6 +79,7 @@ class Meant:
     later: Mapping[str, str]
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Rulings:
     """What each rule of the scope says of each person, in the order of `snapshot.users`.

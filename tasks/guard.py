@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
 from connectors.errors import LimitError
-from connectors.model import Snapshot
+from connectors.model import Snapshot, sizes_only
 from tasks.impact import Impact, impact
 from tasks.plan import Plan
 from tasks.policy import Limit, Policy
@@ -25,6 +25,7 @@ _TAKING = (Kind.USER_DEACTIVATE, Kind.USER_DELETE, Kind.MEMBERSHIP_REMOVE, Kind.
 _REMOVALS = (Kind.USER_DEACTIVATE, Kind.USER_DELETE, Kind.MEMBERSHIP_REMOVE)
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a person must agree to, and the kinds of operation that it is about."""
@@ -33,6 +34,7 @@ class Finding:
     kinds: tuple[Kind, ...] = ()
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`refusals` stop the run, and so do `asks` until a person agrees; `forced` were lifted by the run's force, and

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.contract import Kind
-from connectors.model import Snapshot, memberships_from_codes
+from connectors.model import Snapshot, memberships_from_codes, sizes_only
 from tasks.names import among, arrow_text, crowd_ids
 from tasks.policy import Policy, matches
 
@@ -33,6 +33,7 @@ UNUSUAL: Final[Mapping[str, tuple[Kind, ...]]] = {
 """What is compared with the runs before, and the operations that count."""
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Unusual:
     """This plan does more of `what` than the runs before: `now`, against `most_before` in the last `runs`."""
@@ -43,6 +44,7 @@ class Unusual:
     runs: int
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class State:
     """What a directory will be: users (id, username, active), groups (id, name), memberships as in a snapshot.
@@ -54,6 +56,7 @@ class State:
     memberships: pd.DataFrame
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Impact:
     """What a plan does to people. All names are sorted.

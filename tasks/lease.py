@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Literal
 
 from connectors.errors import CrowdsyncError, RefusedError
@@ -59,7 +58,7 @@ async def only_writer(
     start = time.monotonic()
     while True:
         asked = time.monotonic()
-        lease = await asyncio.to_thread(store.take_lease, directory, holder, now=datetime.now(UTC), seconds=seconds)
+        lease = await asyncio.to_thread(store.take_lease, directory, holder, seconds=seconds)
         if lease is not None:
             break
         if busy == "skip" or time.monotonic() - start > patience:
@@ -85,9 +84,7 @@ async def _keep(store: Store, writing: Writing, seconds: float) -> None:
         await asyncio.sleep(seconds / 5)
         asked = time.monotonic()
         try:
-            writing.lease = await asyncio.to_thread(
-                store.renew_lease, writing.lease, now=datetime.now(UTC), seconds=seconds
-            )
+            writing.lease = await asyncio.to_thread(store.renew_lease, writing.lease, seconds=seconds)
             writing.good_until = asked + seconds
         except RefusedError as error:
             writing.lost = error

@@ -28,6 +28,7 @@ from connectors.model import (
     held_frame,
     held_records,
     memberships_from_codes,
+    sizes_only,
 )
 from tasks.names import arrow_text, clashes, spelled
 from tasks.policy import Groups, Policy, Usernames, matches, replaced
@@ -48,6 +49,7 @@ _NO_ADDRESS: Final = r"^[^@]+\z|^@|@.*@|@\z|[\s\p{Z}]"
 _USER = MEMBER_KINDS.categories.get_loc("user")
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Desired:
     """What the source wants in Crowd. `users`, `groups` and `memberships` are as in `connectors.model`, with Crowd's

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.model import ID_ATTRIBUTE, Snapshot, held_records
+from connectors.model import ID_ATTRIBUTE, Snapshot, held_records, sizes_only
 from tasks.collisions import collided
 from tasks.filter import members_below
 from tasks.map import Desired
@@ -33,6 +33,7 @@ HANDED_OVER = "handed over"
 LINKS = ("source", "kind", "id", "name", "how", "made_at")
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Matched:
     """Desired records with `account` (the id of their Crowd record, "" to be created) and `how`.

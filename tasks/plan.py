@@ -30,6 +30,7 @@ from connectors.model import (
     crowd_id,
     frame_digest,
     held_frame,
+    sizes_only,
     sorted_unique,
 )
 from tasks.focus import Only
@@ -76,6 +77,7 @@ class Owned:
     nestings: int
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`operations`: seq, phase and `COLUMNS`; `record` and `before` are JSON text or "".
@@ -119,6 +121,7 @@ class Plan:
         return int(gone["before"].str.contains('"active":true', regex=False).sum())
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Away:
     """What the planner knows of time: who has been away since when (id, since: UTC), and what time it is."""

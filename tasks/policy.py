@@ -882,6 +882,10 @@ class Policy(_Strict):
         update = {"operations": self.operations.without(kinds), "approval": approval, "groups": groups}
         return self.model_copy(update=update)
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Its text names it, and not the people and groups that it names."""
+        return [("digest", self.digest()[:12])]
+
     def digest(self) -> str:
         """Hex SHA-256 of the whole policy."""
         return hashlib.sha256(orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)).hexdigest()

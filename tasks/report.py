@@ -24,7 +24,7 @@ from prefect.runtime import flow_run
 
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
-from connectors.model import held_frame
+from connectors.model import held_frame, sizes_only
 from connectors.store import SavedSnapshot
 from tasks.focus import Only
 from tasks.guard import Verdict
@@ -58,6 +58,7 @@ SIGNS: Final[Mapping[Kind, tuple[str, str]]] = {
 """Sign and words of each kind, the most dangerous first."""
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Report:
     """How a run ended. `status`: nothing to do, planned, refused, waiting (for a person), rejected (by one), applied,
@@ -330,6 +331,7 @@ def _plain(value: Any) -> str:
 Kept = tuple[SavedSnapshot, SavedSnapshot]
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A plan as the guard sees it, made under `policy`."""
@@ -342,6 +344,7 @@ class Proposal:
     warnings: pd.DataFrame = field(default_factory=held_frame)
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Filed:
     """A judged plan and its number in the store; None where there is nothing to do. `waits`: why nobody is asked;
@@ -378,7 +381,7 @@ async def file_plan(
             raise RefusedError(f"plan {replaces} is {stored.status} already; make a new one with `crowdsync plan`")
         if stored.digest == plan.digest:
             number = replaces
-        else:
+        elif run.writing:
             run.store.set_plan_status(replaces, "superseded", at=now)
     elif run.writing and only is None:
         asked = run.store.asked_plan(run.source_name, run.directory_name)

@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -24,18 +24,20 @@ from connectors.crowd import Crowd
 from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, IncompleteError, RefusedError
 from connectors.http import Http
 from connectors.idp import SOURCES
-from connectors.model import ID_ATTRIBUTE
+from connectors.model import ID_ATTRIBUTE, sizes_only
 from connectors.settings import DirectorySettings, Settings
 from connectors.source import SourceSettings
 from connectors.store import Store
 from tasks.blocks import directory_secret, source_secrets
 from tasks.lease import BusyError, Writing, only_writer
 from tasks.plan import Away
-from tasks.policy import Policy
+from tasks.policy import Policy, policy_of
+from tasks.process import gone, here
 
 Result = TypeVar("Result")
 
 
+@sizes_only
 @dataclass(slots=True)
 class Run:
     """Everything that the stages of one run share."""
@@ -51,6 +53,9 @@ class Run:
     concurrency: int
     asked: str = ""
     """What the source is asked for, as a digest: a delta to the answer to another question is worth nothing."""
+    lasting: bool = True
+    """Whether later runs go by what this one finds out: since when people are away, where the next read begins, whether
+    the source answers. Not so a preview, nor a run under another policy than the source's own."""
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
     stopped: CrowdsyncError | None = None
@@ -170,6 +175,7 @@ async def begin(
                 doors=(idp.doors[0], door),
                 concurrency=crowd.concurrency,
                 asked=question(chosen, policy),
+                lasting=mode == "sync" and policy == policy_of(settings, source),
             )
             store.start_run(
                 run=run.id,
@@ -177,9 +183,11 @@ async def begin(
                 directory=crowd.name,
                 mode=mode,
                 flow_run_id=str(flow_run.id or ""),
+                process=here(),
                 at=datetime.now(UTC),
             )
             try:
+                close_gone(store)
                 if unattended:
                     stand_aside(store, source)
                 async with writer(run, crowd) if mode == "sync" else nullcontext(), limited(source, chosen.run_hours):
@@ -193,10 +201,24 @@ async def begin(
             except BaseException as error:
                 known = await diagnosed(run, settings, error)
                 if not run.finished:
-                    finish(run, "failed", {"error": _line(known)})
+                    with suppress(CrowdsyncError):  # the store may be what failed
+                        finish(run, "failed", {"error": _line(known)})
                 if known is error:
                     raise
                 raise known from None
+
+
+def close_gone(store: Store) -> None:
+    """Notes the end of the runs that were killed: those whose process is gone for certain, and no others. What became
+    of their operations is found out by the next run that writes."""
+    for run, process in store.running().items():
+        if gone(process, one_machine=store.one_machine):
+            store.interrupt_run(
+                run,
+                process,
+                why="its process ended without a word: it was killed, or its machine",
+                at=datetime.now(UTC),
+            )
 
 
 @asynccontextmanager
@@ -244,7 +266,11 @@ def stand_aside(store: Store, source: str) -> None:
 
 
 async def watched(run: Run, reading: Awaitable[Result]) -> Result:
-    """A read of the source, whose failure puts it in quarantine and whose success ends that; both are told."""
+    """A read of the source, whose failure puts it in quarantine and whose success ends that; both are told.
+
+    What a preview finds does neither: scheduled runs must not stand aside because of what it alone asked for."""
+    if not run.lasting:
+        return await reading
     try:
         read = await reading
     except CrowdsyncError as error:
@@ -318,4 +344,6 @@ def finish(run: Run, status: str, summary: Mapping[str, Any]) -> None:
 
 
 def _line(error: BaseException) -> str:
+    if not isinstance(error, Exception):
+        return "it was ended from outside: cancelled, by Ctrl-C or by SIGTERM"
     return str(error) if isinstance(error, CrowdsyncError) else type(error).__name__

@@ -17,6 +17,7 @@ from connectors.model import ID_ATTRIBUTE, Snapshot
 from connectors.store import Mark, SavedSnapshot, Store
 from tasks import validate
 from tasks.extract import Reading, Since
+from tasks.focus import Only
 from tasks.match import HANDED_OVER
 from tasks.names import crowd_ids
 from tasks.plan import GIVER, Plan
@@ -170,17 +171,21 @@ def last_read(run: Run) -> Since | None:
 
 
 def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
-    """Keeps where the next incremental read begins."""
-    if not run.source.capabilities.delta:
+    """Keeps where the next incremental read begins; a preview moves nothing."""
+    if not run.lasting or not run.source.capabilities.delta:
         return
     now = datetime.now(UTC)
     mark = Mark(reading.mark, run.asked, reading.full_at or now, snapshot) if reading.mark else None
     run.store.save_mark(run.streams[0], mark, at=now)
 
 
-def remember_away(run: Run, plan: Plan) -> None:
-    """Keeps since when the people who have an account have been away."""
-    run.store.save_departures(run.directory_name, run.source_name, plan.leaving, at=datetime.now(UTC))
+def remember_away(run: Run, plan: Plan, only: Only | None) -> None:
+    """Keeps since when the people who have an account have been away.
+
+    Also where the plan then waits or is refused: it is what was seen of the source. Not so by a preview, nor by a run
+    about one person or group (`only`): the clocks are everybody's."""
+    if run.lasting and only is None:
+        run.store.save_departures(run.directory_name, run.source_name, plan.leaving, at=datetime.now(UTC))
 
 
 @task(name="snapshot", task_run_name="snapshot-{stream}", cache_policy=NO_CACHE, persist_result=False)

@@ -17,12 +17,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from connectors.model import sizes_only
 from tasks.names import arrow_text
 from tasks.policy import PLAIN, Rule, Step, Value, as_value, replaced
 
 _TEXT = pa.large_string()
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Long:
     """Values by row: `rows` (row numbers, ascending) and `values` (texts, none empty) of one length; `height` is how

@@ -12,15 +12,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
+from datetime import UTC, datetime
+from enum import Enum, IntEnum, auto
 from pathlib import Path
 from typing import Any, Final
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from connectors.errors import ConfigurationError, RetryableError
+from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError, RetryableError
 from connectors.store.tables import METADATA
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -62,18 +64,20 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises `RetryableError` when the database does not answer."""
-        with self._retryable(), self.engine.begin() as connection:
+        """A transaction that only reads. Raises `RetryableError` when the database does not answer, `RefusedError`
+        when it is damaged or its disk fails."""
+        with self._explained(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that commits at the end of the block, or not at all when the block raises.
 
-        Raises `RetryableError` when the database does not answer, or another writer holds it too long.
+        Raises `RetryableError` when the database does not answer, its disk is full, or another writer holds it too
+        long; `RefusedError` when it is damaged, cannot be written to, or its disk fails.
         """
         with (
-            self._retryable(),
+            self._explained(),
             self.engine.connect().execution_options(crowdsync_write=True) as connection,
             connection.begin(),
         ):
@@ -84,19 +88,46 @@ class Database:
         if not self.sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(7737, :lock)"), {"lock": int(lock)})
 
+    def refuse_damage(self) -> None:
+        """Look through a whole file of SQLite. Raises `RefusedError` where its pages do not fit together."""
+        if not self.sqlite:
+            return
+        with self.read() as connection:
+            found = str(connection.execute(text("PRAGMA quick_check(1)")).scalar())
+        if found != "ok":
+            raise RefusedError(f"{self.place}: {_line(found)}; {_DAMAGED}")
+
+    def now(self, connection: Connection) -> datetime:
+        """The time by the one clock that all who use the database share."""
+        if self.sqlite:  # a file is opened by one machine alone
+            return datetime.now(UTC)
+        now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return now.astimezone(UTC)
+
     @contextmanager
-    def _retryable(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
+        """What goes wrong with the database itself, as an error of ours. Any other is a mistake of the program."""
         try:
             yield
-        except (DBAPIError, sqlite3.OperationalError) as error:
-            cause = _cause(error)
-            if _is_busy(cause):
-                raise RetryableError(
-                    f"{self.place} was held by another writer for {self._busy:g} s; try again when it is done."
-                ) from error
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                raise RetryableError(f"{self.place} broke the connection: {_line(cause)}") from error
-            raise
+        except (DBAPIError, sqlite3.DatabaseError, psycopg.Error) as error:
+            known = self._known(error)
+            if known is None:
+                raise
+            raise known from error
+
+    def _known(self, error: Exception) -> CrowdsyncError | None:
+        cause = _cause(error)
+        if _is_busy(cause):
+            return _HeldError(
+                f"{self.place} was held by another writer for {self._busy:g} s; try again when it is done."
+            )
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return RetryableError(f"{self.place} broke the connection: {_line(cause)}")
+        trouble = _TROUBLES[_trouble(cause)]
+        if trouble is None:
+            return None
+        kind, step = trouble
+        return kind(f"{self.place}: {_line(cause)}; {step}")
 
 
 def _sqlite_conventions(engine: Engine) -> None:
@@ -200,6 +231,81 @@ def _migrate(database: Database) -> tuple[str | None, str]:
 # What went wrong, in one line
 
 
+class _HeldError(RetryableError):
+    """Another process writes to the database."""
+
+
+class _Trouble(Enum):
+    FULL = auto()
+    DAMAGED = auto()
+    READ_ONLY = auto()
+    DISK = auto()
+    RIGHTS = auto()
+    MOMENT = auto()
+    OTHER = auto()
+
+
+_DAMAGED: Final = (
+    "its content is damaged: let no crowdsync run, keep a copy of it, and put the last backup back; with an empty "
+    "database, accounts and groups are known again by their marks in Crowd."
+)
+_TROUBLES: Final[dict[_Trouble, tuple[type[CrowdsyncError], str] | None]] = {
+    _Trouble.FULL: (RetryableError, "what it was to keep was not kept: make room where it lies, then run again."),
+    _Trouble.DAMAGED: (
+        RefusedError,
+        _DAMAGED,
+    ),
+    _Trouble.READ_ONLY: (
+        RefusedError,
+        "it cannot be written to: see that this user may write to it and to its folder, and that it is no standby.",
+    ),
+    _Trouble.DISK: (RefusedError, "its disk fails, or a quota or limit on the size of files is reached: see to that."),
+    _Trouble.RIGHTS: (ConfigurationError, "the user in its URL may not do that: give it the rights of the owner."),
+    _Trouble.MOMENT: (RetryableError, "run again in a moment."),
+    _Trouble.OTHER: None,
+}
+"""What each kind of trouble means: the error, and the operator's next step."""
+
+# SQLite names its errors; extended ones (IOERR_WRITE) begin with the plain one.
+_SQLITE: Final = {
+    "SQLITE_FULL": _Trouble.FULL,
+    "SQLITE_CORRUPT": _Trouble.DAMAGED,
+    "SQLITE_NOTADB": _Trouble.DAMAGED,
+    "SQLITE_FORMAT": _Trouble.DAMAGED,
+    "SQLITE_READONLY": _Trouble.READ_ONLY,
+    "SQLITE_PERM": _Trouble.READ_ONLY,
+    "SQLITE_CANTOPEN": _Trouble.DISK,
+    "SQLITE_IOERR": _Trouble.DISK,
+    "SQLITE_NOLFS": _Trouble.DISK,
+    "SQLITE_PROTOCOL": _Trouble.MOMENT,
+    "SQLITE_NOMEM": _Trouble.MOMENT,
+}
+
+# PostgreSQL numbers them, by class and in full: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_POSTGRESQL: Final = {
+    "53100": _Trouble.FULL,
+    "53": _Trouble.MOMENT,  # out of memory, of connections
+    "XX001": _Trouble.DAMAGED,
+    "XX002": _Trouble.DAMAGED,
+    "25006": _Trouble.READ_ONLY,
+    "58": _Trouble.DISK,
+    "42501": _Trouble.RIGHTS,
+    "40": _Trouble.MOMENT,  # a deadlock, which it has ended
+    "55P03": _Trouble.MOMENT,
+    "57": _Trouble.MOMENT,  # it shuts down, starts, or was told to end the statement
+}
+
+
+def _trouble(cause: Any) -> _Trouble:
+    if isinstance(cause, sqlite3.Error):
+        if "Could not decode to UTF-8" in str(cause):
+            return _Trouble.DAMAGED  # (Python's own finding)
+        name = getattr(cause, "sqlite_errorname", "")
+        return next((trouble for known, trouble in _SQLITE.items() if name.startswith(known)), _Trouble.OTHER)
+    state = getattr(cause, "sqlstate", None) or ""
+    return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2]) or _Trouble.OTHER
+
+
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -233,12 +339,14 @@ def place(url: URL) -> str:
 def _configuration(database: Database) -> Iterator[None]:
     try:
         yield
-    except RetryableError as error:
+    except _HeldError as error:
         raise ConfigurationError(
             f"{error} Wait for the other process to end, or stop it if it should not be running."
         ) from error
-    except (DBAPIError, sqlite3.Error) as error:
-        cause = _cause(error)
+    except (DBAPIError, sqlite3.Error, RefusedError) as error:
+        cause = _cause(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        if isinstance(error, RefusedError) and not _is_place(cause):
+            raise
         if database.sqlite:
             step = (
                 "the file is no SQLite database: name another file."
@@ -259,6 +367,12 @@ def _line(cause: Any) -> str:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     reason = next((line for line in lines if "failed" in line or "FATAL" in line), lines[0] if lines else "?")
     return reason.removeprefix("- ").rstrip(".")
+
+
+def _is_place(cause: Any) -> bool:
+    """Whether it is the wrong file, or one that cannot be used: that is a setting."""
+    name = getattr(cause, "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM"))
 
 
 def _is_busy(cause: Any) -> bool:

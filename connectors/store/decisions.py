@@ -17,6 +17,7 @@ from sqlalchemy import Table, select, update
 
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError, RecordError, RefusedError
+from connectors.model import sizes_only
 from connectors.store import audit, bulk
 from connectors.store.database import Database
 from connectors.store.history import rows_frame
@@ -32,9 +33,11 @@ OPEN_TO_DECISION: Final = ("planned", "refused", "waiting")
 VIA: Final = ("prefect", "command line")
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One decision. `without`: the kinds of operation that are to be left out."""
+    """One decision. `without`: the kinds of operation that are to be left out. `actor`: who decided, as they say;
+    `login`: as their machine says, "" where it was made in Prefect, which knows no logins."""
 
     id: int
     plan_id: int
@@ -46,6 +49,7 @@ class Decision:
     reason: str
     expires_at: datetime
     via: str  # prefect | command line
+    login: str = ""
 
 
 class Decisions:
@@ -65,6 +69,7 @@ class Decisions:
         expires_at: datetime,
         via: str,
         at: datetime,
+        login: str = "",
     ) -> int:
         """Write down a decision, set the plan's status by it (`BECOMES`), and return the decision's id.
 
@@ -106,6 +111,7 @@ class Decisions:
                     reason=reason,
                     expires_at=instant(expires_at),
                     via=via,
+                    login=bulk.plain(login),
                 )
             )
             connection.execute(
@@ -117,7 +123,14 @@ class Decisions:
                 event="approval",
                 actor=actor,
                 subject=f"plan {plan_id}",
-                details={"decision": decision, "reason": reason, "digest": digest, "without": kinds, "via": via},
+                details={
+                    "decision": decision,
+                    "reason": reason,
+                    "digest": digest,
+                    "without": kinds,
+                    "via": via,
+                    **({"login": login} if login else {}),
+                },
                 at=at,
             )
             return int(result.inserted_primary_key[0])  # type: ignore[index]

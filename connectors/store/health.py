@@ -9,6 +9,7 @@ from typing import Any, Final
 import pandas as pd
 from sqlalchemy import Connection, Table, delete, select
 
+from connectors.model import sizes_only
 from connectors.store import audit, bulk
 from connectors.store.database import Database, Lock
 from connectors.store.history import rows_frame, upserting
@@ -17,6 +18,7 @@ from connectors.store.tables import SourceHealth, instant
 HEALTH: Final[Table] = SourceHealth.__table__  # type: ignore[attr-defined]
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Quarantine:
     """A failing source: failures in a row since `since`; it is to be left alone until `until`."""

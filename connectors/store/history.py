@@ -32,6 +32,7 @@ from connectors.model import (
     groups_frame,
     held_frame,
     memberships_from_codes,
+    sizes_only,
     users_frame,
 )
 from connectors.store import bulk
@@ -74,6 +75,7 @@ _PLURAL: Final = {USER_KIND: "users", GROUP_KIND: "groups"}
 _LOW: Final = 2**32 - 1
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class SavedSnapshot:
     """A snapshot's row. `changed` counts per kind of change, e.g. `users_added`; {} when nothing changed."""
@@ -89,6 +91,7 @@ class SavedSnapshot:
     changed: Mapping[str, int]
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Where the next incremental read of a stream begins: the source's own `mark`, and the snapshot it starts from.

@@ -24,7 +24,8 @@ import pandas as pd
 from sqlalchemy import Connection, Select, Table, func, select, update
 
 from connectors.errors import ConfigurationError, RecordError, RefusedError
-from connectors.store import bulk, leases
+from connectors.model import sizes_only
+from connectors.store import audit, bulk, leases
 from connectors.store import links as link_table
 from connectors.store.database import Database
 from connectors.store.history import frame_from_text, frame_text, rows_frame, upserting
@@ -63,6 +64,7 @@ JOURNAL: Final = {
 }
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A plan's row, without its operations. `policy` is JSON text, `held` a frame; `about` is "" (everybody),
@@ -353,9 +355,18 @@ class Journal:
     # Runs
 
     def start_run(
-        self, *, run: str, source: str, directory: str, mode: str, flow_run_id: str = "", at: datetime
+        self,
+        *,
+        run: str,
+        source: str,
+        directory: str,
+        mode: str,
+        flow_run_id: str = "",
+        process: str = "",
+        at: datetime,
     ) -> None:
-        """Note that a run began. A run that is started again (a retried flow) keeps its first row."""
+        """Note that a run began, in which `process`. A run that is started again (a retried flow) keeps its first
+        row."""
         with self._db.write() as connection:
             connection.execute(
                 upserting(connection, RUN)
@@ -369,8 +380,11 @@ class Journal:
                     started_at=instant(at),
                     finished_at="",
                     summary="{}",
+                    process=process,
                 )
-                .on_conflict_do_update(index_elements=["run"], set_={"status": "running", "finished_at": ""})
+                .on_conflict_do_update(
+                    index_elements=["run"], set_={"status": "running", "finished_at": "", "process": process}
+                )
             )
 
     def finish_run(self, run: str, *, status: str, summary: Mapping[str, Any], at: datetime) -> None:
@@ -383,6 +397,32 @@ class Journal:
         with self._db.write() as connection:
             if connection.execute(update(RUN).where(RUN.c.run == run).values(**values)).rowcount == 0:
                 raise RecordError(f"There is no run {run!r}.")
+
+    def running(self) -> dict[str, str]:
+        """The runs that are not noted to have ended, each with its process."""
+        with self._db.read() as connection:
+            found = connection.execute(select(RUN.c.run, RUN.c.process).where(RUN.c.status == "running"))
+            return {row.run: row.process for row in found}
+
+    def interrupt_run(self, run: str, process: str, *, why: str, at: datetime) -> bool:
+        """Note that a run ended with its process, without a word; whether it was still noted as running there. It
+        is also a row in the audit chain."""
+        summary = {"error": why}
+        values = {"status": "interrupted", "finished_at": instant(at), "summary": orjson.dumps(summary).decode()}
+        statement = update(RUN).where(RUN.c.run == run, RUN.c.process == process, RUN.c.status == "running")
+        with self._db.write() as connection:
+            if connection.execute(statement.values(**values)).rowcount == 0:
+                return False
+            audit.append(
+                self._db,
+                connection,
+                event="run",
+                actor="crowdsync",
+                subject=run,
+                details={"status": "interrupted", **summary},
+                at=at,
+            )
+        return True
 
     def runs(self, limit: int = 20) -> pd.DataFrame:
         """Newest first; `summary` is JSON text, the times are UTC."""

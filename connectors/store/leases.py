@@ -37,8 +37,11 @@ class Leases:
 
     _db: Database
 
-    def take_lease(self, directory: str, holder: str, *, now: datetime, seconds: float) -> Lease | None:
-        """Take the directory's lease for `seconds`; None while another holder's is not over at `now`.
+    def take_lease(self, directory: str, holder: str, *, seconds: float, now: datetime | None = None) -> Lease | None:
+        """Take the directory's lease for `seconds`; None while another holder's is not over.
+
+        `now` is by the database's clock unless it is given: a machine whose clock is ahead must not take what another
+        one holds.
 
         The same holder may take again at any time (a retried run); what it took before is then worth nothing.
         """
@@ -49,6 +52,7 @@ class Leases:
             )
         with self._db.write() as connection:
             self._db.lock(connection, Lock.LEASES)
+            now = now or self._db.now(connection)  # (now that it need wait no longer)
             before = _row(connection, directory)
             if before is not None and before.holder not in ("", holder) and before.until > instant(now):
                 return None
@@ -82,15 +86,15 @@ class Leases:
             return None
         return Lease(row.directory, row.holder, row.token, datetime.fromisoformat(row.until))
 
-    def renew_lease(self, lease: Lease, *, now: datetime, seconds: float) -> Lease:
-        """The lease, now until `seconds` after `now`; also where its time is over and nobody took it.
+    def renew_lease(self, lease: Lease, *, seconds: float, now: datetime | None = None) -> Lease:
+        """The lease, until `seconds` after `now` (`take_lease`); also where its time is over and nobody took it.
 
         Raises `RefusedError` where it was taken since, or given back.
         """
-        renewed = replace(lease, until=now + timedelta(seconds=seconds))
         with self._db.write() as connection:
             self._db.lock(connection, Lock.LEASES)
             hold(connection, lease)
+            renewed = replace(lease, until=(now or self._db.now(connection)) + timedelta(seconds=seconds))
             connection.execute(
                 update(LEASE).where(LEASE.c.directory == lease.directory).values(until=instant(renewed.until))
             )

@@ -54,6 +54,15 @@ class Store(History, Links, Journal, AuditChain, Leases, Departures, Decisions, 
         finally:
             opened.close()
 
+    @property
+    def one_machine(self) -> bool:
+        """Whether only processes of one machine can have it open: a file of SQLite."""
+        return self._db.sqlite
+
+    def refuse_damage(self) -> None:
+        """Look through a whole file of SQLite, which no query does. Raises `RefusedError` where it is damaged."""
+        self._db.refuse_damage()
+
     def close(self) -> None:
         """Give the connections back. The store cannot be used afterwards."""
         self._db.close()

@@ -255,7 +255,7 @@ class OperationRow(SQLModel, table=True):
 
 
 class Run(SQLModel, table=True):
-    """One run of a flow; `summary` is JSON text."""
+    """One run of a flow; `summary` is JSON text, `process` says where it runs."""
 
     __tablename__: ClassVar[Any] = "run"
     __table_args__: ClassVar[Any] = (Index("run_started", "started_at"),)
@@ -268,6 +268,7 @@ class Run(SQLModel, table=True):
     started_at: str = text()
     finished_at: str = text()
     summary: str = text()
+    process: str = Field("", sa_column=Column(Text, nullable=False, server_default=""))
 
 
 class LeaseRow(SQLModel, table=True):
@@ -297,7 +298,9 @@ class Departure(SQLModel, table=True):
 
 
 class DecisionRow(SQLModel, table=True):
-    """What a person decided about a plan; `without` is a JSON list. Rows are only ever added."""
+    """What a person decided about a plan; `without` is a JSON list. Rows are only ever added.
+
+    `actor` is who the person says they are, `login` who the machine says, "" where it cannot say."""
 
     __tablename__: ClassVar[Any] = "decision"
     __table_args__: ClassVar[Any] = (
@@ -314,6 +317,7 @@ class DecisionRow(SQLModel, table=True):
     reason: str = text()
     expires_at: str = text()
     via: str = text()  # prefect | command line
+    login: str = Field("", sa_column=Column(Text, nullable=False, server_default=""))
 
 
 class SourceHealth(SQLModel, table=True):

@@ -69,10 +69,10 @@ from typing import Any, Final, cast
 import httptools
 import orjson
 
+from deployments.process import ending
 from deployments.sandbox.crowd_data import PERMISSION_SETS
 from deployments.sandbox.crowd_faults import Fault
 from deployments.sandbox.crowd_rest import JSON, VERSION, Answer, Crowd, page
-from deployments.sandbox.process import ending
 
 CONTROL: Final = "/_sandbox/"
 

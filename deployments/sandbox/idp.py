@@ -26,8 +26,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from deployments.process import ending
 from deployments.sandbox.organisation import Organisation, difficult, organisation
-from deployments.sandbox.process import ending
 from deployments.sandbox.server import Connection, Emulator, State
 
 EMULATORS: Final[Mapping[str, str]] = {

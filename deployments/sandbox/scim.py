@@ -17,13 +17,11 @@ import re
 import secrets
 import socket
 import subprocess
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -31,6 +29,7 @@ import httpx
 import numpy as np
 import orjson
 
+from deployments.process import ending, tied
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import (
     ENTERPRISE_SCHEMA,
@@ -42,7 +41,6 @@ from deployments.sandbox.organisation import (
     scim_group,
     scim_user,
 )
-from deployments.sandbox.process import ending
 from deployments.sandbox.server import Answer, Refusal, Request
 
 ROOT: Final = "/v2"
@@ -537,10 +535,12 @@ def scim2_server(*, token: str = "sandbox", port: int = 0) -> Iterator[RunningSe
     if not port:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("scim2-server")), "--port", str(port), "--bearer-token", token]
+    command = tied("scim2_server.testserver.cli:main", "--port", str(port), "--bearer-token", token)
     url = f"http://127.0.0.1:{port}{ROOT}"
     with ending(
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
+        subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+        )
     ) as process:
         deadline = time.monotonic() + 30
         while True:

@@ -21,9 +21,10 @@ import orjson
 import pytest
 
 from connectors.store import Store
-from deployments.demo import PrefectServer, prefect_server
+from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
+from deployments.server import PrefectServer
 from tests.end_to_end.test_prefect import PASSWORD, TOKEN, until
 
 ROOT = Path(__file__).parents[2]

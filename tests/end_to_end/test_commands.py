@@ -15,8 +15,9 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ import trustme
 from typer.testing import CliRunner
 
 from deployments.cli import app
-from deployments.demo import PrefectServer, _say_goodbye, prefect_server
+from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
+from deployments.server import PrefectServer, say_goodbye
 
 PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
 SECRETS = {"CROWDSYNC_CROWD_PASSWORD": PASSWORD, "CROWDSYNC_SOURCE_TOKEN": TOKEN}
@@ -157,7 +159,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 {PREFECT_API_URL: f"{prefect.url}/api", PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
             )
         )
-        stack.callback(_say_goodbye)  # the next server's runs must not be told to this one
+        stack.callback(say_goodbye)  # the next server's runs must not be told to this one
         page = stack.enter_context(web_page())
         yield Place(home, crowd, scim, prefect, page, stack.enter_context(web_page(context)))
 
@@ -407,6 +409,44 @@ def test_prefect_that_does_not_answer_is_told(place: Place) -> None:
     assert "✗ directory crowd" in check.out
     for answer in (prefect, check):
         clean(answer)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+def test_a_run_that_is_killed_leaves_no_process_behind(place: Place, tmp_path: Path) -> None:
+    """With a Prefect server of its own, and in the middle of writing; the next run says so."""
+    place.crowd.clear()
+    config = place.config(more_crowd="requests_per_second = 5\nconcurrency = 1")
+    own = {"PREFECT_API_URL": "", "PREFECT_SERVER_DATABASE_CONNECTION_URL": "", "PREFECT_HOME": str(tmp_path)}
+
+    def there() -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if str(tmp_path).encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+        return found
+
+    killed = place.start("-c", str(config), "sync", **own)
+    deadline = time.monotonic() + 120
+    place.crowd.reset_counts()
+    while not place.crowd.counts()["writes"]:
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline, there()
+        time.sleep(0.1)
+    assert len(there()) == 2, "the run, and the one server that it started"
+    killed.kill()
+    killed.communicate()
+    while there():
+        assert time.monotonic() < deadline, there()
+        time.sleep(0.1)
+    assert "running" in place.run(config, "runs").out
+    place.prefect.wait()
+    assert place.run(config, "plan").code == 0
+    said = place.run(config, "runs").out
+    assert "running" not in said
+    assert "interrupted" in said
+    assert "was killed" in said
+    place.crowd.clear()
 
 
 # --- what goes well ---------------------------------------------------------------------------------

@@ -29,9 +29,10 @@ import yaml
 
 from connectors.store import Store
 from deployments import serving
-from deployments.demo import _say_goodbye, prefect_server
+from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
+from deployments.server import say_goodbye
 
 PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         stack.callback(lambda: (worker.terminate(), worker.wait(60)))
         api = stack.enter_context(Patient(base_url=f"{server.url}/api", timeout=120))
         yield Place(api, elsewhere, crowds[0], crowds[1])
-        _say_goodbye()
+        say_goodbye()
 
 
 def test_every_flow_is_a_deployment(place: Place) -> None:

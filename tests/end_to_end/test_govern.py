@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,8 @@ from tests import road
 from tests.end_to_end.test_one_writer import Place, place
 
 __all__ = ["place"]  # (the fixture)
+
+LOGIN = pwd.getpwuid(os.getuid()).pw_name
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +82,30 @@ async def test_links_are_shown_cut_and_made_by_hand(place: Place, tmp_path: Path
     by_hand = rows[rows["event"].str.startswith("link ")]
     assert list(by_hand["event"]) == ["link made by hand", "link cut by hand"]
     assert set(by_hand["actor"]) == {"Kim"}
+    assert {json.loads(details)["login"] for details in by_hand["details"]} == {LOGIN}
     assert list(history["action"]) == ["made", "dropped", "made"]
+
+
+async def test_a_name_that_is_given_does_not_hide_the_login(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    place.configure(f"sqlite:///{tmp_path}/store.db")
+    monkeypatch.setenv("LOGNAME", "the boss")
+    number = (await walked()).number
+    with Store.open(load().store_url()) as store:
+        store.set_plan_status(int(number or 0), "waiting", at=datetime.now(UTC))
+    await asyncio.to_thread(say, "approve", str(number), "--reason", "looked at it", "--by", "The Boss")
+    said = await asyncio.to_thread(say, "decisions")
+    assert f"The Boss (login {LOGIN})" in said
+    with Store.open(load().store_url()) as store:
+        row = store.audit_log(1).iloc[0]
+        decision = store.decision(int(number or 0), now=datetime.now(UTC))
+    assert row["actor"] == "The Boss"
+    assert json.loads(row["details"])["login"] == LOGIN
+    assert decision is not None
+    assert (decision.actor, decision.login) == ("The Boss", LOGIN)
 
 
 async def test_one_person_is_explained_and_policies_are_looked_at(place: Place, tmp_path: Path) -> None:

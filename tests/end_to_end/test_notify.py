@@ -20,9 +20,10 @@ import pytest
 
 from connectors.errors import ConfigurationError, CrowdsyncError
 from deployments import notify, serving
-from deployments.demo import _say_goodbye, prefect_server
+from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
+from deployments.server import say_goodbye
 
 PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 SECRET = "secret-of-the-webhook-4Kp"
@@ -122,7 +123,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(
             stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=120)), receiver, home, reachable
         )
-        _say_goodbye()
+        say_goodbye()
 
 
 def test_it_is_made_once(place: Place) -> None:

@@ -221,12 +221,19 @@ async def test_a_failing_source_is_left_alone_and_its_recovery_is_known(place: P
         raise RefusedError("acme says 500")
 
     for failures in (1, 2):
-        with pytest.raises(RefusedError, match="acme says 500"):
-            async with begin(settings, "acme", policy, "preview") as run:
-                await watched(run, broken())
+        for mode in ("preview", "sync"):  # (a preview leaves it as it is)
+            with pytest.raises(RefusedError, match="acme says 500"):
+                async with begin(settings, "acme", policy, mode) as run:
+                    await watched(run, broken())
         with pytest.raises(StandAsideError, match=f"acme failed {failures} times in a row .* acme says 500"):
             async with begin(settings, "acme", policy, "sync", unattended=True):
                 raise AssertionError("it ran")
+    async with begin(settings, "acme", policy, "preview") as run:
+        await watched(run, asyncio.sleep(0))
+        run.finished = True
+    with pytest.raises(StandAsideError, match="acme failed 2 times"):
+        async with begin(settings, "acme", policy, "sync", unattended=True):
+            raise AssertionError("it ran")
     async with begin(settings, "acme", policy, "sync") as run:  # a person tries at once
         await watched(run, asyncio.sleep(0))
         run.finished = True

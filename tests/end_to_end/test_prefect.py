@@ -10,11 +10,12 @@ import asyncio
 import base64
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ import httpx
 import pandas as pd
 import pytest
 
-from connectors.errors import AuthenticationError, ConfigurationError
+from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError
 from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
@@ -283,6 +284,26 @@ def test_no_secret_anywhere(served: Served) -> None:
             assert secret.encode() not in content, file
 
 
+def test_no_content_in_prefects_logs_of_debugging(served: Served) -> None:
+    """In debug mode Prefect writes the text of what every stage returns into its database."""
+    from prefect.settings import PREFECT_DEBUG_MODE, temporary_settings
+
+    mails = {user["email"] for user in served.crowd.state()["users"] if "@" in user["email"].removesuffix(user["name"])}
+    assert len(mails) > 10
+    whole = pd.option_context("display.max_columns", None, "display.width", 1000)  # as on a wide terminal
+    with temporary_settings({PREFECT_DEBUG_MODE: True}), whole:
+        assert _sync("preview").status in ("planned", "nothing to do")
+
+    def told() -> bool:
+        return "SavedSnapshot(" in str(served.list("logs", limit=200, sort="TIMESTAMP_DESC"))
+
+    until(told)
+    for file in (served.home / "prefect").rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert not [mail for mail in mails if mail.encode() in content], file
+
+
 def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path: Path) -> None:
     from prefect import flow
 
@@ -332,3 +353,81 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
 
     assert asyncio.run(retried()) == ["done"]
     assert directory.tried == 3
+
+
+def test_a_preview_changes_nothing_that_a_later_run_reads(
+    served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plan waits; people have left; then previews under another policy, of one person, of that plan, and one that
+    fails. Not a row that was there is another one afterwards: only records of the previews were added."""
+    from connectors.idp import SOURCES
+    from deployments.demo import toml
+    from deployments.sandbox import idp as sandbox_idp
+    from flows.sync import SyncRequest, sync
+    from tasks.policy import Policy
+
+    store = tmp_path / "crowdsync.db"
+
+    def go(**request: Any) -> Any:
+        async def run() -> Any:
+            return await sync(SyncRequest(source="acme", **request))
+
+        return asyncio.run(run())
+
+    def rows(tables: tuple[str, ...] = ()) -> dict[str, set[tuple[Any, ...]]]:
+        with closing(sqlite3.connect(store)) as database:
+            found = tables or [n for (n,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+            return {name: set(database.execute(f'SELECT * FROM "{name}"')) for name in found}
+
+    with (
+        sandbox_idp.running("okta", users=30, groups=5, memberships=60) as idp,
+        sandbox_crowd.running(applications={"crowdsync": PASSWORD}) as crowd,
+    ):
+        (tmp_path / "crowdsync.toml").write_text(
+            f'[store]\nurl = "sqlite:///{store}"\n[directory]\nurl = "{crowd.url}"\napplication = "crowdsync"\n'
+            f"[sources.acme]\n{toml(idp.settings)}[sources.acme.policy]\nlimits.user_deactivate.absolute = 0\n",
+            encoding="utf-8",
+        )
+        monkeypatch.setenv("CROWDSYNC_CONFIG", str(tmp_path / "crowdsync.toml"))
+        fields = SOURCES["okta"].settings.model_fields
+        for name, value in idp.secrets.items():
+            monkeypatch.setenv(fields[f"{name}_env"].default, value)
+        assert go(mode="sync").status == "applied"
+        idp.change(seed=3, leavers=3, disabled=2)
+        waits = go(mode="sync")
+        assert waits.status == "waiting"
+        person = next(iter(rows(("departure",))["departure"]))[2]
+        before = rows()
+        assert before["departure"]
+        assert before["mark"]
+
+        # The others' question, scope and rules; a company that moved on; nothing that a run would go by is its.
+        trial = Policy.model_validate(
+            {
+                "scope": {"exclude_users": [f"{letter}*" for letter in "abcdefghijklmn"]},
+                "attributes": {"extra": {"department": "department"}},
+            }
+        )
+        assert go(mode="preview", policy=trial).planned["user_deactivate"] > 5
+        go(mode="preview", person=person, full=True)
+        idp.change(seed=4, joiners=2)
+        with pytest.raises(CrowdsyncError, match=f"plan {waits.plan} is no longer true"):
+            go(mode="preview", plan=waits.plan)
+        idp.faults({"kind": "status", "status": 400, "path": "/api/v1/users", "times": 0})
+        with pytest.raises(CrowdsyncError):
+            go(mode="preview", full=True)
+        idp.faults()
+        after = rows()
+        history = {"snapshot", "record_key", "user_version", "group_version", "membership_version", "stream"}
+        records = {"plan", "operation", "run", "audit", "verdict", "sqlite_sequence"}
+        for table in set(before) - history - records:
+            assert after[table] == before[table], table
+        for table in {*records, "snapshot"} - {"sqlite_sequence"}:
+            assert before[table] <= after[table], f"{table}: what was there is another one"
+
+        # A run that writes, for one person: the clocks are everybody's.
+        assert go(mode="sync", person=person, force=True).status == "applied"
+        assert rows(("departure",))["departure"] == before["departure"]
+        # One that writes for everybody goes by what it sees.
+        assert go(mode="sync", force=True).status == "applied"
+        assert rows(("mark",))["mark"] != before["mark"]

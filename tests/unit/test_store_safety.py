@@ -122,6 +122,26 @@ def test_a_lease_is_held_by_one(store: Store) -> None:
     assert store.take_lease("crowd", "r2", now=east, seconds=60) is None
 
 
+def test_a_machine_whose_clock_is_ahead_takes_no_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock that counts is the database's; SQLite's is that of the one machine that has it open."""
+    lease = store.take_lease("crowd", "r1", seconds=60)
+    assert lease is not None
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    assert store.take_lease("crowd", "r2", seconds=60) is None
+    if not store._db.sqlite:
+        monkeypatch.setattr(database, "datetime", Ahead)
+        assert store.take_lease("crowd", "r2", seconds=60) is None
+        monkeypatch.undo()
+    renewed = store.renew_lease(lease, seconds=120)
+    assert timedelta(seconds=60) <= renewed.until - lease.until <= timedelta(seconds=90)
+    assert abs(renewed.until - datetime.now(UTC)) < timedelta(seconds=150)
+
+
 def test_each_taking_raises_the_token(store: Store) -> None:
     assert taken(store, "r1").token == 1
     assert taken(store, "r1").token == 2  # a retried run
