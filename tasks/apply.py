@@ -28,10 +28,11 @@ from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, groups_frame, mem
 from connectors.store import Store
 from tasks.focus import Only
 from tasks.lease import Writing
+from tasks.ownership import ByHand
 from tasks.plan import Plan
 from tasks.policy import Canary
 from tasks.run import Run
-from tasks.snapshot import lost_links, new_links, settle
+from tasks.snapshot import lost_links, new_links, settle, told_by
 
 CHUNK = 500
 FLUSH = 100
@@ -68,13 +69,14 @@ async def apply_operations(
     progress: Progress,
     concurrency: int = 16,
     writing: Writing | None = None,
+    by_hand: ByHand | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> None:
     """Operations of one phase (as the store gives them) → Crowd, and their outcomes → the journal.
 
     Raises `RefusedError` where nothing further may be written, `RetryableError` where some
     operations are still open; everything that did happen is recorded in either case. Without its right to write
-    (`writing`) a run neither writes down an intent nor sends a further call.
+    (`writing`) a run neither writes down an intent nor sends a further call. `by_hand`: who changes ownership.
     """
     attempted = set(operations.loc[operations["state"] == "intended", "seq"])
     columns = (operations[c] for c in ("seq", "kind", "name", "target", "record"))
@@ -105,6 +107,7 @@ async def apply_operations(
             dropped=lost_links(held, source),
             directory=directory_name,
             run=run,
+            **told_by(by_hand, plan, held),
         )
         progress.states.update(state for _, state, _ in outcomes)
         outcomes.clear()

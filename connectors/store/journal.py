@@ -24,7 +24,7 @@ import pandas as pd
 from sqlalchemy import Connection, Select, Table, func, select, update
 
 from connectors.errors import ConfigurationError, RecordError, RefusedError
-from connectors.store import bulk, leases
+from connectors.store import audit, bulk, leases
 from connectors.store import links as link_table
 from connectors.store.database import Database
 from connectors.store.history import frame_from_text, frame_text, rows_frame, upserting
@@ -66,7 +66,7 @@ JOURNAL: Final = {
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A plan's row, without its operations. `policy` is JSON text, `held` a frame; `about` is "" (everybody),
-    person:ID or group:NAME."""
+    person:ID, group:NAME, or link:… and links:… where people change ownership by hand (`policy` says who and why)."""
 
     id: int
     run: str
@@ -318,11 +318,14 @@ class Journal:
         dropped: pd.DataFrame | None = None,
         directory: str = "",
         run: str = "",
+        actor: str = "crowdsync",
+        audited: Mapping[str, Any] | None = None,
     ) -> None:
         """Write down outcomes (seq, state, note) and the link changes that they caused, or none of it.
 
-        Links are dropped before others are made. Raises `RecordError` for an unknown operation or a link
-        conflict.
+        Links are dropped before others are made. `actor` is who had it done; `audited` (event, actor, subject,
+        details) is a row of the audit chain that is true with it. Raises `RecordError` for an unknown operation or a
+        link conflict.
         """
         for state in {state for _, state, _ in outcomes}:
             known(state, STATES, "operation state")
@@ -346,9 +349,11 @@ class Journal:
             if touched != len(rows):
                 raise RecordError(f"Plan {plan_id} lacks {len(rows) - touched} of {len(rows)} operations.")
             if dropped is not None:
-                link_table.drop(self._db, connection, directory, dropped, at=at, run=run)
+                link_table.drop(self._db, connection, directory, dropped, at=at, run=run, actor=actor)
             if links is not None:
-                link_table.save(self._db, connection, directory, links, at=at, run=run)
+                link_table.save(self._db, connection, directory, links, at=at, run=run, actor=actor)
+            if audited is not None:
+                audit.append(self._db, connection, **audited, at=at)
 
     # Runs
 
