@@ -45,6 +45,8 @@ def report(console: Console, report: Report) -> None:
         f"[bold]{escape(report.source)} → {escape(report.directory)}[/]  [{colour}]{report.status}[/]{plan}",
         highlight=False,
     )
+    for line in report.loud:
+        console.print(f"  [bold red]{_printable(line)}[/]", soft_wrap=True, highlight=False)
     wide = max(map(len, report.sizes), default=0)
     for name, (users, groups, memberships) in report.sizes.items():
         before = " before" if report.outcomes and name == report.directory else ""

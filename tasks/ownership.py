@@ -7,6 +7,7 @@ gets an account by a guess: a pair that is not unique on both sides, or where an
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -312,7 +313,7 @@ def _partners(
         ~mine["active"].to_numpy(dtype=bool) & stands,
         f"the account is inactive, its owner may have left, and {new} has somebody active of this {word}{way}",
     )
-    local, other = (_address(frame["email"]).str.partition("@")[0] for frame in (mine, partner))
+    local, other = (_address(frame["email"]).str.split("@").str[0] for frame in (mine, partner))
     because(
         (kind == "user") & (local != "") & (other != "") & (local != other),
         f"another e-mail address in {new}, so it may be another person{way}",
@@ -574,31 +575,24 @@ _FLAGS: Final = ("active", "protected", "write")
 # ── sources that are no more ────────────────────────────────────────────────────────────────────────────────────
 
 
-def abandoned(directory: Snapshot, links: pd.DataFrame, known: Collection[str]) -> dict[str, tuple[int, int]]:
-    """Sources that own something in Crowd, by link or mark, and are not among the `known` ones → how many accounts and
-    groups each."""
-    found: dict[str, tuple[int, int]] = {}
-    for at, (kind, records) in enumerate(zip(KINDS, (directory.users, directory.groups), strict=True)):
-        ties = links[(links["kind"] == kind).to_numpy() & ~among(links["source"], known)]
+def abandoned(directory: Snapshot, links: pd.DataFrame, known: Collection[str], name: str, new: str) -> tuple[str, ...]:
+    """Sources that own something in Crowd, by link or mark, and are not among the `known` ones: a sentence each, with
+    the way out. `name` is the directory's, `new` a source that might get what they own."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for kind, records in zip(KINDS, (directory.users, directory.groups), strict=True):
+        ties = links[links["kind"] == kind]
         texts = arrow_text(records["attributes"])
-        marked = pc.match_substring(texts, f'"{ID_ATTRIBUTE}":["')
+        strange = pc.match_substring(texts, f'"{ID_ATTRIBUTE}":["')
         for source in known:  # (nearly all: what is left is few)
-            marked = pc.and_not(marked, pc.match_substring(texts, f'"{ID_ATTRIBUTE}":["{source}:'))
-        rest = records[marked.to_numpy(zero_copy_only=False)]
-        rest = rest[~among(rest["id"], crowd_ids(links["name"][links["kind"] == kind]))]
-        marks, _ = split_mark(rest["attributes"])
-        for source in [*ties["source"], *marks[marks.str.contains(":", regex=False)].str.partition(":")[0]]:
-            counts = list(found.get(source, (0, 0)))
-            counts[at] += 1
-            found[source] = (counts[0], counts[1])
-    return dict(sorted(found.items()))
-
-
-def abandoned_lines(found: Mapping[str, tuple[int, int]], directory: str, new: str) -> tuple[str, ...]:
-    """`abandoned` in words, with the way out to the source `new`."""
+            strange = pc.and_not(strange, pc.match_substring(texts, f'"{ID_ATTRIBUTE}":["{source}:'))
+        rest = records[strange.to_numpy(zero_copy_only=False)]
+        marks, _ = split_mark(rest["attributes"][~among(rest["id"], crowd_ids(ties["name"]))])
+        marks = marks[marks.str.contains(":", regex=False)]
+        for source in [*ties["source"][~among(ties["source"], known)], *marks.str.split(":", n=1).str[0]]:
+            found[source][kind] += 1
     return tuple(
-        f"{source!r} owns {users:,} accounts and {groups:,} groups of {directory} and is no source of it any more: "
-        "nobody shuts its leavers out. To give them to another source: "
-        f"crowdsync links move {source} {new} --by username; or configure {source!r} again"
-        for source, (users, groups) in found.items()
+        f"{source!r} owns {counts['user']:,} accounts and {counts['group']:,} groups of {name} and is no source of it "
+        f"any more: nobody shuts its leavers out. To give them to another source: crowdsync links move {source} {new} "
+        f"--by username; or configure {source!r} again"
+        for source, counts in sorted(found.items())
     )
