@@ -321,7 +321,7 @@ async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
     allowed = ("planned", "refused", "waiting", "approved")
     fence = run.writing.lease if run.writing else None
     run.store.set_plan_status(number, "applying", at=now, expected=allowed, fence=fence)
-    save_links(run, plan)
+    save_links(run, plan, number)
     progress = Progress()
     bounds = list(chunks(plan.operations))
     shown = await acreate_progress_artifact(
@@ -338,10 +338,17 @@ async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
     return progress
 
 
-def save_links(run: Run, plan: Plan) -> None:
-    """Keeps the ownership that was found in Crowd's marks alone, and ends what holds a name that somebody gets."""
-    now = datetime.now(UTC)
-    if len(plan.stale):
-        run.store.drop_links(run.directory_name, plan.stale.assign(source=run.source_name), at=now, run=run.id)
-    if len(plan.links):
-        run.store.save_links(run.directory_name, plan.links.assign(source=run.source_name), at=now, run=run.id)
+def save_links(run: Run, plan: Plan, number: int) -> None:
+    """Keeps the ownership that was found in Crowd's marks alone, and ends what holds a name that somebody gets: both or
+    none, and only while the run may write."""
+    if len(plan.stale) or len(plan.links):
+        run.store.record(
+            number,
+            (),
+            at=datetime.now(UTC),
+            links=plan.links.assign(source=run.source_name),
+            dropped=plan.stale.assign(source=run.source_name),
+            directory=run.directory_name,
+            run=run.id,
+            fence=run.writing.lease if run.writing else None,
+        )

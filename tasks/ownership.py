@@ -166,7 +166,7 @@ def wanted(source: str, at: datetime, snapshot: Snapshot, policy: Policy) -> Wan
     """A source's sound snapshot → whom its policy wants in Crowd."""
     whom = desired(in_scope(snapshot, policy).snapshot, policy)
     users = whom.users[["id", "username", "email", "active"]].rename(columns={"username": "name"})
-    groups = whom.groups[~among(whom.groups["id"], whom.everyone)][["id", "name"]]
+    groups = whom.groups[["id", "name"]]
     held = whom.held[["kind", "name", "reason"]].reset_index(drop=True)
     claimed = held["name"].to_numpy(dtype=object, copy=True)
     people, teams = ((held["kind"] == kind).to_numpy() for kind in KINDS)

@@ -320,12 +320,14 @@ class Journal:
         run: str = "",
         actor: str = "crowdsync",
         audited: Mapping[str, Any] | None = None,
+        fence: Lease | None = None,
     ) -> None:
         """Write down outcomes (seq, state, note) and the link changes that they caused, or none of it.
 
         Links are dropped before others are made. `actor` is who had it done; `audited` (event, actor, subject,
-        details) is a row of the audit chain that is true with it. Raises `RecordError` for an unknown operation or a
-        link conflict.
+        details) is a row of the audit chain that is true with it. With `fence`, which is for links that no outcome
+        brought about, only while that lease is the current one. Raises `RecordError` for an unknown operation or a link
+        conflict.
         """
         for state in {state for _, state, _ in outcomes}:
             known(state, STATES, "operation state")
@@ -338,6 +340,8 @@ class Journal:
         )
         rows.sort(key=lambda row: row[-1])
         with self._db.write() as connection:
+            if fence is not None:
+                _fenced(connection, plan_id, fence)
             touched = _each(
                 connection,
                 "UPDATE operation SET state = {state}, note = {note}, finished_at = {at} "

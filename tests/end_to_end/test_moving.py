@@ -88,6 +88,7 @@ async def test_everything_goes_to_the_new_source_once_it_was_shown(place: Place,
     assert "the account is inactive" in shown
     assert "another e-mail address in acme" in shown
     assert "Nothing was written" in shown
+    assert "crowdsync.id" in await said(say, "plan", "--show", str(store.plans(1)["id"].iloc[0]))
     assert place.crowd.digest() == digest
     assert "say why" in await said(lambda: say("links", "move", OTHER, "acme", "--yes", code=2))
     unseen = await said(lambda: say("links", "move", OTHER, "acme", "--by", "email", "--yes", "--reason", "x", code=3))

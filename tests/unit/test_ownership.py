@@ -13,6 +13,7 @@ import pytest
 
 from connectors.errors import ConfigurationError, RefusedError
 from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, groups_frame, memberships_frame, users_frame
+from tasks.focus import Only
 from tasks.names import fold_one
 from tasks.ownership import (
     BY_HAND,
@@ -259,6 +260,14 @@ def test_who_has_an_account_gets_no_second() -> None:
     assert "Crowd has no user of this name any more" in left(found)["old:3"]
 
 
+def test_a_group_for_everyone_is_one_in_the_new_source_too() -> None:
+    policy = Policy.model_validate({"groups": {"everyone": ["Staff"]}})
+    directory = crowd([], [team("Staff", "old:crowdsync:everyone:staff")])
+    assert paired(of(directory, seen([], policy=policy))) == {
+        "old:crowdsync:everyone:staff": "new:crowdsync:everyone:staff"
+    }
+
+
 # ── one record ──────────────────────────────────────────────────────────────────────────────────
 
 DIRECTORY = crowd(
@@ -402,6 +411,12 @@ def test_a_move_ends_one_link_and_makes_another_and_its_audit_names_both() -> No
 
 
 # ── sources that are no more ────────────────────────────────────────────────────────────────────
+
+
+def test_a_plan_of_ownership_is_none_that_a_sync_carries_out() -> None:
+    for about in ("link:user:acme:1", "links:old>new:username:user"):
+        with pytest.raises(ConfigurationError, match="only `crowdsync links` carries it out"):
+            Only.read(about)
 
 
 def test_a_source_that_owns_something_and_is_configured_no_more_is_named() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tasks.report import _cell, _plain
+from tasks.report import Report, _cell, _plain, report_markdown
 
 MARKDOWN = MarkdownIt("commonmark").enable("strikethrough").enable("table")
 NAMES = [
@@ -66,3 +66,9 @@ def test_no_name_becomes_markup(name: str) -> None:
 def test_a_name_does_not_end_its_cell() -> None:
     row = f"| a | b |\n|---|---|\n| {_cell('x|y')} | {_cell('`|`')} |"
     assert MARKDOWN.render(row).count("<td>") == 2
+
+
+def test_what_must_not_be_overlooked_stands_first() -> None:
+    report = Report("r", "acme", "crowd", "nothing to do", None, loud=("'okta_1' owns 2 accounts",))
+    assert report_markdown(report).splitlines()[2] == "**'okta_1' owns 2 accounts**"
+    assert report.summary()["loud"] == ["'okta_1' owns 2 accounts"]
