@@ -88,6 +88,10 @@ class Settings(Strict):
         wanted = self.source(source).directory
         return next(one for one in self.all_directories() if wanted in ("", one.name))
 
+    def sources_of(self, directory: str) -> list[str]:
+        """The sources that are synced into a directory."""
+        return [name for name in self.sources if self.directory_of(name).name == directory]
+
     @property
     def file(self) -> str:
         """Where it was read, for messages."""

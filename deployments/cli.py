@@ -257,6 +257,8 @@ def check(source: SourceName = "") -> None:
                 stack.enter_context(context)
             stack.enter_context(prefect_there())()
         step("database", lambda: _check_store(settings))
+        if not failed:
+            step("ownership", lambda: _check_ownership(settings))
         for name in names:
             step(f"policy of {name}", lambda name=name: _check_policy(settings, name))  # type: ignore[misc]
             step(f"source {name}", lambda name=name: asyncio.run(_check_source(settings, name)))  # type: ignore[misc]
@@ -277,6 +279,23 @@ def _check_store(settings: Settings) -> list[str]:
                 f"the audit chain is broken at row {broken}: someone changed it; keep a copy and ask who"
             )
         return ["schema is current, the audit chain holds"]
+
+
+def _check_ownership(settings: Settings) -> list[str]:
+    """Nothing in Crowd, as last read, belongs to a source that is configured no more."""
+    from connectors.model import Snapshot
+    from tasks.ownership import abandoned
+
+    found: list[str] = []
+    with settings_store(settings) as store:
+        for one in settings.all_directories():
+            known = settings.sources_of(one.name)
+            latest = store.snapshots(f"directory:{one.name}", 1)
+            snapshot = Snapshot.of() if latest.empty else store.load_snapshot(int(latest["id"].iloc[0]))
+            found += abandoned(snapshot, store.links(one.name), known, one.name, known[0] if len(known) == 1 else "NEW")
+    if found:
+        raise ConfigurationError("; ".join(found))
+    return ["what is owned belongs to sources that are configured"]
 
 
 def _check_policy(settings: Settings, name: str) -> list[str]:

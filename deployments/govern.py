@@ -6,22 +6,33 @@ import asyncio
 import os
 import pwd
 import sys
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
-import pandas as pd
 import typer
 from rich.markup import escape
 
-from connectors.contract import Kind, Operation
-from connectors.errors import ConfigurationError, RecordError
-from connectors.model import ID_ATTRIBUTE, crowd_id
-from connectors.settings import Settings, load
+from connectors.errors import ConfigurationError, RecordError, RefusedError
+from connectors.model import crowd_id
+from connectors.settings import load
 from deployments import show
-from deployments.terminal import REFUSED, console, explained, opened_store, prefect_explained, quiet_prefect
+from deployments.show import printable
+from deployments.terminal import (
+    PARTLY,
+    REFUSED,
+    console,
+    errors,
+    explained,
+    opened_store,
+    prefect_explained,
+    quiet_prefect,
+)
+
+if TYPE_CHECKING:
+    from tasks.ownership import ByHand
+    from tasks.transfer import Done
 
 Person = Annotated[str, typer.Argument(help="Id, username or e-mail address in the IdP.")]
 Source = Annotated[str, typer.Argument(help="A source of crowdsync.toml.")]
@@ -31,6 +42,7 @@ By = Annotated[
 ]
 Why = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit.")]
 Side = Annotated[str, typer.Option("--kind", help="user or group.")]
+Force = Annotated[bool, typer.Option("--force", help="Also where the command says what speaks against it.")]
 Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.")]
 
 policy = typer.Typer(help="Policies: check a file, show one, its schema for editors.", no_args_is_help=True)
@@ -190,8 +202,9 @@ def links_show(
 ) -> None:
     """Which Crowd names belong to which ids of a source."""
     with opened_store() as store:
-        directory = load().directory_of(source).name
-        frame = store.links(directory, source)
+        from tasks.transfer import directory_with
+
+        frame = store.links(directory_with(load(), store, source).name, source)
         frame = frame[frame["kind"] == _kind(kind)]
         if name:
             frame = frame[(frame["id"] == name) | (frame["name"].map(crowd_id) == crowd_id(name))]
@@ -206,22 +219,11 @@ def links_make(
     reason: Why,
     kind: Side = "user",
     by: By = "",
+    force: Force = False,
 ) -> None:
-    """Say by hand that a Crowd account or group belongs to an id of a source; the next run marks it."""
-    with opened_store() as store:
-        directory = load().directory_of(source).name
-        known = store.links(directory)
-        same = known[(known["kind"] == _kind(kind)) & (known["name"].map(crowd_id) == crowd_id(name))]
-        other = same[(same["source"] != source) | (same["id"] != identity)]
-        if len(other):
-            owner = f"{other['source'].iloc[0]}:{other['id'].iloc[0]}"
-            raise ConfigurationError(f"{name!r} belongs to {owner}; cut that link first")
-        row = pd.DataFrame(
-            [{"source": source, "kind": kind, "id": identity, "name": name, "how": "by hand"}], dtype="str"
-        )
-        _changed(store, "link made by hand", by, reason, {"source": source, "kind": kind, "id": identity, "name": name})
-        store.save_links(directory, row, at=datetime.now(UTC), run="by hand", actor=by or _login())
-    console.print(f"[green]✓[/] {escape(name)} belongs to {escape(source)}:{escape(identity)}", highlight=False)
+    """Say by hand that a Crowd account or group, which is nobody's, belongs to an id of a source."""
+    done = _by_hand("make", "link made by hand", source, kind, identity, name, by, reason, force)
+    _told(done, f"{name} belongs to {source}:{identity}", done.plan is None)
 
 
 @links.command("cut")
@@ -231,24 +233,60 @@ def links_cut(
     reason: Why,
     kind: Side = "user",
     by: By = "",
+    name: Annotated[str, typer.Option("--name", help="Which Crowd record, where several carry the mark of ID.")] = "",
 ) -> None:
     """End a link by hand, and take the mark off in Crowd: the account or group is nobody's then."""
-    with opened_store() as store:
-        directory = load().directory_of(source).name
-        row = pd.DataFrame([{"source": source, "kind": _kind(kind), "id": identity}], dtype="str")
-        known = store.links(directory, source)
-        known = known[(known["kind"] == kind) & (known["id"] == identity)]
-        if known.empty:
-            raise ConfigurationError(
-                f"{source} has no link of the {kind} {identity!r}; `crowdsync links show {source}`"
+    done = _by_hand("cut", "link cut by hand", source, kind, identity, name, by, reason, force=False)
+    _told(done, f"{', '.join(done.names)} no longer belongs to {source}:{identity}")
+
+
+@links.command("hand-over")
+def links_hand_over(
+    source: Source,
+    old: Annotated[str, typer.Argument(help="The id in the IdP that it belongs to.", metavar="OLD_ID")],
+    new: Annotated[str, typer.Argument(help="The id of the same source that gets it.", metavar="NEW_ID")],
+    reason: Why,
+    kind: Side = "user",
+    by: By = "",
+    force: Force = False,
+) -> None:
+    """Give what belongs to one id of a source to another: a person or group that was made again in the IdP."""
+    done = _by_hand("hand over", "link handed over by hand", source, kind, old, new, by, reason, force)
+    _told(done, f"{', '.join(done.names)} belongs to {source}:{new}, and no longer to {source}:{old}")
+
+
+@links.command("move")
+def links_move(
+    old: Annotated[str, typer.Argument(help="The source that owns the accounts, configured or not.", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="The source of crowdsync.toml that gets them.", metavar="NEW")],
+    by: Annotated[
+        str, typer.Option("--by", help="username, email, or a CSV file with the columns old_id and new_id.")
+    ] = "username",
+    kind: Annotated[str, typer.Option("--kind", help="user, group or both.")] = "both",
+    yes: Annotated[bool, typer.Option("--yes", help="Move what the preview showed.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="With --yes: why; it stands in the audit.")] = "",
+    decided_by: Annotated[str, typer.Option("--decided-by", help="With --yes: who. Default: the login name.")] = "",
+) -> None:
+    """Move everything that one source owns to another, as when the IdP is replaced. Shows it first; --yes does it."""
+    with explained():
+        from tasks.ownership import KINDS
+        from tasks.transfer import move
+
+        kinds = KINDS if kind == "both" else (_kind(kind),)
+        decision = _decision("links moved by hand", decided_by, reason) if yes else None
+        moving = asyncio.run(move(load(), old, new, by, kinds, decision))
+        show.moving(console, moving, old, new)
+        again = f"crowdsync links move {old} {new} --by {by}{'' if kind == 'both' else f' --kind {kind}'}"
+        if moving.moved_on:
+            raise RefusedError(
+                f"this is not what was shown in the last hours, and nothing was written; look at it, then: {again} "
+                "--yes --reason TEXT"
             )
-        name = str(known["name"].iloc[0])
-        _changed(store, "link cut by hand", by, reason, {"source": source, "kind": kind, "id": identity, "name": name})
-        asyncio.run(_unmarked(load(), source, kind, name))
-        store.drop_links(directory, row, at=datetime.now(UTC), run="by hand", actor=by or _login())
-    console.print(
-        f"[green]✓[/] {escape(name)} no longer belongs to {escape(source)}:{escape(identity)}", highlight=False
-    )
+        if moving.done is not None:
+            _told(moving.done, f"{len(moving.done.names):,} links moved from {old} to {new}", moving.done.plan is None)
+        elif moving.plan is not None:
+            way = f"Nothing was written. To move them: {again} --yes --reason TEXT"
+            console.print(escape(way), soft_wrap=True, highlight=False)
 
 
 @links.command("orphans")
@@ -268,23 +306,24 @@ def links_orphans(source: Source, limit: Many = 200) -> None:
         show.orphans(console, frame, limit)
 
 
-async def _unmarked(settings: Settings, source: str, kind: str, name: str) -> None:
-    """Takes the mark of ownership off, by which the next run would find the owner again."""
-    from tasks.run import open_directory
+def _by_hand(
+    what: str, event: str, source: str, kind: str, identity: str, other: str, by: str, reason: str, force: bool
+) -> Done:
+    with explained():
+        from tasks.transfer import change_one
 
-    what = Kind.USER_ATTRIBUTES if kind == "user" else Kind.GROUP_ATTRIBUTES
-    record: dict[str, Any] = {"attributes": {ID_ATTRIBUTE: []}}
-    async with open_directory(settings.directory_of(source)) as (directory, _):
-        with suppress(RecordError):  # it is gone: so is its mark
-            await directory.write(Operation(1, what, name, record=record))
+        decision = _decision(event, by, reason)
+        return asyncio.run(change_one(load(), what, source, _kind(kind), identity, other, decision, force=force))
 
 
-def _changed(store: Any, event: str, by: str, reason: str, details: dict[str, str]) -> None:
+def _decision(event: str, by: str, reason: str) -> ByHand:
+    """Who decides, and why. The login name stands beside whatever name was given."""
+    from tasks.ownership import ByHand
+
     if not reason.strip():
         raise ConfigurationError("--reason: say why; it stands in the audit")
-    details = {**details, "reason": reason, "login": _login()}
-    subject = f"{details['source']}:{details['id']}"
-    store.audit(event=event, actor=by or _login(), subject=subject, details=details, at=datetime.now(UTC))
+    login = _login()
+    return ByHand(event, by or login, login, reason)
 
 
 def _login() -> str:
@@ -293,6 +332,19 @@ def _login() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container's user, who has no name
         return f"uid {os.getuid()}"
+
+
+def _told(done: Done, line: str, already: bool = False) -> None:
+    """What a change by hand came to; one that failed ends with its exit code."""
+    for past in done.forced:
+        console.print(f"[yellow]forced past[/]  {escape(printable(past))}", soft_wrap=True, highlight=False)
+    for name, note in done.failed:
+        errors.print(f"[bold red]failed[/]  {escape(printable(f'{name}: {note}'))}", soft_wrap=True, highlight=False)
+    if done.names or already:
+        rest = " already" if already else f" (plan {done.plan})"
+        console.print(f"[green]✓[/] {escape(printable(line))}{rest}", soft_wrap=True, highlight=False)
+    if done.failed:
+        raise typer.Exit(PARTLY)
 
 
 def _kind(kind: str) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from connectors.store import Plan as StoredPlan
     from tasks.explain import Explained
     from tasks.report import Report
+    from tasks.transfer import Moving
 
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
 _NUMBERS = frozenset(
@@ -45,6 +46,8 @@ def report(console: Console, report: Report) -> None:
         f"[bold]{escape(report.source)} → {escape(report.directory)}[/]  [{colour}]{report.status}[/]{plan}",
         highlight=False,
     )
+    for line in report.loud:
+        console.print(f"  [bold red]{_printable(line)}[/]", soft_wrap=True, highlight=False)
     wide = max(map(len, report.sizes), default=0)
     for name, (users, groups, memberships) in report.sizes.items():
         before = " before" if report.outcomes and name == report.directory else ""
@@ -298,6 +301,47 @@ def orphans(console: Console, frame: pd.DataFrame, limit: int) -> None:
     console.print(table if len(frame) else "nothing: every record of Crowd belongs to a source, or is protected")
     if len(frame) > limit:
         console.print(f"  … and {len(frame) - limit:,} more")
+
+
+def moving(console: Console, moving: Moving, old: str, new: str) -> None:
+    """What a move between sources does, or did: who goes to whom, what it leads to, who is left out and why."""
+    pairs, left = moving.pairing.pairs, moving.pairing.left_out
+    users = int((pairs["kind"] == "user").sum())
+    console.print(
+        f"[bold]{escape(old)} → {escape(new)}[/]  {users:,} accounts and {len(pairs) - users:,} groups to be moved, "
+        f"{len(left):,} left out",
+        highlight=False,
+    )
+    people = pairs[pairs["kind"] == "user"]
+    for which, what in (
+        (people["active"] & ~people["stays"], f"are disabled in {new}: its next sync deactivates them"),
+        (
+            people["name"].str.lower() != people["becomes"].str.lower(),
+            f"have another username there: {new} renames them",
+        ),
+    ):
+        if len(names := people.loc[which, "name"].tolist()):
+            shown = ", ".join(names[:10]) + (f" … and {len(names) - 10:,} more" if len(names) > 10 else "")
+            console.print(
+                f"  {len(names):,} of them {escape(what)} ({_printable(shown)})", soft_wrap=True, highlight=False
+            )
+    table = _table("kind", "name", "from", "to")
+    for row in pairs.head(20).itertuples():
+        table.add_row(str(row.kind), *map(_printable, (row.name, row.was, row.owner)))
+    if len(pairs):
+        console.print(table)
+    if len(pairs) > 20:
+        whole = f": crowdsync plan --show {moving.plan}" if moving.plan else ""
+        console.print(f"  … and {len(pairs) - 20:,} more{whole}", highlight=False)
+    if len(left):
+        table = Table(title=f"Left out ({len(left):,}): they stay {old}'s", title_justify="left")
+        for column in ("kind", "name", "owner", "why, and what to do"):
+            table.add_column(column, overflow="fold", no_wrap=column == "kind")
+        for row in left.head(50).itertuples():
+            table.add_row(str(row.kind), *map(_printable, (row.name, row.owner, row.reason)))
+        console.print(table)
+    if len(left) > 50:
+        console.print(f"  … and {len(left) - 50:,} more", highlight=False)
 
 
 def _table(*columns: str) -> Table:

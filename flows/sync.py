@@ -24,6 +24,7 @@ from tasks.focus import only_about
 from tasks.guard import guard_plan, measure
 from tasks.map import map_names
 from tasks.match import match_accounts, orphans
+from tasks.ownership import abandoned
 from tasks.plan import make_plan
 from tasks.policy import Policy, policy_of
 from tasks.report import Proposal, Report, conclude, file_plan, stood_aside, stored_about
@@ -129,6 +130,7 @@ async def sync(request: SyncRequest) -> Report:
                         if len(others):
                             await confirm_gone(run.source, others, len(others))
                         await apply_plan(run, filed.plan, filed.number)
-            return await conclude(run, filed, request.mode, since=reading.full_at)
+            loud = abandoned(crowd, links, settings.sources_of(run.directory_name), run.directory_name, run.source_name)
+            return await conclude(run, filed, request.mode, since=reading.full_at, loud=loud)
     except StandAsideError as why:
         return await stood_aside(request.source, settings.directory_of(request.source).name, str(why))

@@ -28,10 +28,11 @@ from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, groups_frame, mem
 from connectors.store import Store
 from tasks.focus import Only
 from tasks.lease import Writing
+from tasks.ownership import ByHand
 from tasks.plan import Plan
 from tasks.policy import Canary
 from tasks.run import Run
-from tasks.snapshot import lost_links, new_links, settle
+from tasks.snapshot import lost_links, new_links, settle, told_by
 
 CHUNK = 500
 FLUSH = 100
@@ -68,13 +69,14 @@ async def apply_operations(
     progress: Progress,
     concurrency: int = 16,
     writing: Writing | None = None,
+    by_hand: ByHand | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> None:
     """Operations of one phase (as the store gives them) → Crowd, and their outcomes → the journal.
 
     Raises `RefusedError` where nothing further may be written, `RetryableError` where some
     operations are still open; everything that did happen is recorded in either case. Without its right to write
-    (`writing`) a run neither writes down an intent nor sends a further call.
+    (`writing`) a run neither writes down an intent nor sends a further call. `by_hand`: who changes ownership.
     """
     attempted = set(operations.loc[operations["state"] == "intended", "seq"])
     columns = (operations[c] for c in ("seq", "kind", "name", "target", "record"))
@@ -105,6 +107,7 @@ async def apply_operations(
             dropped=lost_links(held, source),
             directory=directory_name,
             run=run,
+            **told_by(by_hand, plan, held),
         )
         progress.states.update(state for _, state, _ in outcomes)
         outcomes.clear()
@@ -318,7 +321,7 @@ async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
     allowed = ("planned", "refused", "waiting", "approved")
     fence = run.writing.lease if run.writing else None
     run.store.set_plan_status(number, "applying", at=now, expected=allowed, fence=fence)
-    save_links(run, plan)
+    save_links(run, plan, number)
     progress = Progress()
     bounds = list(chunks(plan.operations))
     shown = await acreate_progress_artifact(
@@ -335,10 +338,17 @@ async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
     return progress
 
 
-def save_links(run: Run, plan: Plan) -> None:
-    """Keeps the ownership that was found in Crowd's marks alone, and ends what holds a name that somebody gets."""
-    now = datetime.now(UTC)
-    if len(plan.stale):
-        run.store.drop_links(run.directory_name, plan.stale.assign(source=run.source_name), at=now, run=run.id)
-    if len(plan.links):
-        run.store.save_links(run.directory_name, plan.links.assign(source=run.source_name), at=now, run=run.id)
+def save_links(run: Run, plan: Plan, number: int) -> None:
+    """Keeps the ownership that was found in Crowd's marks alone, and ends what holds a name that somebody gets: both or
+    none, and only while the run may write."""
+    if len(plan.stale) or len(plan.links):
+        run.store.record(
+            number,
+            (),
+            at=datetime.now(UTC),
+            links=plan.links.assign(source=run.source_name),
+            dropped=plan.stale.assign(source=run.source_name),
+            directory=run.directory_name,
+            run=run.id,
+            fence=run.writing.lease if run.writing else None,
+        )

@@ -26,8 +26,10 @@ class Only:
 
     @classmethod
     def read(cls, about: str) -> Only | None:
-        """What a stored plan is about; None: everybody."""
+        """What a stored plan is about; None: everybody. Raises `ConfigurationError` where it is no plan of a sync."""
         kind, _, key = about.partition(":")
+        if kind in ("link", "links"):
+            raise ConfigurationError("this plan changes ownership by hand; only `crowdsync links` carries it out")
         return cls(**{kind: key}) if about else None
 
     def of(

@@ -91,6 +91,8 @@ class Report:
     since: str = ""
     """Of an incremental read: when the source was last read whole."""
     why: str = ""
+    loud: tuple[str, ...] = ()
+    """What is wrong though nothing failed, a sentence each."""
 
     def summary(self) -> dict[str, Any]:
         """The report as JSON values: counts and ids only."""
@@ -113,6 +115,7 @@ class Report:
             "sizes": {side: list(size) for side, size in self.sizes.items()},
             **({"full_read": self.since} if self.since else {}),
             **({"error": self.why} if self.why else {}),
+            **({"loud": list(self.loud)} if self.loud else {}),
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         }
 
@@ -245,6 +248,7 @@ def question_markdown(filed: Filed, hours: float) -> str:
 def report_markdown(report: Report) -> str:
     """The run report, for its artifact."""
     lines = [f"# {report.source} → {report.directory}: {report.status}", ""]
+    lines += [line for text in report.loud for line in (f"**{_plain(text)}**", "")]
     lines += ["| as read before | users | groups | memberships |", "|---|---:|---:|---:|"]
     for side, (users, groups, memberships) in report.sizes.items():
         lines.append(f"| {side} | {users:,} | {groups:,} | {memberships:,} |")
@@ -447,11 +451,13 @@ async def create_table(run: Run, plan: Plan, number: int | None, verdict: Verdic
 
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
-async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None = None) -> Report:
+async def conclude(
+    run: Run, filed: Filed, mode: str, *, since: datetime | None = None, loud: tuple[str, ...] = ()
+) -> Report:
     """Says how the run ended: to the store, to the Prefect page, to the caller.
 
-    `since`: the last full read, where this one was incremental. Raises `ReportedError` where the plan was refused or
-    some of its operations failed.
+    `since`: the last full read, where this one was incremental; `loud`: what must not be overlooked. Raises
+    `ReportedError` where the plan was refused or some of its operations failed.
     """
     plan, number, verdict = filed.plan, filed.number, filed.verdict
     outcomes: dict[str, int] = {}
@@ -501,6 +507,7 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
         seconds=run.seconds,
         since=f"{since:%Y-%m-%d %H:%M} UTC" if since else "",
         why=why,
+        loud=loud,
     )
     await acreate_markdown_artifact(
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"

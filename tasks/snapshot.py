@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,6 +21,7 @@ from tasks.extract import Reading, Since
 from tasks.focus import Only
 from tasks.match import HANDED_OVER
 from tasks.names import crowd_ids
+from tasks.ownership import ByHand, ended_links, made_links
 from tasks.plan import GIVER, Plan
 from tasks.run import Run
 
@@ -62,11 +64,9 @@ def settle(operations: pd.DataFrame, directory: Snapshot) -> pd.Series:
                 if holds[i]:
                     passed.add((person, name.iloc[i]))
             case Kind.USER_ATTRIBUTES:
-                row = _row(directory.users, users, name.iloc[i])
-                holds[i] = row is not None and _has(row, record["attributes"])
+                holds[i] = _has(_row(directory.users, users, name.iloc[i]), record["attributes"])
             case Kind.GROUP_ATTRIBUTES:
-                row = _row(directory.groups, groups, name.iloc[i])
-                holds[i] = row is not None and _has(row, record["attributes"])
+                holds[i] = _has(_row(directory.groups, groups, name.iloc[i]), record["attributes"])
             case Kind.USER_CREATE:
                 row = _row(directory.users, users, name.iloc[i])
                 mark = {ID_ATTRIBUTE: record["attributes"][ID_ATTRIBUTE]}
@@ -83,8 +83,8 @@ def _row(frame: pd.DataFrame, index: pd.Index, name: str) -> pd.Series | None:
     return None if at < 0 else frame.iloc[at]
 
 
-def _has(row: pd.Series, attributes: dict[str, list[str]]) -> bool:
-    present = orjson.loads(row["attributes"])
+def _has(row: pd.Series | None, attributes: dict[str, list[str]]) -> bool:
+    present = {} if row is None else orjson.loads(row["attributes"])  # (who is gone has no attributes)
     return all(present.get(name, []) == values for name, values in attributes.items())
 
 
@@ -104,7 +104,7 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     how = told.where(told.str.startswith("adopted by "), "created").str.removeprefix("adopted by ")
     how = how.where(~told.str.startswith(HANDED_OVER), HANDED_OVER)
     renamed = links["kind"] == Kind.USER_RENAME
-    return pd.DataFrame(
+    found = pd.DataFrame(
         {
             "source": pd.array([source] * len(links), dtype="str"),
             "kind": entity,
@@ -112,23 +112,30 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
             "name": links["name"].where(~renamed, links["target"]).astype("str"),
             "how": how.where(~renamed, "renamed").astype("str"),
         }
-    ).reset_index(drop=True)
+    )
+    return pd.concat([found, made_links(operations)], ignore_index=True)
 
 
 def lost_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Deletions and hand-overs that hold → the links that end: source, kind, id."""
+    """Operations that hold → the links that end, by a deletion, a hand-over or by hand: source, kind, id."""
     gone = operations[operations["kind"].isin([Kind.USER_DELETE, Kind.GROUP_DELETE]) & (operations["source_id"] != "")]
     given = operations[operations["reason"].str.startswith(HANDED_OVER)]
     givers = [str(orjson.loads(record).get(GIVER, "")) for record in given["record"]]
     given = given.assign(source_id=pd.array(givers, dtype="str"))
     gone = pd.concat([gone, given[given["source_id"] != ""]])
-    return pd.DataFrame(
+    deleted = pd.DataFrame(
         {
             "source": pd.array([source] * len(gone), dtype="str"),
             "kind": gone["kind"].str.split("_").str[0].astype("str"),
             "id": gone["source_id"].astype("str"),
         }
-    ).reset_index(drop=True)
+    )
+    return pd.concat([deleted, ended_links(operations)], ignore_index=True)
+
+
+def told_by(by_hand: ByHand | None, plan: int, operations: pd.DataFrame) -> dict[str, Any]:
+    """What `Store.record` is told of operations that hold, beside their links: who did it, where it was by hand."""
+    return {} if by_hand is None else {"actor": by_hand.actor, "audited": by_hand.audited(plan, operations)}
 
 
 def settle_unfinished(store: Store, directory_name: str, directory: Snapshot) -> Sequence[int]:
@@ -153,6 +160,7 @@ def settle_unfinished(store: Store, directory_name: str, directory: Snapshot) ->
                 dropped=lost_links(done, known.source),
                 directory=directory_name,
                 run=known.run,
+                **told_by(ByHand.read(known.policy), number, done),
             )
         store.set_plan_status(number, "superseded", at=now)
     return plans

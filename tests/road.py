@@ -136,7 +136,7 @@ async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int =
 async def apply(run: Run, made: Plan, number: int, *, size: int = CHUNK) -> None:
     """`tasks.apply.apply_plan`, its chunks tried again at once instead of as Prefect tasks."""
     run.store.set_plan_status(number, "applying", at=datetime.now(UTC), expected=("planned", "refused"))
-    save_links(run, made)
+    save_links(run, made, number)
     progress = Progress()
     for first, last in chunks(made.operations, size):
         for left in range(RETRIES, -1, -1):

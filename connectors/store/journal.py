@@ -68,7 +68,7 @@ JOURNAL: Final = {
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A plan's row, without its operations. `policy` is JSON text, `held` a frame; `about` is "" (everybody),
-    person:ID or group:NAME."""
+    person:ID, group:NAME, or link:… and links:… where people change ownership by hand (`policy` says who and why)."""
 
     id: int
     run: str
@@ -320,10 +320,15 @@ class Journal:
         dropped: pd.DataFrame | None = None,
         directory: str = "",
         run: str = "",
+        actor: str = "crowdsync",
+        audited: Mapping[str, Any] | None = None,
+        fence: Lease | None = None,
     ) -> None:
         """Write down outcomes (seq, state, note) and the link changes that they caused, or none of it.
 
-        Links are dropped before others are made. Raises `RecordError` for an unknown operation or a link
+        Links are dropped before others are made. `actor` is who had it done; `audited` (event, actor, subject,
+        details) is a row of the audit chain that is true with it. With `fence`, which is for links that no outcome
+        brought about, only while that lease is the current one. Raises `RecordError` for an unknown operation or a link
         conflict.
         """
         for state in {state for _, state, _ in outcomes}:
@@ -337,6 +342,8 @@ class Journal:
         )
         rows.sort(key=lambda row: row[-1])
         with self._db.write() as connection:
+            if fence is not None:
+                _fenced(connection, plan_id, fence)
             touched = _each(
                 connection,
                 "UPDATE operation SET state = {state}, note = {note}, finished_at = {at} "
@@ -348,9 +355,11 @@ class Journal:
             if touched != len(rows):
                 raise RecordError(f"Plan {plan_id} lacks {len(rows) - touched} of {len(rows)} operations.")
             if dropped is not None:
-                link_table.drop(self._db, connection, directory, dropped, at=at, run=run)
+                link_table.drop(self._db, connection, directory, dropped, at=at, run=run, actor=actor)
             if links is not None:
-                link_table.save(self._db, connection, directory, links, at=at, run=run)
+                link_table.save(self._db, connection, directory, links, at=at, run=run, actor=actor)
+            if audited is not None:
+                audit.append(self._db, connection, **audited, at=at)
 
     # Runs
 

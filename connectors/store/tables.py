@@ -207,7 +207,7 @@ class LinkEvent(SQLModel, table=True):
 
 
 class PlanRow(SQLModel, table=True):
-    """One plan. `policy` and `held` are JSON text; `about` is "", person:ID or group:NAME."""
+    """One plan. `policy` and `held` are JSON text; `about` is "", person:ID, group:NAME, link:… or links:…."""
 
     __tablename__: ClassVar[Any] = "plan"
     __table_args__: ClassVar[Any] = (

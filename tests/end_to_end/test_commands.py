@@ -515,6 +515,7 @@ def test_the_good_ways(place: Place) -> None:
 def test_limits_refuse_and_force_goes_past_them(place: Place) -> None:
     place.prefect.wait()
     place.crowd.clear()
+    place.crowd.load(users=[["vera", "V", "A", "Vera", "vera@x", True, {"crowdsync.id": ["okta:1"]}]], groups=[])
     config = place.config(policy="limits.user_create.absolute = 5")
     place.crowd.reset_counts()
     refused = place.run(config, "sync")
@@ -529,6 +530,8 @@ def test_limits_refuse_and_force_goes_past_them(place: Place) -> None:
     forced = place.run(config, "sync", "--force")
     assert forced.code == 0
     assert "forced past" in forced.out
+    assert "'okta' owns 1 accounts and 0 groups of crowd and is no source of it any more" in forced.out
+    assert "crowdsync links move okta acme --by username" in forced.out
 
 
 def test_a_run_that_is_stopped_says_how_far_it_came(place: Place) -> None:

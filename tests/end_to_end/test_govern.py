@@ -70,10 +70,14 @@ async def test_links_are_shown_cut_and_made_by_hand(place: Place, tmp_path: Path
 
     out = await said(say, "links", "make", "acme", identity, name, "--reason", "is the same after all", "--by", "Kim")
     assert f"{name} belongs to acme:{identity}" in out
+    user = next(user for user in place.crowd.state()["users"] if user["name"] == name)
+    assert user["attributes"]["crowdsync.id"] == [f"acme:{identity}"]
     back = await walked()
-    assert list(back.plan.operations["reason"]) == ["marks ownership"]
+    assert back.plan.operations.empty
+    assert identity not in set(back.plan.held["id"])
     taken = await said(lambda: say("links", "make", "acme", "somebody", name, "--reason", "x", code=2))
-    assert f"belongs to acme:{identity}; cut that link first" in taken
+    assert f"belongs to acme:{identity}; crowdsync links hand-over acme {identity} somebody --kind user, or" in taken
+    assert "or cut that link first" in taken
     await said(lambda: say("links", "make", "acme", "x", "y", "--reason", " ", code=2))
     await said(lambda: say("links", "cut", "acme", "nobody", "--reason", "x", code=2))
     with Store.open(load().store_url()) as store:

@@ -175,3 +175,9 @@ def test_the_report_says_what_was_left_out_by_reason_and_not_too_long() -> None:
     many = held_frame([("user", str(n), f"u{n}", "map", f"reason {n}") for n in range(25)])
     assert left_out(many)[-1] == ("5 more reasons", [])
     assert "Left out" not in report_markdown(replace(report, warnings=held_frame()))
+
+
+def test_what_must_not_be_overlooked_stands_first() -> None:
+    report = Report("r", "acme", "crowd", "nothing to do", None, loud=("'okta_1' owns 2 accounts",))
+    assert report_markdown(report).splitlines()[2] == "**'okta_1' owns 2 accounts**"
+    assert report.summary()["loud"] == ["'okta_1' owns 2 accounts"]
