@@ -170,12 +170,17 @@ def test_a_block_that_does_not_fit_is_told(place: Place, block: str, told: str) 
 
 
 def test_quarantine_and_recovery_are_told(place: Place) -> None:
-    from flows.buttons import preview
+    from flows.buttons import full_read, preview
 
     async def called() -> Any:
+        return await full_read("acme")
+
+    async def previewed() -> Any:
         return await preview("acme")
 
     place.reachable(False)
+    with pytest.raises(CrowdsyncError):
+        asyncio.run(previewed())  # (what a preview meets is its own: it does not count among the failures)
     with pytest.raises(CrowdsyncError):
         asyncio.run(called())
     text = place.receiver.message("acme cannot be read")
