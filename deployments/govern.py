@@ -84,7 +84,9 @@ def policy_schema() -> None:
 
 def explain(source: Source, person: Person) -> None:
     """Say why a person is as they are in Crowd: scope, username and every value, rule by rule. From the last read."""
+    from tasks.explain import Crowd
     from tasks.explain import explain as explained_rows
+    from tasks.plan import Away
     from tasks.policy import policy_of
     from tasks.validate import trimmed
 
@@ -95,7 +97,12 @@ def explain(source: Source, person: Person) -> None:
         if latest.empty:
             raise ConfigurationError(f"{source} was never read: run `crowdsync plan {source}` first")
         read = trimmed(store.load_snapshot(int(latest["id"].iloc[0])))
-        rows = explained_rows(read, rules, person)
+        directory = settings.directory_of(source).name
+        there, crowd = store.latest_snapshot(f"directory:{directory}"), None
+        if there is not None:
+            away = Away(store.departures(directory, source), datetime.now(UTC))
+            crowd = Crowd(store.load_snapshot(there.id), store.links(directory), source, away)
+        rows = explained_rows(read, rules, person, crowd)
         show.explained(console, source, person, rows, latest["taken_at"].iloc[0])
 
 

@@ -100,12 +100,14 @@ async def sync(request: SyncRequest) -> Report:
                 source, links, run.source_name, request.person, request.group
             )
 
+            advice = settings.source(request.source).same_names()
+
             async def propose(policy: Policy) -> Proposal:
                 """filter ─▶ map ─▶ match ─▶ plan ─▶ confirm ─▶ guard"""
                 known = run.store.named_since(stream, doubled(source.groups, policy))
                 scoped = await filter_scope(source, policy, known)
                 desired = await map_names(scoped.snapshot, policy)
-                matched = await match_accounts(desired, crowd, links, policy, run.source_name, source)
+                matched = await match_accounts(desired, crowd, links, policy, run.source_name, source, advice)
                 away, digests = run.away(), (kept.digest, crowd_kept.digest)
                 plan = await make_plan(
                     matched, source, crowd, policy, run.source_name, digests, away, only, scoped.doubts
@@ -115,7 +117,7 @@ async def sync(request: SyncRequest) -> Report:
                     await confirm_gone(run.source, first, len(first))
                 impact = await measure(plan.operations, crowd, policy, run.past())
                 verdict = await guard_plan(plan, policy, impact, request.force)
-                return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)), desired.warnings)
+                return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)), plan.warnings)
 
             with run.timed("plan"):
                 proposal = await propose(policy)

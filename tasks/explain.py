@@ -13,13 +13,26 @@ import numpy as np
 import pandas as pd
 
 from connectors.errors import ConfigurationError, RecordError
-from connectors.model import Snapshot, attributes_text
+from connectors.model import Snapshot, attributes_text, sizes_only
 from tasks.filter import Rulings, Scoped, cut, ruled, said, values_of
 from tasks.map import EVERYONE, FIELDS, Desired, desired, readable, readable_attributes, username_steps
+from tasks.match import LINKS, match
+from tasks.plan import Away, plan
 from tasks.policy import Condition, Groups, Policy, Value
 from tasks.values import traced
 
-Stage = Literal["source", "filter", "map"]
+Stage = Literal["source", "filter", "map", "match", "plan"]
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """What a source meets: the directory as it was read, its links, the source's name, and who has been away."""
+
+    directory: Snapshot
+    links: pd.DataFrame
+    source: str
+    away: Away | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +51,9 @@ class Explained:
     after: tuple[str, ...]
 
 
-def explain(source: Snapshot, policy: Policy, key: str) -> list[Explained]:
-    """The whole way of one person, by id, username or e-mail, through scope and mapping.
+def explain(source: Snapshot, policy: Policy, key: str, crowd: Crowd | None = None) -> list[Explained]:
+    """The whole way of one person, by id, username or e-mail, through scope and mapping, and why they are held where
+    they meet `crowd` (without it, an empty one).
 
     Raises `RecordError` where nobody, or more than one person, has this key.
     """
@@ -61,7 +75,22 @@ def explain(source: Snapshot, policy: Policy, key: str) -> list[Explained]:
     held = wanted.held[(wanted.held["kind"] == "user") & (wanted.held["id"] == identity)]
     if len(held) and not (wanted.users["id"] == identity).any():
         return [*rows, *(Explained("map", "held", (), reason, ()) for reason in held["reason"])]
-    return rows + _groups(source, policy, scoped, wanted, identity)
+    met = _held_in(source, policy, wanted, identity, crowd)
+    return [*rows, *met] if met else rows + _groups(source, policy, scoped, wanted, identity)
+
+
+def _held_in(source: Snapshot, policy: Policy, wanted: Desired, identity: str, crowd: Crowd | None) -> list[Explained]:
+    """Why a person of the desired state is held: by another one, by their account, or by what stands in Crowd."""
+    here = crowd or Crowd(Snapshot.of(), pd.DataFrame(columns=list(LINKS), dtype="str"), "")
+    matched = match(wanted, here.directory, here.links, policy, here.source, source)
+    made = plan(matched, source, here.directory, policy, here.source, ("", ""), away=here.away)
+    held = made.held[(made.held["kind"] == "user") & (made.held["id"] == identity)]
+    stages: dict[str, Stage] = {"match": "match", "plan": "plan"}
+    return [
+        Explained(stages[stage], "held", (), reason, ())
+        for stage, reason in zip(held["stage"], held["reason"], strict=True)
+        if stage in stages
+    ]
 
 
 def _at(source: Snapshot, key: str) -> int | list[Explained]:

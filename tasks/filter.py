@@ -280,6 +280,11 @@ def cut(snapshot: Snapshot, policy: Policy, rulings: Rulings, known: Mapping[str
     users, groups, memberships = snapshot.users, snapshot.groups, snapshot.memberships
     keep_users, keep_groups = rulings.users, rulings.groups
     nothing = pd.Index([], dtype="str")
+    unread = _above_unread(snapshot) if policy.groups.nesting == "flatten" else held_frame()
+    if len(unread):
+        held = pd.concat([snapshot.held, unread], ignore_index=True)
+        keep_groups = keep_groups & ~among(groups["id"], unread["id"])
+        snapshot = Snapshot(users, groups, memberships, held, snapshot.warnings, snapshot.unsound)
     is_group = _is_group(memberships)
     as_it_is = policy.groups.nesting == "preserve" or not is_group.any()
     doubts = _unmatched(snapshot, policy.scope)
@@ -312,6 +317,23 @@ def cut(snapshot: Snapshot, policy: Policy, rulings: Rulings, known: Mapping[str
 
 def _name_of(groups: pd.DataFrame, identity: str) -> str:
     return str(groups.loc[groups["id"] == identity, "name"].iloc[0])
+
+
+def _above_unread(snapshot: Snapshot) -> pd.DataFrame:
+    """Groups whose members come from a group that is held, and are not known therefore: held too."""
+    unread = snapshot.held.loc[snapshot.held["kind"] == "group", "id"]
+    nested = snapshot.memberships[_is_group(snapshot.memberships)]
+    above = set(unread)
+    while len(above) and len(nested):
+        more = (
+            set(nested.loc[_codes_in(nested["member_id"], pd.Series(sorted(above))), "group_id"].astype("str")) - above
+        )
+        if not more:
+            break
+        above |= more
+    rows = snapshot.groups[among(snapshot.groups["id"], above - set(unread))]
+    why = "a group in it is held, so that who is in it is not known; mend that group in the IdP"
+    return held_records("group", rows, "name", "filter", pd.Series([why] * len(rows)))
 
 
 def flattened(memberships: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.model import ID_ATTRIBUTE, Snapshot, held_records, sizes_only
+from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame, held_records, sizes_only
 from tasks.collisions import collided
 from tasks.filter import members_below
 from tasks.map import Desired
@@ -54,6 +54,7 @@ class Matched:
     directory_groups: pd.DataFrame
     stale: pd.DataFrame
     held: pd.DataFrame
+    warnings: pd.DataFrame = field(default_factory=held_frame)
     unknown_marks: int = 0
     handed_over: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame(columns=["name", "before", "after"], dtype="str")
@@ -88,7 +89,9 @@ def match(
         if ((links["source"] == source) & (links["kind"] == kind)).any()
     )
     groups, handed_over = _handed_over(wanted, groups)
-    return Matched(users, wanted, desired.memberships, accounts, groups, stale, held, unknown, handed_over)
+    return Matched(
+        users, wanted, desired.memberships, accounts, groups, stale, held, desired.warnings, unknown, handed_over
+    )
 
 
 def _gone(groups: pd.DataFrame, read: Snapshot | None, policy: Policy) -> pd.Index:
@@ -246,7 +249,7 @@ def _match(
         reason[hidden] = f"its Crowd {kind} cannot be read; see the held records of the directory"
 
     # (Who is disabled takes no part: they keep the name of their account, and without one need none.)
-    advice = meeting.advice if kind == "group" else ""
+    advice = f", or set {meeting.advice} in [sources.{source}]" if meeting.advice and kind == "group" else ""
     clashing = collided(wanted[name], wanted["original"], account, active, advice)
     reason = np.where(reason == "", clashing, reason)
 

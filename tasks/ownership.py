@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError, RefusedError
-from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id
+from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, sizes_only
 from tasks.filter import in_scope
 from tasks.map import desired, usernames
 from tasks.match import split_mark
@@ -150,6 +150,7 @@ def _powers(directory: Snapshot, policy: Policy) -> dict[str, dict[str, str]]:
     return {"user": dict(zip(people["member_id"], people["group_id"].map(groups), strict=True)), "group": groups}
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A source as it was read: whom it wants in Crowd (`people`, in the columns of `PEOPLE`, by their Crowd names),
@@ -188,6 +189,7 @@ def wanted(source: str, at: datetime, snapshot: Snapshot, policy: Policy) -> Wan
 # ── to another source ───────────────────────────────────────────────────────────────────────────────────────────
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Pairing:
     """What goes from one source to another. `pairs`: kind, name, mark, was, ends, owner, active, and of the person or
@@ -336,6 +338,7 @@ def moves(pairing: Pairing, by: str) -> pd.DataFrame:
 # ── one record ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Changed:
     """A change of ownership (in the columns of `CHANGES`, none where it is so already) and what speaks against it."""

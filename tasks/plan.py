@@ -907,16 +907,17 @@ class _Planning:
         return found.assign(account=found["id"].map(of).astype("str")).reset_index(drop=True)
 
     def warnings(self) -> pd.DataFrame:
-        """Groups whose name in Crowd is another one than in the source: Crowd cannot rename groups."""
+        """Those of the stages before, and groups whose name in Crowd is another one: Crowd cannot rename groups."""
         known = np.flatnonzero((self.group_at >= 0) & (self.groups["how"] != SHARED).to_numpy())
         now = self.directory_groups["id"].to_numpy(dtype=object)[self.group_at[known]]
         wanted = self.groups.iloc[known]
         other = crowd_ids(wanted["name"]).to_numpy(dtype=object) != now
         names = self.directory_groups["name"].to_numpy(dtype=object)[self.group_at[known[other]]]
-        return held_frame(
+        told = held_frame(
             ("group", row.id, row.name, "plan", f"is still called {name!r} in Crowd, which cannot rename groups")
             for row, name in zip(wanted[other].itertuples(), names, strict=True)
         )
+        return pd.concat([self.matched.warnings, told], ignore_index=True)
 
     def doubts(self) -> Iterator[str]:
         """What speaks against taking anything away, beyond numbers."""

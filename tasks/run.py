@@ -136,6 +136,8 @@ _HOW = {
     "requests_per_second",
     "timeout",
     "page_size",
+    "group_page_size",
+    "max_megabytes",
     "run_hours",
     "ca_file",
 }

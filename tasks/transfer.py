@@ -23,7 +23,7 @@ import stamina
 
 from connectors.contract import Directory, Scope
 from connectors.errors import ConfigurationError, CrowdsyncError, RetryableError
-from connectors.model import ID_ATTRIBUTE, Snapshot, frame_digest, held_frame
+from connectors.model import ID_ATTRIBUTE, Snapshot, frame_digest, held_frame, sizes_only
 from connectors.settings import DirectorySettings, Settings
 from connectors.store import Store
 from tasks import validate
@@ -56,6 +56,7 @@ HOURS: Final = 24
 """How long the preview of a move is good for."""
 
 
+@sizes_only
 @dataclass(slots=True)
 class Hand:
     """One directory and everything about its ownership, as it is now. Without `writing` it is looked at only."""

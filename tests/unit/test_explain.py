@@ -14,7 +14,9 @@ from connectors.model import Snapshot
 from tasks.explain import Explained, explain
 from tasks.filter import in_scope
 from tasks.map import FIELDS, desired
+from tasks.match import match
 from tasks.policy import Policy
+from tests.property.model_crowd import ModelLinks
 from tests.unit.test_scope import any_conditions, any_people, person, policy_with, snapshot, team
 from tests.unit.test_values import any_value
 
@@ -268,10 +270,11 @@ def test_explanations_agree_with_the_stages() -> None:
             seen["refused"] += 1
             assert all(row.after != ("in scope",) for row in explain(source, policy, "p1") if row.what == "scope")
             continue
-        users = {row["id"]: row for row in wanted.users.to_dict("records")}
+        matched = match(wanted, Snapshot.of(), ModelLinks().frame(), policy, "", source)
+        users = {row["id"]: row for row in matched.users.to_dict("records")}
         groups = dict(zip(wanted.groups["id"], wanted.groups["name"], strict=True))
         memberships = set(wanted.memberships.astype("str").itertuples(index=False, name=None))
-        reasons = dict(zip(wanted.held["id"], wanted.held["reason"], strict=True))
+        reasons = dict(zip(matched.held["id"], matched.held["reason"], strict=True))
         for key in rng.sample(source.users["id"].tolist(), 5):
             rows = explain(source, policy, key)
             note = (seed, key, rows)

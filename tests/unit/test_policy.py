@@ -306,7 +306,8 @@ def test_usernames_normalise(value: str, name: str) -> None:
 @pytest.mark.parametrize(("source", "value"), [("mail2", "ann@y.org"), ("username", "Ann.Lee"), ("id", "p1")])
 def test_attributes_fields(field: str, source: str, value: str) -> None:
     made = the_plan(policy_with(f"attributes.fields.{field}", source))
-    assert record(made, Kind.USER_CREATE, "ann.lee")[field] == value
+    wanted = "" if field == "email" and "@" not in value else value  # what is no address is left out
+    assert record(made, Kind.USER_CREATE, "ann.lee")[field] == wanted
     assert record(DEFAULT, Kind.USER_CREATE, "ann.lee")[field] != value
 
 

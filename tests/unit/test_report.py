@@ -127,7 +127,10 @@ PRINTS: dict[str, Callable[[Console], None]] = {
         console, HOSTILE, HOSTILE, [Explained("map", HOSTILE, (HOSTILE,), HOSTILE, (HOSTILE,))], AT
     ),
     "decisions": lambda console: show.decisions(
-        console, frame("actor", "decision", "reason", "via", plan_id=1, at=AT, without=orjson.dumps([HOSTILE]).decode())
+        console,
+        frame(
+            "actor", "login", "decision", "reason", "via", plan_id=1, at=AT, without=orjson.dumps([HOSTILE]).decode()
+        ),
     ),
     "audit": lambda console: show.audit(console, frame("event", "actor", "subject", "details", id=1, at=AT)),
     "links": lambda console: show.links(console, frame("name", "id", "how", made_at=AT), 9),
