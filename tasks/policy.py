@@ -728,18 +728,20 @@ class Limits(_Strict):
 
 
 PRIVILEGED = (
-    "crowd-administrators",
-    "jira-administrators",
-    "jira-system-administrators",
-    "jira-servicedesk-administrators",
-    "confluence-administrators",
+    "*administrator*",
+    "*admins*",
+    r"re:.*admin([^a-z].*)?",  # the word admin, or one that ends so: sysadmin, jira_admin, admin-emea, Jira Admin Team
+    r"re:.*(?-i:[Aa]dmin[A-Z]).*",  # JiraAdminTeam
+    "*superuser*",
+    "*super-user*",
+    "*super_user*",
     "bamboo-admin*",
     "bitbucket-admin*",
     "stash-admin*",
-    "fisheye-administrators",
-    "system-administrators",
-    "administrators",
 )
+"""The family that Atlassian's own groups of power are of, whatever stands before or after and between the words.
+Atlassian's products make new ones with every release, and companies name theirs alike. `administration` and
+`badminton` are none; whoever has an `admin-assistants` names it in `privileged_allowed`."""
 
 
 class Protection(_Strict):
@@ -748,7 +750,9 @@ class Protection(_Strict):
     users: tuple[Pattern, ...] = Field(("admin",), description="Crowd accounts that are never changed.")
     groups: tuple[Pattern, ...] = Field((), description="Crowd groups that are never changed, members included.")
     privileged_groups: tuple[Pattern, ...] = Field(
-        PRIVILEGED, description="Groups that give power over the applications: closed unless named below."
+        PRIVILEGED,
+        description="Groups that give power over the applications: closed unless named below. By default every name "
+        "with admin, admins, administrator or superuser in it, however it is written.",
     )
     privileged_allowed: tuple[str, ...] = Field(
         (), description="Privileged groups that this source may fill, by exact name."
@@ -822,9 +826,9 @@ class Policy(_Strict):
             raise ValueError(f"{what} while operations.user_delete is off; change one of them")
         if self.leavers.groups == "delete" and self.operations.group_delete == "off":
             raise ValueError("leavers.groups is 'delete' while operations.group_delete is off; change one of them")
-        closed = ~matches(pd.Series(self.protection.privileged_allowed, dtype="str"), self.protection.privileged_groups)
-        if closed.any():
-            name = self.protection.privileged_allowed[int(np.flatnonzero(closed)[0])]
+        named = pd.Series(self.protection.privileged_allowed, dtype="str")
+        fits = _privileged(named, self.protection.privileged_groups) & (named == named.str.strip())
+        for name in named[~fits].head(1):
             raise ValueError(
                 f"protection.privileged_allowed names {name!r}, which no pattern in privileged_groups matches; "
                 "correct it, or remove it"
@@ -865,12 +869,18 @@ class Policy(_Strict):
 
     def privileged(self, names: pd.Series) -> pd.Series:
         """Which group names are privileged and closed to this source; spelling tricks do not help."""
-        plain = names.reset_index(drop=True)
-        folded = fold(plain)
-        forms = [matches(form, self.protection.privileged_groups) for form in (folded, *skeletons(plain, folded))]
-        closed = np.logical_or.reduce(forms)
+        closed = _privileged(names, self.protection.privileged_groups)
         allowed = pd.Index(pd.Series(self.protection.privileged_allowed, dtype="str").str.lower())
-        return pd.Series(closed & ~names.str.lower().isin(allowed).to_numpy(), index=names.index)
+        return closed & ~names.str.lower().isin(allowed)
+
+
+def _privileged(names: pd.Series, patterns: Iterable[str]) -> pd.Series:
+    """Which names match any of the patterns, as they stand there (blanks and capitals tell words apart), or in the
+    form of any that looks like them: bool, on the index of `names`."""
+    plain = names.reset_index(drop=True)
+    folded = fold(plain)
+    forms = [matches(form, patterns) for form in (plain, folded, *skeletons(plain, folded))]
+    return pd.Series(np.logical_or.reduce(forms), index=names.index)
 
 
 def policy_of(settings: Settings, source: str) -> Policy:

@@ -679,12 +679,6 @@ def test_protection_of_privileged_groups() -> None:
     assert not {row for row in ops(made) if {"staff", "fresh"} & set(row[1:])}
 
 
-@pytest.mark.parametrize("pattern", PRIVILEGED)
-def test_every_privileged_name_is_closed_by_default(pattern: str) -> None:
-    name = pattern.replace("*", "istrators")
-    assert Policy().privileged(pd.Series([name, name.upper(), "staff"], dtype="str")).tolist() == [True, True, False]
-
-
 @pytest.mark.parametrize("disclose", ["names", "values"])
 def test_disclose(disclose: str) -> None:
     policy = policy_with("disclose", disclose, attributes={"extra": {"crew": "team"}})
@@ -883,7 +877,7 @@ EFFECTS = [
     Effect("usernames.allow", (["*"], ["re:[a-z]+"]), held_because("none of usernames.allow"), (set(), {"p1", "p8"})),
     Effect("usernames.deny", ([], ["BO?", "re:.*mail"]), held_because("one of usernames.deny"), (set(), {"p2", "p8"})),
     Effect("groups.rules", ([], TEAM), NEW_GROUPS, ({"fresh"}, {"shfre"})),
-    Effect("groups.prefix", ("", "x-"), NEW_GROUPS, ({"fresh"}, {"x-fresh", "x-theirs", "x-jira-administrators"})),
+    Effect("groups.prefix", ("", "x-"), NEW_GROUPS, ({"fresh"}, {"x-fresh", "x-theirs"})),
     Effect(
         "groups.allow",
         (["*"], ["staff", "re:.*ter|inner"]),
