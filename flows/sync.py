@@ -105,7 +105,7 @@ async def sync(request: SyncRequest) -> Report:
                 matched = await match_accounts(desired, crowd, links, policy, run.source_name)
                 away, digests = run.away(), (kept.digest, crowd_kept.digest)
                 plan = await make_plan(matched, source, crowd, policy, run.source_name, digests, away, only)
-                impact = await measure(plan.operations, crowd, policy, run.past())
+                impact = await measure(plan.operations, crowd, policy, run.past(), run.lately())
                 verdict = await guard_plan(plan, policy, impact, request.force)
                 return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)))
 

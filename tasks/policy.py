@@ -711,6 +711,17 @@ class Limits(_Strict):
     nesting_remove: Limit = Field(Limit(percent=20), description="Groups taken out of groups.")
     group_membership_add: Limit = Field(Limit(), description="Into any one group; per cent of its members.")
     group_membership_remove: Limit = Field(Limit(), description="Out of any one group; per cent of its members.")
+    group_loss: Limit = Field(
+        Limit(percent=20),
+        description="People who stay and lose a group that they had, directly or through groups in groups; per cent of "
+        "the active accounts.",
+    )
+    window_hours: float = Field(
+        24,
+        ge=0,
+        le=24 * 30,
+        description="What was taken away in so many hours before counts too, whatever run did it. 0: each run alone.",
+    )
     seat_groups: tuple[Pattern, ...] = Field((), description="Groups whose active members take a licence seat.")
     seats: int | None = Field(None, ge=1, description="At most so many active people in seat_groups afterwards.")
     unusual_times: float | None = Field(
@@ -769,7 +780,13 @@ class Approval(_Strict):
         "above_limits", description="never: a plan above a limit is refused, and must be forced."
     )
     dangers: tuple[Danger, ...] = Field(
-        ("last_administrator",), description="What needs agreement too, though no limit is passed."
+        ("last_administrator", "emptied_groups"),
+        description="What needs agreement too, though no limit is passed.",
+    )
+    emptied_members: int = Field(
+        2,
+        ge=1,
+        description="emptied_groups: groups that at least so many people lose who stay, so that nobody is left.",
     )
     expires_hours: float = Field(24, gt=0, le=24 * 30, description="How long to wait, and how long agreement holds.")
 

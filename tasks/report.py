@@ -80,6 +80,8 @@ class Report:
     asks: tuple[str, ...] = ()
     agreed: tuple[str, ...] = ()
     forced: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
+    """The limits that the plan went past, by agreement or by force: what they count begins anew."""
     snapshots: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     failed: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -106,6 +108,7 @@ class Report:
             "forced": list(self.forced),
             "snapshots": dict(self.snapshots),
             "sizes": {side: list(size) for side, size in self.sizes.items()},
+            **({"passed": list(self.passed)} if self.passed else {}),
             **({"full_read": self.since} if self.since else {}),
             **({"error": self.why} if self.why else {}),
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
@@ -467,6 +470,7 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
         asks=tuple(ask.text for ask in verdict.asks),
         agreed=verdict.agreed,
         forced=verdict.forced,
+        passed=verdict.passed if outcomes else (),
         snapshots={side: kept.id for side, kept in zip(("source", "directory"), filed.kept, strict=True)},
         sizes={
             side: (kept.users, kept.groups, kept.memberships)

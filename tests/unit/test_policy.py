@@ -26,6 +26,7 @@ from tasks.approve import decide
 from tasks.filter import in_scope
 from tasks.guard import Finding, Verdict, judge
 from tasks.impact import impact
+from tasks.lately import Lately
 from tasks.map import desired
 from tasks.match import match
 from tasks.plan import COLUMNS, Away, Owned, Plan, plan
@@ -46,6 +47,7 @@ from tasks.report import changes, plan_rows
 from tasks.snapshot import last_read
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import NOW, SOURCE, World, applied, planned
+from tests.road import run_of
 
 
 def policy_with(path: str, value: Any, **more: Any) -> Policy:
@@ -764,6 +766,24 @@ def the_verdict(policy: Policy) -> tuple[str, ...]:
     return tuple(line.split(":")[0] for line in judge(of_world, policy, radius).stops)
 
 
+def counted_since(policy: Policy) -> timedelta | None:
+    """How far back a run looks for what was taken away; None: not at all."""
+    asked: list[datetime] = []
+
+    class Journal:
+        def removals(self, source: str, directory: str, since: datetime) -> pd.DataFrame:
+            asked.append(since)
+            return Lately().removals
+
+        def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:
+            return {}
+
+    run_of(None, None, Journal(), policy).lately()  # type: ignore[arg-type]
+    if not asked:
+        return None
+    return timedelta(hours=round((datetime.now(UTC) - asked[0]) / timedelta(hours=1)))
+
+
 def judged_danger(policy: Policy) -> Verdict:
     """The verdict on a plan that deletes one account of a hundred."""
     of_nobody = pd.DataFrame({name: pd.array([], dtype="str") for name in COLUMNS})
@@ -977,6 +997,14 @@ EFFECTS = [
         {"limits": dict(NO_LIMITS)},
     ),
     Effect(
+        "limits.group_loss",
+        ({}, {"absolute": 0}),
+        the_verdict,
+        ((), ("group_loss",)),
+        {"limits": dict(NO_LIMITS)},
+    ),
+    Effect("limits.window_hours", (0, 24, 48), counted_since, (None, timedelta(hours=24), timedelta(hours=48))),
+    Effect(
         "limits.seats",
         (None, 4, 3),
         the_verdict,
@@ -1053,6 +1081,13 @@ EFFECTS = [
                 )
             ),
         ),
+    ),
+    Effect(
+        "approval.emptied_members",
+        (1, 2),
+        the_verdict,
+        (("emptied_groups",), ()),
+        {"limits": NO_LIMITS | {"group_loss": {}}, "approval": {"dangers": ["emptied_groups"]}},
     ),
     Effect("approval.expires_hours", (24, 1.5), agreement_ends, (timedelta(hours=24), timedelta(minutes=90))),
     Effect("canary.operations", (None, 1, 2), lambda policy: len(first_part(policy)), (0, 1, 2)),
