@@ -27,7 +27,7 @@ from tasks.plan import make_plan
 from tasks.policy import Policy, policy_of
 from tasks.report import Proposal, Report, conclude, file_plan, stood_aside, stored_about
 from tasks.run import StandAsideError, begin, stopped_short, watched
-from tasks.snapshot import check, keep, last_read, remember_away, remember_read, settle_unfinished
+from tasks.snapshot import check, keep, last_read, remember_away, remember_held, remember_read, settle_unfinished
 
 
 class SyncRequest(BaseModel):
@@ -112,6 +112,8 @@ async def sync(request: SyncRequest) -> Report:
             with run.timed("plan"):
                 proposal = await propose(policy)
             remember_away(run, proposal.plan)
+            if request.mode == "sync" and only is None and request.policy is None:
+                remember_held(run, proposal.plan)
             filed = await file_plan(run, proposal, (kept, crowd_kept), replaces=request.plan or None, only=only)
             if request.mode == "sync" and filed.number and not filed.verdict.refusals:
                 if filed.verdict.asks:

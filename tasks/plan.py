@@ -8,6 +8,7 @@ A record that is held, and every Crowd record that is or may become its own, is 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -73,6 +74,8 @@ class Plan:
     `leaving`: the people (id, why) who have an account and are away: out of scope, disabled or gone.
     `links`: ownership that needs no write (the mark in Crowd was enough), in the columns kind, id, name, how.
     `stale`: links (kind, id) to records that are gone and whose names the plan gives to somebody else.
+    `shielded`: held people whom the source clearly says to have left, and whose account stays active all the same: the
+    columns of held records, and `account`, its Crowd name.
     `digest` covers the operations, both snapshots and the policy."""
 
     operations: pd.DataFrame
@@ -84,6 +87,9 @@ class Plan:
     stale: pd.DataFrame
     owned: Owned
     digest: str
+    shielded: pd.DataFrame = dataclasses.field(
+        default_factory=lambda: held_frame().assign(account=pd.Series([], dtype="str"))
+    )
 
     def counts(self) -> dict[str, int]:
         """Operations by kind, in the order of the phases, without zeros."""

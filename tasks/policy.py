@@ -729,6 +729,9 @@ class Limits(_Strict):
         gt=1,
         description="A plan with so many times more removals than any of the runs before. Empty: no such limit.",
     )
+    held_runs: int | None = Field(
+        3, ge=1, description="Who is held for so many runs in a row is told loudly, with an exit code. Empty: never."
+    )
     unusual_runs: int = Field(20, ge=3, le=200, description="How many applied plans to compare with, at most.")
 
     @model_validator(mode="after")

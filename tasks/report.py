@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,10 +29,11 @@ from tasks.focus import Only
 from tasks.guard import Verdict
 from tasks.impact import Impact
 from tasks.impact import lines as radius
-from tasks.names import spelled
+from tasks.names import among, spelled
 from tasks.plan import Plan
 from tasks.policy import Policy
 from tasks.run import Run, finish, told
+from tasks.snapshot import held_keys
 
 ROWS: Final = 200
 """Rows that the Prefect page shows at ease; the whole plan is in the store."""
@@ -89,6 +90,20 @@ class Report:
     since: str = ""
     """Of an incremental read: when the source was last read whole."""
     why: str = ""
+    shielded: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Held people who have left by the source's word, and whose account stays active (as in `Plan`)."""
+    lasting: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Records that have been held for long: kind, id, name, reason, since, runs, told_at."""
+    loud: tuple[str, ...] = ()
+    """What a person has to see to, though nothing failed: somebody is in or out against the source's word."""
+    remarks: tuple[str, ...] = ()
+    """Who stays in against the source's word because the policy says so."""
+
+    @property
+    def headline(self) -> str:
+        """How the run ended, in one line that says all that somebody must know."""
+        but = "; ".join((*self.loud, *self.remarks))
+        return f"{self.status}, but {but}" if but else self.status
 
     def summary(self) -> dict[str, Any]:
         """The report as JSON values: counts and ids only."""
@@ -111,6 +126,8 @@ class Report:
             **({"passed": list(self.passed)} if self.passed else {}),
             **({"full_read": self.since} if self.since else {}),
             **({"error": self.why} if self.why else {}),
+            **({"loud": list(self.loud)} if self.loud else {}),
+            **({"remarks": list(self.remarks)} if self.remarks else {}),
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         }
 
@@ -242,7 +259,7 @@ def question_markdown(filed: Filed, hours: float) -> str:
 
 def report_markdown(report: Report) -> str:
     """The run report, for its artifact."""
-    lines = [f"# {report.source} → {report.directory}: {report.status}", ""]
+    lines = [f"# {report.source} → {report.directory}: {report.headline}", ""]
     lines += ["| as read before | users | groups | memberships |", "|---|---:|---:|---:|"]
     for side, (users, groups, memberships) in report.sizes.items():
         lines.append(f"| {side} | {users:,} | {groups:,} | {memberships:,} |")
@@ -258,6 +275,19 @@ def report_markdown(report: Report) -> str:
         lines += ["", f"Written: {written(report.outcomes)}."]
     if report.verified:
         lines += ["", f"Canary: the first {report.verified:,} operations were read back before the rest."]
+    if len(report.shielded):
+        lines += ["", f"## In against the source's word ({len(report.shielded):,})", ""]
+        lines += ["The source says that they have left, and their account stays active. Why, and what to do:", ""]
+        for row in report.shielded.head(ROWS).itertuples():
+            who = f"**{_plain(spelled(str(row.name)))}** ({_plain(row.away).replace('_', ' ')})"
+            lines.append(f"- {who} · account **{_plain(row.account)}**: {_plain(row.reason)}")
+    if len(report.lasting):
+        lines += ["", f"## Held for long ({len(report.lasting):,})", ""]
+        for row in report.lasting.head(ROWS).itertuples():
+            lines.append(
+                f"- **{_plain(spelled(str(row.name)))}** ({row.kind}) · {row.runs:,} runs, since "
+                f"{row.since:%Y-%m-%d %H:%M} UTC: {_plain(row.reason)}"
+            )
     if report.radius:
         lines += ["", "## What it does to people", "", *(f"- {_plain(line)}" for line in report.radius)]
     for title, refusals in (
@@ -425,6 +455,55 @@ async def create_table(run: Run, plan: Plan, number: int | None, verdict: Verdic
     await acreate_table_artifact(table=rows, key=run.key("plan"), description=description)
 
 
+TOLD_AGAIN: Final = timedelta(hours=24)
+"""After so long people are told again of what nobody saw to."""
+
+
+def lasting(run: Run, plan: Plan) -> pd.DataFrame:
+    """The held records of a plan that were held in many runs before: kind, id, name, reason, since, runs, told_at."""
+    held = held_keys(plan.held, plan.shielded)
+    known = run.store.held_records(run.directory_name, run.source_name).drop(columns="reason")
+    found = held.merge(known, on=["kind", "id"])
+    least = run.policy.limits.held_runs
+    long = found[found["runs"] >= least] if least is not None else found[:0]
+    return long.sort_values(["runs", "kind", "id"], ascending=[False, True, True], ignore_index=True)
+
+
+def unheeded(shielded: pd.DataFrame, lasting: pd.DataFrame) -> tuple[str, ...]:
+    """Headlines: who is in or out against the source's word, or may be. No names: they go into logs and messages."""
+    said = []
+    if count := len(shielded):
+        whom = "1 person is" if count == 1 else f"{count:,} people are"
+        said.append(f"{whom} in against the source's word")
+    if count := len(lasting):
+        what = "1 record has" if count == 1 else f"{count:,} records have"
+        oldest = lasting["since"].min()
+        said.append(f"{what} been held for {lasting['runs'].max():,} runs (since {oldest:%Y-%m-%d %H:%M} UTC)")
+    return tuple(said)
+
+
+def left_in(withheld: Mapping[str, int], policy: Policy) -> tuple[str, ...]:
+    """Who has left and keeps access because the policy withholds what would be done."""
+    said = []
+    for kind in (Kind.USER_DEACTIVATE, Kind.USER_DELETE):
+        if count := withheld.get(kind.value, 0):
+            whom = "1 person who left keeps" if count == 1 else f"{count:,} people who left keep"
+            state = policy.operations.of(kind)
+            said.append(f"{whom} their account as it is: operations.{kind.value} is {state!r}")
+    return tuple(said)
+
+
+def tell(run: Run, report: Report) -> None:
+    """Tells people what they have to see to: when it is new, and once a day."""
+    now = datetime.now(UTC)
+    known = run.store.held_records(run.directory_name, run.source_name)
+    loud = held_keys(*(one for one in (report.shielded, report.lasting) if len(one)))
+    loud = loud.merge(known[["kind", "id", "told_at"]], on=["kind", "id"], how="left")
+    if (loud["told_at"].isna() | (loud["told_at"] <= pd.Timestamp(now - TOLD_AGAIN))).any():
+        told("source.unheeded", run.source_name, plan=report.plan, headlines=list(report.loud))
+        run.store.tell_held(run.directory_name, run.source_name, loud, at=now)
+
+
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None = None) -> Report:
     """Says how the run ended: to the store, to the Prefect page, to the caller.
@@ -452,6 +531,8 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
     why = filed.rejected or filed.waits or str(run.stopped or "")
     if status == "waiting" and not why:
         why = f"plan {number} needs agreement: crowdsync approve {number} --by NAME --reason TEXT, then apply it"
+    long = lasting(run, plan)
+    longer = long[~among(long["id"], plan.shielded["id"])]  # who is in wrongly is told once
     report = Report(
         run=run.id,
         source=run.source_name,
@@ -480,13 +561,19 @@ async def conclude(run: Run, filed: Filed, mode: str, *, since: datetime | None 
         seconds=run.seconds,
         since=f"{since:%Y-%m-%d %H:%M} UTC" if since else "",
         why=why,
+        shielded=plan.shielded,
+        lasting=longer,
+        loud=unheeded(plan.shielded, longer),
+        remarks=left_in(plan.withheld, run.policy),
     )
     await acreate_markdown_artifact(
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"
     )
     finish(run, status, report.summary())
     line = f"Written: {written(outcomes)}." if outcomes else f"Planned: {count_line(report.planned)}."
-    get_run_logger().info("%s. %s Held: %d.", status.capitalize(), line, len(plan.held))
+    get_run_logger().info("%s. %s Held: %d.", report.headline.capitalize(), line, len(plan.held))
+    if report.loud and mode == "sync":
+        tell(run, report)
     if verdict.refusals:
         told("plan.refused", run.source_name, plan=number, refusals=list(verdict.refusals))
         raise ReportedError("; ".join(verdict.refusals), report)

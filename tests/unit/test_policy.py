@@ -43,7 +43,7 @@ from tasks.policy import (
     matches,
     policy_of,
 )
-from tasks.report import changes, plan_rows
+from tasks.report import changes, lasting, plan_rows
 from tasks.snapshot import last_read
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import NOW, SOURCE, World, applied, planned
@@ -766,6 +766,14 @@ def the_verdict(policy: Policy) -> tuple[str, ...]:
     return tuple(line.split(":")[0] for line in judge(of_world, policy, radius).stops)
 
 
+def long_held(policy: Policy) -> int:
+    """Of two records that are held for two runs and for three, how many are told loudly."""
+    known = pd.DataFrame({"kind": "user", "id": ["a", "b"], "reason": "", "runs": [2, 3]})
+    run = run_of(None, None, SimpleNamespace(held_records=lambda *_: known), policy)  # type: ignore[arg-type]
+    nothing = held_frame([("user", one, one, "map", "why") for one in "ab"])
+    return len(lasting(run, Plan(nothing, nothing, {}, nothing, nothing, nothing, nothing, Owned(0, 0, 0, 0, 0), "")))
+
+
 def counted_since(policy: Policy) -> timedelta | None:
     """How far back a run looks for what was taken away; None: not at all."""
     asked: list[datetime] = []
@@ -834,7 +842,7 @@ def steps(*given: dict[str, Any], of: str = "username") -> dict[str, Any]:
 NEW_PEOPLE, NEW_GROUPS = of("user_create"), of("group_create")
 NEW = {"ann.lee", "loner", "by-mail"}
 ALL_KEYS = {"users": ["id", "username", "email"], "groups": ["id", "name"]}
-NO_LIMITS = {name: {} for name in LIMITS}
+NO_LIMITS = {name: {} for name in LIMITS} | {"group_loss": {}}
 DELETE = {"operations": {"user_delete": "on"}, "limits": NO_LIMITS}
 X_ORG = {"field": "email", "operator": "ends_with", "values": ["x.org"]}
 F_AND_L: dict[str, Any] = {"sources": ["first_name", "last_name"]}
@@ -1003,6 +1011,7 @@ EFFECTS = [
         ((), ("group_loss",)),
         {"limits": dict(NO_LIMITS)},
     ),
+    Effect("limits.held_runs", (1, 3, None), long_held, (2, 1, 0)),
     Effect("limits.window_hours", (0, 24, 48), counted_since, (None, timedelta(hours=24), timedelta(hours=48))),
     Effect(
         "limits.seats",
@@ -1087,7 +1096,7 @@ EFFECTS = [
         (1, 2),
         the_verdict,
         (("emptied_groups",), ()),
-        {"limits": NO_LIMITS | {"group_loss": {}}, "approval": {"dangers": ["emptied_groups"]}},
+        {"limits": dict(NO_LIMITS), "approval": {"dangers": ["emptied_groups"]}},
     ),
     Effect("approval.expires_hours", (24, 1.5), agreement_ends, (timedelta(hours=24), timedelta(minutes=90))),
     Effect("canary.operations", (None, 1, 2), lambda policy: len(first_part(policy)), (0, 1, 2)),

@@ -104,6 +104,7 @@ WHOLE: dict[str, Any] = {
         "unusual_runs": 30,
         "group_loss": {"percent": 30},
         "window_hours": 48,
+        "held_runs": 9,
     },
     "protection": {"users": ["admin", "root"], "groups": ["vip-*"], "privileged_allowed": ["jira-administrators"]},
     "approval": {"when": "always", "dangers": ["deletions", "privileged"], "expires_hours": 8, "emptied_members": 3},

@@ -274,6 +274,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (at("limits.unusual_runs", 201), "limits.unusual_runs: ~less than or equal to 200"),
     (at("limits.window_hours", -1), "limits.window_hours: ~greater than or equal to 0"),
     (at("limits.window_hours", 721), "limits.window_hours: ~less than or equal to 720"),
+    (at("limits.held_runs", 0), "limits.held_runs: ~greater than or equal to 1"),
     # Protection.
     (
         at("protection.privileged_allowed", ["staff"]),
