@@ -1,7 +1,8 @@
 """The `crowdsync` command.
 
 Exit codes: 0 done, or nothing to do · 1 failed, try again · 2 a setting or the call is wrong ·
-3 refused, nothing (further) was written · 4 applied, but some operations failed.
+3 refused, nothing (further) was written · 4 applied, but some operations failed · 5 done, but somebody is in or out
+against the source's word.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from deployments.server import ended_as_by_hand, prefect_there
 from deployments.show import printable
 from deployments.terminal import (
     REFUSED,
+    UNHEEDED,
     code_of,
     console,
     errors,
@@ -41,7 +43,8 @@ from deployments.terminal import (
 
 app = typer.Typer(
     help="Keeps Atlassian Crowd in step with a company's identity providers.",
-    epilog="Exit codes: 0 done · 1 failed, try again · 2 a setting is wrong · 3 refused · 4 some operations failed.",
+    epilog="Exit codes: 0 done · 1 failed, try again · 2 a setting is wrong · 3 refused · 4 some operations failed · "
+    "5 somebody is in or out against the source's word.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -113,6 +116,9 @@ def _run(source: str, **request: Any) -> None:
                 f"[bold yellow]{report.status}[/]  {escape(printable(report.why))}", soft_wrap=True, highlight=False
             )
             raise typer.Exit(REFUSED)
+        if report.loud:
+            errors.print("[bold red]not all is well[/]  see what the report names", soft_wrap=True, highlight=False)
+            raise typer.Exit(UNHEEDED)
 
 
 async def _awaited(flow: Awaitable[Any]) -> Any:

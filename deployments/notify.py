@@ -106,6 +106,14 @@ def automations(block: UUID, overdue: timedelta = OVERDUE) -> list[AutomationCor
             "Nothing was written. What to do: `crowdsync plan --show {{ event.payload.plan }}` shows all of it." + _RUN,
         ),
         one(
+            "somebody in or out against the source's word",
+            "A record that is held keeps somebody in who has left, or has been held for many runs.",
+            told("source.unheeded"),
+            f"{_SOURCE} is not followed",
+            "{% for headline in event.payload.headlines %}- {{ headline }}\n{% endfor %}"
+            "What to do: the run's report names them, each with the way out. This is told once a day." + _RUN,
+        ),
+        one(
             "run failed",
             "A run of crowdsync failed, or its process ended before its time.",
             EventTrigger(

@@ -49,6 +49,10 @@ def report(console: Console, report: Report) -> None:
     for line in report.loud:
         console.print(f"  [bold red]{_printable(line)}[/]", soft_wrap=True, highlight=False)
     wide = max(map(len, report.sizes), default=0)
+    for line in report.loud:
+        console.print(f"  [bold red]but {_printable(line)}[/]", soft_wrap=True, highlight=False)
+    for line in report.remarks:
+        console.print(f"  [yellow]but {_printable(line)}[/]", soft_wrap=True, highlight=False)
     for name, (users, groups, memberships) in report.sizes.items():
         before = " before" if report.outcomes and name == report.directory else ""
         console.print(
@@ -86,10 +90,43 @@ def report(console: Console, report: Report) -> None:
         console.print(
             f"  {report.orphans:,} records of Crowd belong to no source: crowdsync links orphans", highlight=False
         )
+    _shielded(console, report.shielded)
+    _lasting(console, report.lasting)
     _listed(console, "Reported only, and not done", report.reported, "because it", "reason")
     _held(console, report.held)
     _left_out(console, report.warnings)
     _listed(console, "Failed", report.failed, "why", "note")
+
+
+def _shielded(console: Console, shielded: pd.DataFrame) -> None:
+    from tasks.names import spelled
+
+    if shielded.empty:
+        return
+    table = Table(title=f"In against the source's word ({len(shielded):,})", title_justify="left")
+    for column in ("who", "source says", "account", "why, and what to do"):
+        table.add_column(column, overflow="fold")
+    for row in shielded.head(20).itertuples():
+        said = str(row.away).replace("_", " ")
+        table.add_row(*(_printable(value) for value in (spelled(str(row.name)), said, row.account, row.reason)))
+    console.print(table)
+    if len(shielded) > 20:
+        console.print(f"  … and {len(shielded) - 20:,} more, in the report on the run's page")
+
+
+def _lasting(console: Console, lasting: pd.DataFrame) -> None:
+    from tasks.names import spelled
+
+    if lasting.empty:
+        return
+    table = Table(title=f"Held for long ({len(lasting):,})", title_justify="left")
+    for column in ("kind", "name", "runs", "since"):
+        table.add_column(column, overflow="fold", justify="right" if column == "runs" else "left")
+    for row in lasting.head(20).itertuples():
+        table.add_row(str(row.kind), _printable(spelled(str(row.name))), f"{row.runs:,}", _when(row.since))
+    console.print(table)
+    if len(lasting) > 20:
+        console.print(f"  … and {len(lasting) - 20:,} more, in the report on the run's page")
 
 
 def _held(console: Console, held: pd.DataFrame) -> None:
@@ -190,6 +227,10 @@ def runs(console: Console, frame: pd.DataFrame) -> None:
     console.print(table)
     for row in frame.to_dict("records"):  # below the table, whole: there a narrow screen would cut them
         summary = orjson.loads(row["summary"] or "{}")
+        for line in (*summary.get("loud", ()), *summary.get("remarks", ())):
+            console.print(
+                f"{_when(row['started_at'])}  [yellow]but[/] {_printable(line)}", soft_wrap=True, highlight=False
+            )
         for line in summary.get("refusals") or filter(None, [summary.get("error")]):
             console.print(
                 f"{_when(row['started_at'])}  [red]{row['status']}[/]  {_printable(line)}",

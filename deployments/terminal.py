@@ -28,6 +28,7 @@ FAILED: Final = 1
 WRONG: Final = 2
 REFUSED: Final = 3
 PARTLY: Final = 4
+UNHEEDED: Final = 5
 
 console = Terminal()
 errors = Terminal(stderr=True)

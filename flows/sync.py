@@ -29,7 +29,7 @@ from tasks.plan import make_plan
 from tasks.policy import Policy, policy_of
 from tasks.report import Proposal, Report, conclude, file_plan, stood_aside, stored_about
 from tasks.run import StandAsideError, begin, stopped_short, watched
-from tasks.snapshot import check, keep, last_read, remember_away, remember_read, settle_unfinished
+from tasks.snapshot import check, keep, last_read, remember_away, remember_held, remember_read, settle_unfinished
 
 
 class SyncRequest(BaseModel):
@@ -115,13 +115,14 @@ async def sync(request: SyncRequest) -> Report:
                 first, _ = parts(plan.gone)
                 if len(first):
                     await confirm_gone(run.source, first, len(first))
-                impact = await measure(plan.operations, crowd, policy, run.past())
+                impact = await measure(plan.operations, crowd, policy, run.past(), run.lately())
                 verdict = await guard_plan(plan, policy, impact, request.force)
                 return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)), plan.warnings)
 
             with run.timed("plan"):
                 proposal = await propose(policy)
             remember_away(run, proposal.plan, only)
+            remember_held(run, proposal.plan, only)
             filed = await file_plan(run, proposal, (kept, crowd_kept), replaces=request.plan or None, only=only)
             if request.mode == "sync" and filed.number and not filed.verdict.refusals:
                 if filed.verdict.asks:

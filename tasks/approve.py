@@ -18,7 +18,7 @@ from pydantic import Field
 from connectors.contract import Kind
 from connectors.store import Decision
 from tasks.focus import Only
-from tasks.guard import Verdict
+from tasks.guard import Verdict, limits_of
 from tasks.policy import Policy
 from tasks.report import Filed, Proposal, file_plan, question_markdown
 from tasks.run import Run, told
@@ -110,4 +110,4 @@ def decide(run: Run, filed: Filed, decision: str, actor: str, reason: str) -> No
 def agreed(verdict: Verdict, decision: Decision) -> Verdict:
     """A verdict whose questions a person answered."""
     texts = tuple(f"{ask.text} — {decision.actor}: {decision.reason}" for ask in verdict.asks)
-    return replace(verdict, asks=(), agreed=texts)
+    return replace(verdict, asks=(), agreed=texts, passed=limits_of(verdict.asks))

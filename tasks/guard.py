@@ -6,8 +6,8 @@ rule: a plan that leaves nobody able to log in is always refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import pandas as pd
 from prefect import task
@@ -17,6 +17,8 @@ from connectors.contract import Kind
 from connectors.errors import LimitError
 from connectors.model import Snapshot, sizes_only
 from tasks.impact import Impact, impact
+from tasks.lately import Lately
+from tasks.names import crowd_ids
 from tasks.plan import Plan
 from tasks.policy import Limit, Policy
 
@@ -28,22 +30,24 @@ _REMOVALS = (Kind.USER_DEACTIVATE, Kind.USER_DELETE, Kind.MEMBERSHIP_REMOVE)
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a person must agree to, and the kinds of operation that it is about."""
+    """What a person must agree to, and the kinds of operation that it is about; `limit`: the field of `limits`."""
 
     text: str
     kinds: tuple[Kind, ...] = ()
+    limit: str = field(default="", compare=False)
 
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`refusals` stop the run, and so do `asks` until a person agrees; `forced` were lifted by the run's force, and
-    `agreed` by a person."""
+    `agreed` by a person. `passed`: the limits (fields of `limits`) that the plan goes past with that."""
 
     refusals: tuple[str, ...] = ()
     asks: tuple[Finding, ...] = ()
     forced: tuple[str, ...] = ()
     agreed: tuple[str, ...] = ()
+    passed: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -64,12 +68,13 @@ class Verdict:
 def judge(plan: Plan, policy: Policy, radius: Impact | None = None, *, force: bool = False) -> Verdict:
     """Plan and its blast radius → verdict. Pure: the same plan under the same policy is always judged the same."""
     always = tuple(_never(plan))
-    found = [*_limits(plan, policy), *_doubts(plan), *_handovers(plan, policy)]
+    found = [*_limits(plan, policy, radius), *_doubts(plan), *_handovers(plan, policy)]
     if radius is not None:
+        found += _group_loss(plan, radius, policy)
         found += [*_of_groups(radius, policy), *_seats(radius, policy), *_unusual(radius)]
         found += _dangers(plan, radius, policy)
     if force:
-        return Verdict(always, forced=tuple(finding.text for finding in found))
+        return Verdict(always, forced=tuple(finding.text for finding in found), passed=limits_of(found))
     if policy.approval.when == "never":
         return Verdict((*always, *(f"{f.text}; {WAY}" for f in found)))
     if policy.approval.when == "always" and len(plan.operations) and not found:
@@ -89,8 +94,14 @@ def _never(plan: Plan) -> Iterator[str]:
         yield f"the plan deletes all {owned.users} accounts that this source owns; this is never done"
 
 
-def _limits(plan: Plan, policy: Policy) -> Iterator[Finding]:
-    counts, owned, limits = plan.counts(), plan.owned, policy.limits
+def limits_of(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """The limits that findings are about."""
+    return tuple(dict.fromkeys(finding.limit for finding in findings if finding.limit))
+
+
+def _limits(plan: Plan, policy: Policy, radius: Impact | None) -> Iterator[Finding]:
+    lately = {} if radius is None else radius.lately
+    counts, owned = plan.counts(), plan.owned
     shut_out = plan.shut_out()
     for name, base, of in (
         ("user_create", owned.users, "owned accounts"),
@@ -108,19 +119,31 @@ def _limits(plan: Plan, policy: Policy) -> Iterator[Finding]:
         count = counts.get(name, 0)
         if name == "user_deactivate":  # whoever is deleted is shut out too
             kinds, count = (Kind.USER_DEACTIVATE, Kind.USER_DELETE), shut_out
-        text = _over(name, count, base, of, getattr(limits, name))
+        text = _over(name, count, base, of, policy, lately.get(name, 0))
         if text:
-            yield Finding(text, kinds)
+            yield Finding(text, kinds, name)
 
 
-def _over(name: str, count: int, base: int, of: str, limit: Limit) -> str:
-    allowed = limit.allowed(base)
-    if allowed is None or count <= allowed:
+def _over(name: str, count: int, base: int, of: str, policy: Policy, lately: int = 0) -> str:
+    """What is wrong with taking `count` of `base`, where `lately` were taken before: the base is as it was then."""
+    limit: Limit = getattr(policy.limits, name)
+    allowed = limit.allowed(base + lately)
+    if allowed is None or not count or count + lately <= allowed:
         return ""
     rules = [] if limit.absolute is None else [f"{limit.absolute}"]
     rules += [] if limit.percent is None else [f"{limit.percent:g} %"]
     rule = f"limits.{name} ({' and '.join(rules)})"
-    return f"{name}: {count} of {base} {of} is more than the {allowed} that {rule} allows"
+    before = f" ({lately} of them in the {policy.limits.window_hours:g} hours before)" if lately else ""
+    return f"{name}: {count + lately} of {base + lately} {of}{before} is more than the {allowed} that {rule} allows"
+
+
+def _group_loss(plan: Plan, radius: Impact, policy: Policy) -> Iterator[Finding]:
+    """The people who stay and lose a group, by whatever way they were in it."""
+    lately = max(radius.losers_lately - radius.losers, 0)
+    base = max(plan.owned.active - lately, 0)  # they are active accounts still
+    text = _over("group_loss", radius.losers, base, "active owned accounts, who lose a group,", policy, lately)
+    if text:
+        yield Finding(text, (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE, Kind.GROUP_DELETE), "group_loss")
 
 
 def _doubts(plan: Plan) -> Iterator[Finding]:
@@ -151,13 +174,18 @@ def _of_groups(radius: Impact, policy: Policy) -> Iterator[Finding]:
         if limit == Limit():
             continue
         changes: pd.DataFrame = radius.group_changes
-        allowed = changes["members_before"].map(limit.allowed)
-        over = changes[changes[column] > allowed]
-        if len(over):
-            worst = over.iloc[int((over[column] - over["members_before"].map(limit.allowed)).argmax())]
-            count, base = int(worst[column]), int(worst["members_before"])
-            text = _over(name, count, base, f"members of {worst['group']!r}", limit)
-            yield Finding(text + (f", and {len(over) - 1} more groups" if len(over) > 1 else ""), (kind,))
+        removes = kind is Kind.MEMBERSHIP_REMOVE
+        lately = crowd_ids(changes["group"]).map(radius.lately_groups if removes else {}).fillna(0).astype("int64")
+        allowed = (changes["members_before"] + lately).map(limit.allowed)
+        over = (changes[column] > 0) & (changes[column] + lately > allowed)
+        if over.any():
+            worst = int((changes[column] + lately - allowed).where(over, -1).argmax())
+            count, base, before = (
+                int(side.iloc[worst]) for side in (changes[column], changes["members_before"], lately)
+            )
+            text = _over(name, count, base, f"members of {changes['group'].iloc[worst]!r}", policy, before)
+            more = int(over.sum()) - 1
+            yield Finding(text + (f", and {more} more groups" if more else ""), (kind,), name)
 
 
 def _seats(radius: Impact, policy: Policy) -> Iterator[Finding]:
@@ -206,8 +234,8 @@ def _dangers(plan: Plan, radius: Impact, policy: Policy) -> Iterator[Finding]:
         ),
         (
             "emptied_groups",
-            radius.emptied,
-            f"{len(radius.emptied)} groups are left without members: {_list(radius.emptied)}",
+            radius.deserted,
+            f"{len(radius.deserted)} groups are left without members: {_list(radius.deserted)}",
             (*_REMOVALS, Kind.NESTING_REMOVE, Kind.GROUP_DELETE),
         ),
     ):
@@ -221,9 +249,11 @@ def _list(names: object) -> str:
 
 
 @task(name="impact", task_run_name="impact", cache_policy=NO_CACHE, persist_result=False)
-async def measure(operations: pd.DataFrame, directory: Snapshot, policy: Policy, past: pd.DataFrame) -> Impact:
+async def measure(
+    operations: pd.DataFrame, directory: Snapshot, policy: Policy, past: pd.DataFrame, lately: Lately | None = None
+) -> Impact:
     """What the plan does to people."""
-    return impact(operations, directory, policy, past)
+    return impact(operations, directory, policy, past, lately)
 
 
 @task(name="guard", task_run_name="guard", cache_policy=NO_CACHE, persist_result=False)

@@ -7,8 +7,8 @@ and made again under its name is one group here. Whoever may do something "throu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from connectors.contract import Kind
 from connectors.model import Snapshot, memberships_from_codes, sizes_only
+from tasks.lately import Lately
 from tasks.names import among, arrow_text, crowd_ids
 from tasks.policy import Policy, matches
 
@@ -67,6 +68,10 @@ class Impact:
     by their name after the plan, and lose, by their name before it). `shut_out`: people who could log in and were
     in a group, and are inactive, deleted or in no group after. `group_changes`: group, members_before, added,
     removed (direct members; the group that loses most first). `past`: kind → (median, most) of the runs before.
+    `losers`: how many people stay active and lose a group that they had, directly or nested; `losers_lately`: the same
+    with what was taken away in the window of the limits. `deserted`: such of `emptied` as many people lose so
+    (`approval.emptied_members`). `lately`, `lately_groups`: what was taken away in that window, by limit, and members
+    by group (as Crowd looks it up).
     """
 
     active_before: int
@@ -80,12 +85,25 @@ class Impact:
     group_changes: pd.DataFrame
     unusual: tuple[Unusual, ...]
     past: Mapping[str, tuple[float, int]]
+    losers: int = 0
+    losers_lately: int = 0
+    deserted: tuple[str, ...] = ()
+    lately: Mapping[str, int] = field(default_factory=dict)
+    lately_groups: Mapping[str, int] = field(default_factory=dict)
 
 
-def impact(operations: pd.DataFrame, directory: Snapshot, policy: Policy, past: pd.DataFrame | None = None) -> Impact:
+def impact(
+    operations: pd.DataFrame,
+    directory: Snapshot,
+    policy: Policy,
+    past: pd.DataFrame | None = None,
+    lately: Lately | None = None,
+) -> Impact:
     """Operations in the order of seq, and the directory before them → their impact.
 
-    `past`: a row per plan that was applied, newest first, and a column per kind, as `Store.past_counts` gives."""
+    `past`: a row per plan that was applied, newest first, and a column per kind, as `Store.past_counts` gives;
+    `lately`: what was taken away in the window of the limits."""
+    lately = lately or Lately()
     course = _course(operations, directory)
     before, after = course.sides()
     names = course.group_names
@@ -98,6 +116,12 @@ def impact(operations: pd.DataFrame, directory: Snapshot, policy: Policy, past: 
         seats = [int(side.inside(licensed).sum()) for side in (before, after)]
     lost = before.active & before.placed() & ~(after.active & after.placed())
     runs = _runs(past, policy)
+    gone = course.people_changes()[1], course.nestings.changes(course.node, course.node)[1]
+    losers = losers_lately = _losers(before, after, [gone[0]], [gone[1]])
+    earlier, members, nestings = _with(before, course, lately, directory)
+    if losers and earlier is not before:
+        losers_lately = _losers(earlier, after, [gone[0], members], [gone[1], nestings])
+    of_groups = lately.pairs("group_membership_remove", Kind.MEMBERSHIP_REMOVE, directory)["group"].value_counts()
     return Impact(
         active_before=int(before.active.sum()),
         active_after=int(after.active.sum()),
@@ -114,6 +138,11 @@ def impact(operations: pd.DataFrame, directory: Snapshot, policy: Policy, past: 
             for kind in Kind
             if kind.value in runs.columns and len(runs)
         },
+        losers=losers,
+        losers_lately=losers_lately,
+        deserted=_sorted(names[_deserted(emptied, earlier, after, policy.approval.emptied_members)]),
+        lately=lately.counts(directory),
+        lately_groups={str(group): int(count) for group, count in of_groups.items()},
     )
 
 
@@ -247,6 +276,24 @@ class _Side:
         found[self.members[1]] = True
         return found
 
+    def effective(self, users: np.ndarray) -> np.ndarray:
+        """Of these users (bool), every group that they are in, directly or nested: user * groups + group, sorted."""
+        group, user = self.members
+        width = max(self.groups, 1)
+        which = users[user]
+        keys = fresh = np.unique(user[which].astype(np.int64) * width + group[which])
+        order = np.argsort(self.nestings[1], kind="stable")
+        parent, child = self.nestings[0][order], self.nestings[1][order]
+        first, last = (np.searchsorted(child, np.arange(self.groups), side) for side in ("left", "right"))
+        while len(fresh) and len(parent):
+            who, inside = np.divmod(fresh, width)
+            many = last[inside] - first[inside]
+            steps = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+            above = np.unique(np.repeat(who, many) * width + parent[np.repeat(first[inside], many) + steps])
+            fresh = np.setdiff1d(above, keys, assume_unique=True)
+            keys = np.union1d(keys, fresh)
+        return keys
+
     def each_inside(self, groups: np.ndarray) -> Iterator[np.ndarray]:
         """For each of the groups (codes) its active users, direct or nested: sorted codes of users."""
         wanted = np.zeros(self.groups, dtype=bool)
@@ -266,6 +313,49 @@ class _Side:
                 found[user[start:stop]] = True
             yield np.flatnonzero(found)
             found[:] = False
+
+
+def _with(before: _Side, course: _Course, lately: Lately, directory: Snapshot) -> tuple[_Side, Pairs, Pairs]:
+    """The directory before, and what was taken away lately put back, as far as both sides of it are there; and what
+    that is: memberships, nestings."""
+    back: list[Pairs] = []
+    for kind, members in ((Kind.MEMBERSHIP_REMOVE, course.accounts), (Kind.NESTING_REMOVE, course.teams)):
+        taken = lately.pairs("group_loss", kind, directory)
+        group, member = (_at(of.ids, arrow_text(taken[c])) for of, c in ((course.teams, "group"), (members, "member")))
+        known = (group >= 0) & (member >= 0)
+        back.append((group[known], member[known]))
+    if not len(back[0][0]) and not len(back[1][0]):
+        return before, back[0], back[1]
+    members_, nestings = (
+        (np.concatenate([now[0], more[0]]), np.concatenate([now[1], more[1]]))
+        for now, more in zip((before.members, before.nestings), back, strict=True)
+    )
+    return _Side(before.active, members_, nestings, before.groups), back[0], back[1]
+
+
+def _losers(before: _Side, after: _Side, members: Iterable[Pairs], nestings: Iterable[Pairs]) -> int:
+    """How many people are active on both sides and lose a group that they had, directly or through groups in groups.
+
+    `members` and `nestings`: at least those that are there before, and not after."""
+    some, cut = np.zeros(len(before.active), dtype=bool), np.zeros(before.groups, dtype=bool)
+    for _, user in members:
+        some[user] = True
+    for _, child in nestings:
+        cut[child] = True
+    if cut.any():
+        some |= before.inside(cut)
+    some &= before.active & after.active
+    if not some.any():
+        return 0
+    lost = np.setdiff1d(before.effective(some), after.effective(some), assume_unique=True)
+    return len(np.unique(lost // max(before.groups, 1)))
+
+
+def _deserted(emptied: np.ndarray, before: _Side, after: _Side, least: int) -> np.ndarray:
+    """Which emptied groups (bool) at least so many people lose who stay active: codes."""
+    codes = np.flatnonzero(emptied)
+    stay = [int(after.active[who].sum()) for who in before.each_inside(codes)]
+    return codes[np.array(stay, dtype=np.int64) >= least]
 
 
 def _spread(flags: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

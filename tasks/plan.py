@@ -102,8 +102,8 @@ class Plan:
     stale: pd.DataFrame
     owned: Owned
     digest: str
-    gone: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["kind", "id"], dtype="str"))
     shielded: pd.DataFrame = field(default_factory=lambda: held_frame().assign(account=pd.Series(dtype="str")))
+    gone: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["kind", "id"], dtype="str"))
     warnings: pd.DataFrame = field(default_factory=held_frame)
     doubts: tuple[str, ...] = ()
     handed_over: pd.DataFrame = field(
@@ -677,7 +677,9 @@ class _Planning:
         # Who may be given something, and from whom something may be taken.
         fixed_groups = np.zeros(groups_total, dtype=bool)
         fixed_groups[:groups] = self.groups_frozen
-        fixed_groups |= self._privileged(groups_final, group_code)
+        powerful = self._privileged(groups_final, group_code)
+        self._tell_closed(powerful[:groups])
+        fixed_groups |= powerful
         give_groups, take_groups = ~fixed_groups, ~fixed_groups
         exists = np.zeros(groups_total, dtype=bool)
         exists[self.group_at[self.group_at >= 0]] = True
@@ -803,6 +805,20 @@ class _Planning:
         stays = ~np.isin(parent, gone) & ~np.isin(child, gone)
         parent, child = np.concatenate([np.stack([parent[stays], child[stays]]), np.stack(wanted)], axis=1)
         return self._closed(pd.Series(names, dtype="str"), parent, child)
+
+    def _tell_closed(self, powerful: np.ndarray) -> None:
+        """Holds the groups of this source that give power which the policy does not name: they are left as they are,
+        members included, which nobody would notice. (Of one inside another, only what is in it and it is in.)"""
+        owner = self.directory_groups["owner"].to_numpy(dtype=object, copy=True)
+        own = (self.group_at >= 0) & (self.groups["how"] != SHARED).to_numpy()
+        owner[self.group_at[own]] = self.groups["id"].to_numpy(dtype=object)[own]
+        closed = np.flatnonzero(powerful & (owner != ""))
+        names = self.directory_groups["name"].iloc[closed]
+        itself = self.policy.privileged(names).to_numpy(dtype=bool)
+        for i, name, alone in zip(closed, names, itself, strict=True):
+            what = "is a privileged group" if alone else "is inside a privileged group"
+            reason = f"{what}: its members stay as they are; name it in protection.privileged_allowed, or leave it out"
+            self.held.append(held_frame([("group" if alone else "nesting", owner[i], name, "plan", reason)]))
 
     def _nestings_now(self, ids: pd.Series, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Nestings in Crowd → positions of parents and children in `ids`; -1 where unknown. Groups whose record

@@ -730,12 +730,26 @@ class Limits(_Strict):
     nesting_remove: Limit = Field(Limit(percent=20), description="Groups taken out of groups.")
     group_membership_add: Limit = Field(Limit(), description="Into any one group; per cent of its members.")
     group_membership_remove: Limit = Field(Limit(), description="Out of any one group; per cent of its members.")
+    group_loss: Limit = Field(
+        Limit(percent=20),
+        description="People who stay and lose a group that they had, directly or through groups in groups; per cent of "
+        "the active accounts.",
+    )
+    window_hours: float = Field(
+        24,
+        ge=0,
+        le=24 * 30,
+        description="What was taken away in so many hours before counts too, whatever run did it. 0: each run alone.",
+    )
     seat_groups: tuple[Pattern, ...] = Field((), description="Groups whose active members take a licence seat.")
     seats: int | None = Field(None, ge=1, description="At most so many active people in seat_groups afterwards.")
     unusual_times: float | None = Field(
         10,
         gt=1,
         description="A plan with so many times more removals than any of the runs before. Empty: no such limit.",
+    )
+    held_runs: int | None = Field(
+        3, ge=1, description="Who is held for so many runs in a row is told loudly, with an exit code. Empty: never."
     )
     unusual_runs: int = Field(20, ge=3, le=200, description="How many applied plans to compare with, at most.")
 
@@ -747,18 +761,20 @@ class Limits(_Strict):
 
 
 PRIVILEGED = (
-    "crowd-administrators",
-    "jira-administrators",
-    "jira-system-administrators",
-    "jira-servicedesk-administrators",
-    "confluence-administrators",
+    "*administrator*",
+    "*admins*",
+    r"re:.*admin([^a-z].*)?",  # the word admin, or one that ends so: sysadmin, jira_admin, admin-emea, Jira Admin Team
+    r"re:.*(?-i:[Aa]dmin[A-Z]).*",  # JiraAdminTeam
+    "*superuser*",
+    "*super-user*",
+    "*super_user*",
     "bamboo-admin*",
     "bitbucket-admin*",
     "stash-admin*",
-    "fisheye-administrators",
-    "system-administrators",
-    "administrators",
 )
+"""The family that Atlassian's own groups of power are of, whatever stands before or after and between the words.
+Atlassian's products make new ones with every release, and companies name theirs alike. `administration` and
+`badminton` are none; whoever has an `admin-assistants` names it in `privileged_allowed`."""
 
 
 class Protection(_Strict):
@@ -767,7 +783,9 @@ class Protection(_Strict):
     users: tuple[Pattern, ...] = Field(("admin",), description="Crowd accounts that are never changed.")
     groups: tuple[Pattern, ...] = Field((), description="Crowd groups that are never changed, members included.")
     privileged_groups: tuple[Pattern, ...] = Field(
-        PRIVILEGED, description="Groups that give power over the applications: closed unless named below."
+        PRIVILEGED,
+        description="Groups that give power over the applications: closed unless named below. By default every name "
+        "with admin, admins, administrator or superuser in it, however it is written.",
     )
     privileged_allowed: tuple[str, ...] = Field(
         (), description="Privileged groups that this source may fill, by exact name."
@@ -784,7 +802,13 @@ class Approval(_Strict):
         "above_limits", description="never: a plan above a limit is refused, and must be forced."
     )
     dangers: tuple[Danger, ...] = Field(
-        ("last_administrator",), description="What needs agreement too, though no limit is passed."
+        ("last_administrator", "emptied_groups"),
+        description="What needs agreement too, though no limit is passed.",
+    )
+    emptied_members: int = Field(
+        2,
+        ge=1,
+        description="emptied_groups: groups that at least so many people lose who stay, so that nobody is left.",
     )
     expires_hours: float = Field(24, gt=0, le=24 * 30, description="How long to wait, and how long agreement holds.")
 
@@ -841,9 +865,9 @@ class Policy(_Strict):
             raise ValueError(f"{what} while operations.user_delete is off; change one of them")
         if self.leavers.groups == "delete" and self.operations.group_delete == "off":
             raise ValueError("leavers.groups is 'delete' while operations.group_delete is off; change one of them")
-        closed = ~matches(pd.Series(self.protection.privileged_allowed, dtype="str"), self.protection.privileged_groups)
-        if closed.any():
-            name = self.protection.privileged_allowed[int(np.flatnonzero(closed)[0])]
+        named = pd.Series(self.protection.privileged_allowed, dtype="str")
+        fits = _privileged(named, self.protection.privileged_groups) & (named == named.str.strip())
+        for name in named[~fits].head(1):
             raise ValueError(
                 f"protection.privileged_allowed names {name!r}, which no pattern in privileged_groups matches; "
                 "correct it, or remove it"
@@ -892,12 +916,18 @@ class Policy(_Strict):
 
     def privileged(self, names: pd.Series) -> pd.Series:
         """Which group names are privileged and closed to this source; spelling tricks do not help."""
-        plain = names.reset_index(drop=True)
-        folded = fold(plain)
-        forms = [matches(form, self.protection.privileged_groups) for form in (folded, *skeletons(plain, folded))]
-        closed = np.logical_or.reduce(forms)
+        closed = _privileged(names, self.protection.privileged_groups)
         allowed = pd.Index(pd.Series(self.protection.privileged_allowed, dtype="str").str.lower())
-        return pd.Series(closed & ~names.str.lower().isin(allowed).to_numpy(), index=names.index)
+        return closed & ~names.str.lower().isin(allowed)
+
+
+def _privileged(names: pd.Series, patterns: Iterable[str]) -> pd.Series:
+    """Which names match any of the patterns, as they stand there (blanks and capitals tell words apart), or in the
+    form of any that looks like them: bool, on the index of `names`."""
+    plain = names.reset_index(drop=True)
+    folded = fold(plain)
+    forms = [matches(form, patterns) for form in (plain, folded, *skeletons(plain, folded))]
+    return pd.Series(np.logical_or.reduce(forms), index=names.index)
 
 
 def policy_of(settings: Settings, source: str) -> Policy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -30,10 +30,11 @@ from tasks.focus import Only
 from tasks.guard import Verdict
 from tasks.impact import Impact
 from tasks.impact import lines as radius
-from tasks.names import spelled
+from tasks.names import among, spelled
 from tasks.plan import Plan
 from tasks.policy import Policy
 from tasks.run import Run, finish, told
+from tasks.snapshot import held_keys
 
 ROWS: Final = 200
 """Rows that the Prefect page shows at ease; the whole plan is in the store."""
@@ -84,6 +85,8 @@ class Report:
     asks: tuple[str, ...] = ()
     agreed: tuple[str, ...] = ()
     forced: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
+    """The limits that the plan went past, by agreement or by force: what they count begins anew."""
     snapshots: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     failed: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -91,8 +94,20 @@ class Report:
     since: str = ""
     """Of an incremental read: when the source was last read whole."""
     why: str = ""
+    shielded: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Held people who have left by the source's word, and whose account stays active (as in `Plan`)."""
+    lasting: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Records that have been held for long: kind, id, name, reason, since, runs, told_at."""
     loud: tuple[str, ...] = ()
-    """What is wrong though nothing failed, a sentence each."""
+    """What a person has to see to, though nothing failed: somebody is in or out against the source's word."""
+    remarks: tuple[str, ...] = ()
+    """Who stays in against the source's word because the policy says so."""
+
+    @property
+    def headline(self) -> str:
+        """How the run ended, in one line that says all that somebody must know."""
+        but = "; ".join((*self.loud, *self.remarks))
+        return f"{self.status}, but {but}" if but else self.status
 
     def summary(self) -> dict[str, Any]:
         """The report as JSON values: counts and ids only."""
@@ -113,9 +128,11 @@ class Report:
             "forced": list(self.forced),
             "snapshots": dict(self.snapshots),
             "sizes": {side: list(size) for side, size in self.sizes.items()},
+            **({"passed": list(self.passed)} if self.passed else {}),
             **({"full_read": self.since} if self.since else {}),
             **({"error": self.why} if self.why else {}),
             **({"loud": list(self.loud)} if self.loud else {}),
+            **({"remarks": list(self.remarks)} if self.remarks else {}),
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         }
 
@@ -247,8 +264,7 @@ def question_markdown(filed: Filed, hours: float) -> str:
 
 def report_markdown(report: Report) -> str:
     """The run report, for its artifact."""
-    lines = [f"# {report.source} → {report.directory}: {report.status}", ""]
-    lines += [line for text in report.loud for line in (f"**{_plain(text)}**", "")]
+    lines = [f"# {report.source} → {report.directory}: {report.headline}", ""]
     lines += ["| as read before | users | groups | memberships |", "|---|---:|---:|---:|"]
     for side, (users, groups, memberships) in report.sizes.items():
         lines.append(f"| {side} | {users:,} | {groups:,} | {memberships:,} |")
@@ -264,6 +280,19 @@ def report_markdown(report: Report) -> str:
         lines += ["", f"Written: {written(report.outcomes)}."]
     if report.verified:
         lines += ["", f"Canary: the first {report.verified:,} operations were read back before the rest."]
+    if len(report.shielded):
+        lines += ["", f"## In against the source's word ({len(report.shielded):,})", ""]
+        lines += ["The source says that they have left, and their account stays active. Why, and what to do:", ""]
+        for row in report.shielded.head(ROWS).itertuples():
+            who = f"**{_plain(spelled(str(row.name)))}** ({_plain(row.away).replace('_', ' ')})"
+            lines.append(f"- {who} · account **{_plain(row.account)}**: {_plain(row.reason)}")
+    if len(report.lasting):
+        lines += ["", f"## Held for long ({len(report.lasting):,})", ""]
+        for row in report.lasting.head(ROWS).itertuples():
+            lines.append(
+                f"- **{_plain(spelled(str(row.name)))}** ({row.kind}) · {row.runs:,} runs, since "
+                f"{row.since:%Y-%m-%d %H:%M} UTC: {_plain(row.reason)}"
+            )
     if report.radius:
         lines += ["", "## What it does to people", "", *(f"- {_plain(line)}" for line in report.radius)]
     for title, refusals in (
@@ -450,6 +479,64 @@ async def create_table(run: Run, plan: Plan, number: int | None, verdict: Verdic
     await acreate_table_artifact(table=rows, key=run.key("plan"), description=description)
 
 
+TOLD_AGAIN: Final = timedelta(hours=24)
+"""After so long people are told again of what nobody saw to."""
+
+
+def lasting(run: Run, plan: Plan) -> pd.DataFrame:
+    """The held records of a plan that were held in many runs before: kind, id, name, reason, since, runs, told_at."""
+    held = held_keys(plan.held, plan.shielded)
+    known = run.store.held_records(run.directory_name, run.source_name).drop(columns="reason")
+    found = held.merge(known, on=["kind", "id"])
+    least = run.policy.limits.held_runs
+    long = found[found["runs"] >= least] if least is not None else found[:0]
+    return long.sort_values(["runs", "kind", "id"], ascending=[False, True, True], ignore_index=True)
+
+
+def unheeded(shielded: pd.DataFrame, lasting: pd.DataFrame) -> tuple[str, ...]:
+    """Headlines: who is in or out against the source's word, or may be. No names: they go into logs and messages."""
+    said = []
+    if count := len(shielded):
+        whom = "1 person is" if count == 1 else f"{count:,} people are"
+        said.append(f"{whom} in against the source's word")
+    if count := len(lasting):
+        what = "1 record has" if count == 1 else f"{count:,} records have"
+        oldest = lasting["since"].min()
+        said.append(f"{what} been held for {lasting['runs'].max():,} runs (since {oldest:%Y-%m-%d %H:%M} UTC)")
+    return tuple(said)
+
+
+def wanted_names(held: pd.DataFrame) -> tuple[str, ...]:
+    """Groups whose name in Crowd belongs to another one: its permissions may be with the wrong people."""
+    count = int(
+        ((held["kind"] == "group") & held["reason"].str.contains("crowdsync links hand-over", regex=False)).sum()
+    )
+    whose = "1 group waits for a name" if count == 1 else f"{count:,} groups wait for names"
+    return (f"{whose} that another group has in Crowd: the held records say what hands it over",) if count else ()
+
+
+def left_in(withheld: Mapping[str, int], policy: Policy) -> tuple[str, ...]:
+    """Who has left and keeps access because the policy withholds what would be done."""
+    said = []
+    for kind in (Kind.USER_DEACTIVATE, Kind.USER_DELETE):
+        if count := withheld.get(kind.value, 0):
+            whom = "1 person who left keeps" if count == 1 else f"{count:,} people who left keep"
+            state = policy.operations.of(kind)
+            said.append(f"{whom} their account as it is: operations.{kind.value} is {state!r}")
+    return tuple(said)
+
+
+def tell(run: Run, report: Report) -> None:
+    """Tells people what they have to see to: when it is new, and once a day."""
+    now = datetime.now(UTC)
+    known = run.store.held_records(run.directory_name, run.source_name)
+    loud = held_keys(*(one for one in (report.shielded, report.lasting) if len(one)))
+    loud = loud.merge(known[["kind", "id", "told_at"]], on=["kind", "id"], how="left")
+    if (loud["told_at"].isna() | (loud["told_at"] <= pd.Timestamp(now - TOLD_AGAIN))).any():
+        told("source.unheeded", run.source_name, plan=report.plan, headlines=list(report.loud))
+        run.store.tell_held(run.directory_name, run.source_name, loud, at=now)
+
+
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 async def conclude(
     run: Run, filed: Filed, mode: str, *, since: datetime | None = None, loud: tuple[str, ...] = ()
@@ -479,6 +566,8 @@ async def conclude(
     why = filed.rejected or filed.waits or str(run.stopped or "")
     if status == "waiting" and not why:
         why = f"plan {number} needs agreement: crowdsync approve {number} --by NAME --reason TEXT, then apply it"
+    long = lasting(run, plan)
+    longer = long[~among(long["id"], plan.shielded["id"])]  # who is in wrongly is told once
     report = Report(
         run=run.id,
         source=run.source_name,
@@ -498,6 +587,7 @@ async def conclude(
         asks=tuple(ask.text for ask in verdict.asks),
         agreed=verdict.agreed,
         forced=verdict.forced,
+        passed=verdict.passed if outcomes else (),
         snapshots={side: kept.id for side, kept in zip(("source", "directory"), filed.kept, strict=True)},
         sizes={
             side: (kept.users, kept.groups, kept.memberships)
@@ -507,14 +597,19 @@ async def conclude(
         seconds=run.seconds,
         since=f"{since:%Y-%m-%d %H:%M} UTC" if since else "",
         why=why,
-        loud=loud,
+        shielded=plan.shielded,
+        lasting=longer,
+        loud=(*unheeded(plan.shielded, longer), *wanted_names(plan.held), *loud),
+        remarks=left_in(plan.withheld, run.policy),
     )
     await acreate_markdown_artifact(
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"
     )
     finish(run, status, report.summary())
     line = f"Written: {written(outcomes)}." if outcomes else f"Planned: {count_line(report.planned)}."
-    get_run_logger().info("%s. %s Held: %d.", status.capitalize(), line, len(plan.held))
+    get_run_logger().info("%s. %s Held: %d.", report.headline.capitalize(), line, len(plan.held))
+    if report.loud and mode == "sync":
+        tell(run, report)
     if verdict.refusals:
         told("plan.refused", run.source_name, plan=number, refusals=list(verdict.refusals))
         raise ReportedError("; ".join(verdict.refusals), report)

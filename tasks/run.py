@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import orjson
@@ -29,6 +29,7 @@ from connectors.settings import DirectorySettings, Settings
 from connectors.source import SourceSettings
 from connectors.store import Store
 from tasks.blocks import directory_secret, source_secrets
+from tasks.lately import Lately
 from tasks.lease import BusyError, Writing, only_writer
 from tasks.plan import Away
 from tasks.policy import Policy, policy_of
@@ -82,6 +83,14 @@ class Run:
     def past(self) -> pd.DataFrame:
         """How many operations of each kind the plans before had."""
         return self.store.past_counts(self.source_name, self.directory_name, self.policy.limits.unusual_runs)
+
+    def lately(self) -> Lately:
+        """What was taken away in the window of the limits."""
+        hours = self.policy.limits.window_hours
+        if not hours:
+            return Lately()
+        who, since = (self.source_name, self.directory_name), datetime.now(UTC) - timedelta(hours=hours)
+        return Lately(self.store.removals(*who, since), self.store.passed_limits(*who, since), hours)
 
     def key(self, what: str) -> str:
         """The key of an artifact: its versions on the Prefect page are those of this source."""

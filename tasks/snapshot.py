@@ -196,6 +196,20 @@ def remember_away(run: Run, plan: Plan, only: Only | None) -> None:
         run.store.save_departures(run.directory_name, run.source_name, plan.leaving, at=datetime.now(UTC))
 
 
+def remember_held(run: Run, plan: Plan, only: Only | None = None) -> None:
+    """Keeps for how many runs each record has been held; in the same runs as `remember_away`."""
+    if run.lasting and only is None:
+        held = held_keys(plan.held, plan.shielded)
+        run.store.save_held(run.directory_name, run.source_name, held, run=run.id, at=datetime.now(UTC))
+
+
+def held_keys(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Held records → kind, id, name, reason of each one once; what has no id goes by its name."""
+    held = pd.concat([frame[["kind", "id", "name", "reason"]] for frame in frames], ignore_index=True)
+    held["id"] = held["id"].where(held["id"] != "", held["name"])
+    return held.drop_duplicates(["kind", "id"], ignore_index=True)
+
+
 @task(name="snapshot", task_run_name="snapshot-{stream}", cache_policy=NO_CACHE, persist_result=False)
 async def keep(store: Store, stream: str, snapshot: Snapshot, run: str) -> SavedSnapshot:
     """Puts a snapshot into history."""

@@ -41,6 +41,7 @@ class Lock(IntEnum):
     LEASES = 4
     DEPARTURES = 5
     HEALTH = 6
+    HELD = 7
     AUDIT = 3
 
 

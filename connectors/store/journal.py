@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -43,6 +43,11 @@ PLAN_STATUS: Final = (
 STATES: Final = ("planned", "intended", "done", "already", "failed", "skipped", "undone")
 SETTLED: Final = ("done", "already", "undone")
 """No further call may be made for an operation in one of these states."""
+
+TAKING: Final = ("user_deactivate", "user_delete", "group_delete", "membership_remove", "nesting_remove")
+"""The kinds of operation that take something away."""
+LONGEST: Final = timedelta(days=31)
+"""No run waits longer than that for a person."""
 
 OPERATIONS: Final = {
     "seq": "int",
@@ -238,6 +243,42 @@ class Journal:
         kinds = sorted({kind for plan in plans.values() for kind in plan})
         columns = {kind: [plan.get(kind, 0) for plan in plans.values()] for kind in kinds}
         return pd.DataFrame({"plan": list(plans)} | columns, dtype="int64")
+
+    def removals(self, source: str, directory: str, since: datetime) -> pd.DataFrame:
+        """What any plan has taken away since then, oldest first: kind, name, target, source_id, active (whether the
+        account could log in before), at (UTC). Of every run and mode, about everybody or one; what came about without
+        us while we were to do it ("already") counts too."""
+        columns = ("kind", "name", "target", "source_id", "before", "finished_at")
+        statement = (
+            select(*(OPERATION.c[n] for n in columns))
+            .join_from(PLAN, OPERATION, OPERATION.c.plan_id == PLAN.c.id)
+            .where(PLAN.c.directory == directory, PLAN.c.source == source)
+            # A plan's status is set after its last outcome, unless it was cut short.
+            .where((PLAN.c.status_at >= instant(since)) | PLAN.c.status.in_(["applying", "interrupted"]))
+            .where(OPERATION.c.kind.in_(TAKING), OPERATION.c.state.in_(["done", "already"]))
+            .where(OPERATION.c.finished_at >= instant(since))
+            .order_by(OPERATION.c.finished_at, OPERATION.c.plan_id, OPERATION.c.seq)
+        )
+        with self._db.read() as connection:
+            frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
+        active = frame["before"].str.contains('"active":true', regex=False).astype(bool)
+        at = pd.to_datetime(frame["finished_at"], utc=True, format="ISO8601")
+        return frame.drop(columns=["before", "finished_at"]).assign(active=active, at=at)
+
+    def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:
+        """The limits of the policy that a person let a plan go past since then, by agreement or by force, each with
+        when that was last."""
+        statement = (
+            select(RUN.c.summary, RUN.c.finished_at)
+            .where(RUN.c.started_at >= instant(since - LONGEST), RUN.c.finished_at >= instant(since))
+            .where(RUN.c.source == source, RUN.c.directory == directory, RUN.c.summary.like('%"passed":[%'))
+            .order_by(RUN.c.finished_at)
+        )
+        with self._db.read() as connection:
+            found = connection.execute(statement).all()
+        return {
+            str(limit): datetime.fromisoformat(at) for summary, at in found for limit in orjson.loads(summary)["passed"]
+        }
 
     def set_plan_status(
         self,

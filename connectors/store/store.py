@@ -12,14 +12,15 @@ from connectors.store.decisions import Decisions
 from connectors.store.departures import Departures
 from connectors.store.health import Health
 from connectors.store.history import History
+from connectors.store.holds import Holds
 from connectors.store.journal import Journal
 from connectors.store.leases import Leases
 from connectors.store.links import Links
 
 
-class Store(History, Links, Journal, AuditChain, Leases, Departures, Decisions, Health):
-    """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions and health; each
-    part is a file of its own.
+class Store(History, Links, Journal, AuditChain, Leases, Departures, Decisions, Health, Holds):
+    """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health and what is held;
+    each part is a file of its own.
 
     Every public write is one transaction. Times are timezone-aware. Methods may be called from any thread;
     they block, so that a coroutine calls them through a thread. Raises `RetryableError` where the database

@@ -297,6 +297,23 @@ class Departure(SQLModel, table=True):
     why: str = text()
 
 
+class HeldRecord(SQLModel, table=True):
+    """A record of a source that is held: since when, for how many runs in a row, the last of them, and when people
+    were told of it ("" where they were not)."""
+
+    __tablename__: ClassVar[Any] = "held_record"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    directory: str = key(Text)
+    source: str = key(Text)
+    kind: str = key(Text)
+    id: str = key(Text)
+    since: str = text()
+    runs: int = number()
+    run: str = text()
+    reason: str = text()
+    told_at: str = text()
+
+
 class DecisionRow(SQLModel, table=True):
     """What a person decided about a plan; `without` is a JSON list. Rows are only ever added.
 

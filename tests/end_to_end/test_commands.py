@@ -34,7 +34,7 @@ from deployments.server import PrefectServer, say_goodbye
 
 PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
 SECRETS = {"CROWDSYNC_CROWD_PASSWORD": PASSWORD, "CROWDSYNC_SOURCE_TOKEN": TOKEN}
-FAILED, WRONG, REFUSED, PARTLY = 1, 2, 3, 4
+FAILED, WRONG, REFUSED, PARTLY, UNHEEDED = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,6 +532,24 @@ def test_limits_refuse_and_force_goes_past_them(place: Place) -> None:
     assert "forced past" in forced.out
     assert "'okta' owns 1 accounts and 0 groups of crowd and is no source of it any more" in forced.out
     assert "crowdsync links move okta acme --by username" in forced.out
+
+
+def test_who_is_held_for_long_is_told_and_ends_in_an_exit_code_of_its_own(place: Place) -> None:
+    """Nothing is left to do, and yet not all is well; a preview counts no run, and says the same."""
+    place.prefect.wait()
+    place.crowd.clear()
+    config = place.config(policy="limits.held_runs = 2\nprotection.users = ['admin', 'a*']")
+    assert place.run(config, "sync").code == 0
+    for _ in range(2):
+        assert place.run(config, "plan").code == 0, "it was held in one run that counts"
+    again = place.run(config, "sync")
+    assert again.code == UNHEEDED
+    assert "nothing to do" in again.out
+    assert "been held for 2 runs (since " in again.out
+    assert "Held for long" in again.out
+    assert "not all is well" in again.err
+    assert place.run(config, "plan").code == UNHEEDED
+    assert "but 2" in place.run(config, "runs").out.replace("\n", " ") or "been held" in place.run(config, "runs").out
 
 
 def test_a_run_that_is_stopped_says_how_far_it_came(place: Place) -> None:

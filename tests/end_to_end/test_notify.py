@@ -129,10 +129,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def test_it_is_made_once(place: Place) -> None:
     """Again: nothing. Another block: changed, and what somebody switched off stays off."""
     made = asyncio.run(notify.create_webhook(place.receiver.url))
-    assert [what for _, what in made] == ["created"] * 6
+    assert [what for _, what in made] == ["created"] * 7
     assert set(place.automations()) == {name for name, _ in made}
     again = asyncio.run(notify.create(f"custom-webhook/{notify.BLOCK}"))
-    assert [what for _, what in again] == ["unchanged"] * 6
+    assert [what for _, what in again] == ["unchanged"] * 7
     off = place.automations()["crowdsync: source recovered"]["id"]
     place.api.patch(f"/automations/{off}", json={"enabled": False}).raise_for_status()
 
@@ -140,7 +140,7 @@ def test_it_is_made_once(place: Place) -> None:
 
     SlackWebhook(url="https://hooks.slack.com/services/none").save("ops")
     other = asyncio.run(notify.create("slack-webhook/ops"))
-    assert [what for _, what in other] == ["updated"] * 6
+    assert [what for _, what in other] == ["updated"] * 7
     now = place.automations()
     assert {name for name, one in now.items() if not one["enabled"]} == {"crowdsync: source recovered"}
     assert now["crowdsync: source recovered"]["id"] == off
@@ -203,6 +203,7 @@ def test_plans_are_told(place: Place) -> None:
     async def saying() -> None:
         told("plan.waiting", "acme", plan=41, asks=["90 accounts are more than 5", "half of a group"])
         told("plan.refused", "acme", plan=42, refusals=["this would shut everybody out"])
+        told("source.unheeded", "acme", plan=None, headlines=["1 person is in against the source's word"])
 
     async def called() -> Any:
         return await saying()
@@ -213,6 +214,9 @@ def test_plans_are_told(place: Place) -> None:
         assert words in text
     text = place.receiver.message("plan 42 of acme was refused")
     for words in ("- this would shut everybody out", "Nothing was written", "crowdsync plan --show 42"):
+        assert words in text
+    text = place.receiver.message("acme is not followed")
+    for words in ("- 1 person is in against the source's word", "the way out", "/runs/flow-run/"):
         assert words in text
 
 

@@ -370,7 +370,7 @@ DANGERS: dict[str, tuple[dict[Kind, int], dict[str, Any], str]] = {
     "privileged": (ONE_CHANGE, {"privileged": POWER}, "2 changes in 'admins'"),
     "emptied_groups": (
         ONE_CHANGE,
-        {"emptied": tuple("abcdefg")},
+        {"emptied": tuple("abcdefgh"), "deserted": tuple("abcdefg")},
         "7 groups are left without members: 'a', 'b', 'c', 'd', 'e' and 2 more",
     ),
 }
@@ -400,8 +400,8 @@ def test_each_danger_is_asked_where_the_policy_names_it(danger: str) -> None:
     assert quiet == Verdict()
 
 
-def test_the_last_administrator_is_asked_about_by_default() -> None:
-    assert Policy().approval.dangers == ("last_administrator",)
+def test_the_last_administrator_and_emptied_groups_are_asked_about_by_default() -> None:
+    assert Policy().approval.dangers == ("last_administrator", "emptied_groups")
     radius = the_radius(administrators_lost=("admins",))
     assert len(judge(a_plan(ONE_CHANGE, owning(100)), Policy(), radius).asks) == 1
 

@@ -26,6 +26,7 @@ from tasks.approve import decide
 from tasks.filter import in_scope
 from tasks.guard import Finding, Verdict, judge
 from tasks.impact import impact
+from tasks.lately import Lately
 from tasks.map import desired
 from tasks.match import match
 from tasks.plan import COLUMNS, Away, Owned, Plan, plan
@@ -42,10 +43,11 @@ from tasks.policy import (
     matches,
     policy_of,
 )
-from tasks.report import changes, plan_rows
+from tasks.report import changes, lasting, plan_rows
 from tasks.snapshot import last_read
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import NOW, SOURCE, World, applied, planned
+from tests.road import run_of
 
 
 def policy_with(path: str, value: Any, **more: Any) -> Policy:
@@ -680,12 +682,6 @@ def test_protection_of_privileged_groups() -> None:
     assert not {row for row in ops(made) if {"staff", "fresh"} & set(row[1:])}
 
 
-@pytest.mark.parametrize("pattern", PRIVILEGED)
-def test_every_privileged_name_is_closed_by_default(pattern: str) -> None:
-    name = pattern.replace("*", "istrators")
-    assert Policy().privileged(pd.Series([name, name.upper(), "staff"], dtype="str")).tolist() == [True, True, False]
-
-
 @pytest.mark.parametrize("disclose", ["names", "values"])
 def test_disclose(disclose: str) -> None:
     policy = policy_with("disclose", disclose, attributes={"extra": {"crew": "team"}})
@@ -786,6 +782,32 @@ def the_verdict(policy: Policy) -> tuple[str, ...]:
     return tuple(line.split(":")[0] for line in judge(of_world, policy, radius).stops)
 
 
+def long_held(policy: Policy) -> int:
+    """Of two records that are held for two runs and for three, how many are told loudly."""
+    known = pd.DataFrame({"kind": "user", "id": ["a", "b"], "reason": "", "runs": [2, 3]})
+    run = run_of(None, None, SimpleNamespace(held_records=lambda *_: known), policy)  # type: ignore[arg-type]
+    nothing = held_frame([("user", one, one, "map", "why") for one in "ab"])
+    return len(lasting(run, Plan(nothing, nothing, {}, nothing, nothing, nothing, nothing, Owned(0, 0, 0, 0, 0), "")))
+
+
+def counted_since(policy: Policy) -> timedelta | None:
+    """How far back a run looks for what was taken away; None: not at all."""
+    asked: list[datetime] = []
+
+    class Journal:
+        def removals(self, source: str, directory: str, since: datetime) -> pd.DataFrame:
+            asked.append(since)
+            return Lately().removals
+
+        def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:
+            return {}
+
+    run_of(None, None, Journal(), policy).lately()  # type: ignore[arg-type]
+    if not asked:
+        return None
+    return timedelta(hours=round((datetime.now(UTC) - asked[0]) / timedelta(hours=1)))
+
+
 def judged_danger(policy: Policy) -> Verdict:
     """The verdict on a plan that deletes one account of a hundred."""
     of_nobody = pd.DataFrame({name: pd.array([], dtype="str") for name in COLUMNS})
@@ -836,7 +858,7 @@ def steps(*given: dict[str, Any], of: str = "username") -> dict[str, Any]:
 NEW_PEOPLE, NEW_GROUPS = of("user_create"), of("group_create")
 NEW = {"ann.lee", "loner", "by-mail"}
 ALL_KEYS = {"users": ["id", "username", "email"], "groups": ["id", "name"]}
-NO_LIMITS = {name: {} for name in LIMITS}
+NO_LIMITS = {name: {} for name in LIMITS} | {"group_loss": {}}
 DELETE = {"operations": {"user_delete": "on"}, "limits": NO_LIMITS}
 X_ORG = {"field": "email", "operator": "ends_with", "values": ["x.org"]}
 F_AND_L: dict[str, Any] = {"sources": ["first_name", "last_name"]}
@@ -899,7 +921,7 @@ EFFECTS = [
     Effect("usernames.allow", (["*"], ["re:[a-z]+"]), held_because("none of usernames.allow"), (set(), {"p1", "p8"})),
     Effect("usernames.deny", ([], ["BO?", "re:.*mail"]), held_because("one of usernames.deny"), (set(), {"p2", "p8"})),
     Effect("groups.rules", ([], TEAM), NEW_GROUPS, ({"fresh"}, {"shfre"})),
-    Effect("groups.prefix", ("", "x-"), NEW_GROUPS, ({"fresh"}, {"x-fresh", "x-theirs", "x-jira-administrators"})),
+    Effect("groups.prefix", ("", "x-"), NEW_GROUPS, ({"fresh"}, {"x-fresh", "x-theirs"})),
     Effect(
         "groups.allow",
         (["*"], ["staff", "re:.*ter|inner"]),
@@ -1000,6 +1022,15 @@ EFFECTS = [
         {"limits": dict(NO_LIMITS)},
     ),
     Effect(
+        "limits.group_loss",
+        ({}, {"absolute": 0}),
+        the_verdict,
+        ((), ("group_loss",)),
+        {"limits": dict(NO_LIMITS)},
+    ),
+    Effect("limits.held_runs", (1, 3, None), long_held, (2, 1, 0)),
+    Effect("limits.window_hours", (0, 24, 48), counted_since, (None, timedelta(hours=24), timedelta(hours=48))),
+    Effect(
         "limits.seats",
         (None, 4, 3),
         the_verdict,
@@ -1076,6 +1107,13 @@ EFFECTS = [
                 )
             ),
         ),
+    ),
+    Effect(
+        "approval.emptied_members",
+        (1, 2),
+        the_verdict,
+        (("emptied_groups",), ()),
+        {"limits": dict(NO_LIMITS), "approval": {"dangers": ["emptied_groups"]}},
     ),
     Effect("approval.expires_hours", (24, 1.5), agreement_ends, (timedelta(hours=24), timedelta(minutes=90))),
     Effect("canary.operations", (None, 1, 2), lambda policy: len(first_part(policy)), (0, 1, 2)),

@@ -102,9 +102,12 @@ WHOLE: dict[str, Any] = {
         "seats": 500,
         "unusual_times": 5,
         "unusual_runs": 30,
+        "group_loss": {"percent": 30},
+        "window_hours": 48,
+        "held_runs": 9,
     },
     "protection": {"users": ["admin", "root"], "groups": ["vip-*"], "privileged_allowed": ["jira-administrators"]},
-    "approval": {"when": "always", "dangers": ["deletions", "privileged"], "expires_hours": 8},
+    "approval": {"when": "always", "dangers": ["deletions", "privileged"], "expires_hours": 8, "emptied_members": 3},
     "canary": {"operations": 20},
     "disclose": "values",
 }

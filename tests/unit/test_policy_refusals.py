@@ -272,6 +272,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (at("limits.unusual_times", 1), "limits.unusual_times: ~greater than 1"),
     (at("limits.unusual_runs", 2), "limits.unusual_runs: ~greater than or equal to 3"),
     (at("limits.unusual_runs", 201), "limits.unusual_runs: ~less than or equal to 200"),
+    (at("limits.window_hours", -1), "limits.window_hours: ~greater than or equal to 0"),
+    (at("limits.window_hours", 721), "limits.window_hours: ~less than or equal to 720"),
+    (at("limits.held_runs", 0), "limits.held_runs: ~greater than or equal to 1"),
     # Protection.
     (
         at("protection.privileged_allowed", ["staff"]),
@@ -309,6 +312,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (at("approval.dangers", ["deletions", "fire"]), "approval.dangers.1: ~'deletions', 'privileged'"),
     (at("approval.expires_hours", 0), "approval.expires_hours: ~greater than 0"),
     (at("approval.expires_hours", 721), "approval.expires_hours: ~less than or equal to 720"),
+    (at("approval.emptied_members", 0), "approval.emptied_members: ~greater than or equal to 1"),
     (at("reads.full_every_hours", -1), "reads.full_every_hours: ~greater than or equal to 0"),
     (at("reads.full_every_hours", "daily"), "reads.full_every_hours: ~valid number"),
     (at("disclose", "all"), "disclose: ~'names' or 'values'"),

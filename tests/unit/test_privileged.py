@@ -18,13 +18,62 @@ from tasks.filter import in_scope
 from tasks.map import desired
 from tasks.match import match
 from tasks.plan import Plan, plan
-from tasks.policy import PRIVILEGED, Policy
+from tasks.policy import Policy
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, World, planned
 from tests.unit.test_collisions import BLANKS, DISGUISES
 
 SPELLINGS = 1200
-EXACT = [name for name in PRIVILEGED if "*" not in name] + ["bamboo-admins", "bitbucket-administrators"]
+EXACT = [
+    *("crowd-administrators", "jira-administrators", "jira-system-administrators", "jira-servicedesk-administrators"),
+    *("confluence-administrators", "fisheye-administrators", "system-administrators", "administrators"),
+    *("bamboo-admins", "bitbucket-administrators", "bamboo-admin", "site-admins"),
+]
+ATLASSIAN = [
+    *("confluence-admins", "site-admins", "org-admins", "fecru-admins", "crucible-administrators", "stash-admin"),
+    *("jira-core-administrators", "jira-software-administrators", "jira-servicemanagement-admins", "hipchat-admins"),
+    *("atlassian-addons-admin", "bitbucket-admin", "bamboo-admin", "sysadmins", "jira-superusers", "sysadmin", *EXACT),
+]
+"""Groups that Atlassian's products and clouds make, or that companies fill such as them with."""
+FAMILY: dict[str, Callable[[str], str]] = {
+    "as it is": lambda name: name,
+    "underscores": lambda name: name.replace("-", "_"),
+    "blanks": lambda name: name.replace("-", " "),
+    "dots": lambda name: name.replace("-", "."),
+    "slashes": lambda name: name.replace("-", "/"),
+    "one word": lambda name: name.replace("-", ""),
+    "capitals tell words apart": lambda name: name.title().replace("-", ""),
+    "capitals and blanks": lambda name: name.title().replace("-", " "),
+    "large": lambda name: name.upper(),
+    "a prefix": lambda name: f"acme-{name}",
+    "another prefix": lambda name: f"X_{name.replace('-', '_')}",
+    "a suffix": lambda name: f"{name}-emea",
+    "a suffix after a blank": lambda name: f"{name.title().replace('-', ' ')} Berlin",
+    "a suffix in capitals": lambda name: f"{name.title().replace('-', '')}Team",
+    "a number": lambda name: f"{name}2",
+    "a strange letter": lambda name: name.replace("a", "а", 1),
+    "wide letters": lambda name: "".join(chr(ord(c) + 0xFEE0) if c.isalpha() else c for c in name),
+}
+HARMLESS = [
+    *(
+        "jira-users",
+        "crowd-users",
+        "staff",
+        "administration",
+        "Administration",
+        "ADMINISTRATION",
+        "administration-staff",
+    ),
+    *(
+        "Administration Team",
+        "AdministrationTeam",
+        "administrative-assistants",
+        "badminton",
+        "Badminton Club",
+        "BADMINTON",
+    ),
+    *("admission", "jira-developers", "super heroes", "users", "padminton", "ministry", "администрация"),
+]
 
 
 OPEN: dict[str, Any] = {
@@ -149,16 +198,57 @@ def test_every_letter_that_looks_like_one_of_a_privileged_name_is_seen_through()
     assert not open_, f"{len(open_)} of {count} spellings pass: {sorted(set(open_))}"
 
 
+@pytest.mark.parametrize("way", FAMILY)
+def test_the_family_of_powerful_groups_is_closed_by_default(way: str) -> None:
+    names = pd.Series([FAMILY[way](name) for name in ATLASSIAN], dtype="str")
+    assert names[~Policy().privileged(names)].tolist() == []
+
+
 def test_what_only_resembles_a_privileged_name_is_open() -> None:
-    names = [
-        "crowd-users",
-        "administrator",
-        "my-administrators-2",
-        "jira-administrators-emea",
-        "admins",
-        "администраторы",
-    ]
-    assert not Policy().privileged(pd.Series(names, dtype="str")).any()
+    names = pd.Series(HARMLESS, dtype="str")
+    assert names[Policy().privileged(names)].tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "closed", "open_"),
+    [
+        ("ops-*", ["ops-x", "OPS-x", "оps-x", "o ps-x"], ["ops_x", "OpsTeam", "ops", "my-ops-x", "site-admins"]),
+        ("Site Admins", ["site admins", "SITE ADMINS"], ["site-admins", "SiteAdmins", "site_admins"]),
+        (r"re:team-\d+", ["team-1", "ｔeam-22"], ["team-x", "team_1", "administrators"]),
+    ],
+)
+def test_patterns_of_ones_own_mean_what_they_say_and_replace_the_default(
+    pattern: str, closed: list[str], open_: list[str]
+) -> None:
+    policy = Policy.model_validate({"protection": {"privileged_groups": [pattern]}})
+    assert policy.privileged(pd.Series([*closed, *open_], dtype="str")).tolist() == [True] * len(closed) + [
+        False
+    ] * len(open_)
+
+
+@pytest.mark.parametrize(
+    "name", ["admin-assistants", "Jira Admin Team", "JiraAdminTeam", "x_site_admins", "jira-administrators"]
+)
+def test_a_policy_may_name_any_group_of_the_family(name: str) -> None:
+    policy = Policy.model_validate({"protection": {"privileged_allowed": [name]}})
+    assert policy.privileged(pd.Series([name, name.upper(), f"{name}-2"], dtype="str")).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_group_of_ours_that_is_closed_is_told(inside: bool) -> None:
+    """It is left alone with whoever is in it, which nobody would notice."""
+    world = world_of({"it-admins": "it-admins"}, marked=True)
+    if inside:
+        team = world.crowd.add_group("harmless", "", "acme:h")
+        world.crowd.nestings.add((world.crowd.groups["it-admins"]["key"], team["key"]))
+        world.groups.append(("h", "harmless", "", "{}"))
+        world.memberships.append(("h", "p", "user"))
+    made = planned(world.source(), world.crowd, world.links, Policy.model_validate({"protection": {"users": []}}))
+    assert made.operations.empty
+    told = dict(zip(made.held["name"], made.held["reason"], strict=True))
+    assert "protection.privileged_allowed" in told["it-admins"]
+    assert set(told) == {"it-admins", "team", *(["harmless"] if inside else [])}, "the team would be inside it"
+    assert not inside or "inside" in told["harmless"]
 
 
 def test_a_way_in_by_nesting_is_closed_too() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from connectors.model import held_frame
+from connectors.model import DISABLED, held_frame
 from connectors.store import Plan as StoredPlan
+from connectors.store import Store
 from deployments import show, terminal
+from tasks import report as telling
 from tasks.explain import Explained
-from tasks.report import Report, _cell, _plain, left_out, report_markdown
+from tasks.plan import Owned, Plan
+from tasks.policy import Policy
+from tasks.report import Report, _cell, _plain, lasting, left_in, left_out, report_markdown, tell, unheeded
+from tasks.run import Run
+from tasks.snapshot import remember_held
+from tests.road import run_of
 
 MARKDOWN = MarkdownIt("commonmark").enable("strikethrough").enable("table")
 NAMES = [
@@ -182,5 +190,132 @@ def test_the_report_says_what_was_left_out_by_reason_and_not_too_long() -> None:
 
 def test_what_must_not_be_overlooked_stands_first() -> None:
     report = Report("r", "acme", "crowd", "nothing to do", None, loud=("'okta_1' owns 2 accounts",))
-    assert report_markdown(report).splitlines()[2] == "**'okta_1' owns 2 accounts**"
+    assert report_markdown(report).splitlines()[0].endswith("nothing to do, but 'okta_1' owns 2 accounts")
     assert report.summary()["loud"] == ["'okta_1' owns 2 accounts"]
+
+
+# ── what must not be quiet ──────────────────────────────────────────────────────────────────────
+
+RALF = ("user", "p1", "ralf|x", "validate", "the e-mail is none", DISABLED)
+KIM = ("user", "p2", "kim", "map", "two become one", "")
+LOOP = ("nesting", "", "team", "plan", "would make a circle", "")
+
+
+def a_plan(*held: tuple[str, ...], shielded: tuple[tuple[str, ...], ...] = ()) -> Plan:
+    nothing = pd.DataFrame({"kind": pd.array([], dtype="str")})
+    left = held_frame(shielded).assign(account=[f"account of {row[2]}" for row in shielded])
+    return Plan(nothing, held_frame(held), {}, nothing, nothing, nothing, nothing, Owned(9, 9, 9, 9, 9), "", left)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
+        yield run_of(None, None, store, Policy())  # type: ignore[arg-type]
+
+
+def after_runs(run: Run, number: int, plan: Plan) -> pd.DataFrame:
+    for n in range(number):
+        run.id = f"run {n}"
+        remember_held(run, plan)
+    return lasting(run, plan)
+
+
+def test_a_plan_has_nobody_shielded_unless_it_says_so() -> None:
+    nothing = pd.DataFrame()
+    made = Plan(nothing, held_frame(), {}, nothing, nothing, nothing, nothing, Owned(0, 0, 0, 0, 0), "")
+    assert made.shielded.empty
+    assert list(made.shielded.columns) == [*held_frame().columns, "account"]
+
+
+@pytest.mark.parametrize(("runs", "least", "long"), [(2, 3, 0), (3, 3, 2), (9, None, 0), (1, 1, 2)])
+def test_what_is_held_for_many_runs_is_found(run: Run, runs: int, least: int | None, long: int) -> None:
+    run.policy = Policy.model_validate({"limits": {"held_runs": least}})
+    found = after_runs(run, runs, a_plan(KIM, KIM, LOOP))
+    assert len(found) == long
+    assert set(found["runs"]) <= {runs}
+    assert set(found["name"]) <= {"kim", "team"}
+    assert lasting(run, a_plan(RALF)).empty, "what a plan does not hold is none of its own"
+
+
+def test_one_line_says_that_somebody_is_in_against_the_word_of_the_source(run: Run) -> None:
+    long = after_runs(run, 3, a_plan(KIM, LOOP))
+    said = unheeded(a_plan(shielded=(RALF,)).shielded, long)
+    assert said[0] == "1 person is in against the source's word"
+    assert said[1].startswith("2 records have been held for 3 runs (since ")
+    assert unheeded(a_plan(shielded=(RALF, RALF)).shielded, long[:0]) == ("2 people are in against the source's word",)
+    assert unheeded(a_plan().shielded, long[:0]) == ()
+    quiet = Report("r", "acme", "crowd", "nothing to do", None)
+    assert quiet.headline == "nothing to do"
+    assert "loud" not in quiet.summary()
+    loud = Report("r", "acme", "crowd", "nothing to do", None, loud=said[:1])
+    assert loud.headline == "nothing to do, but 1 person is in against the source's word"
+    assert loud.summary()["loud"] == list(said[:1])
+
+
+def test_the_report_names_them_and_the_way_out(run: Run) -> None:
+    left = a_plan(shielded=(RALF,)).shielded
+    long = after_runs(run, 3, a_plan(KIM))
+    report = Report(
+        "r",
+        "acme",
+        "crowd",
+        "nothing to do",
+        None,
+        shielded=left,
+        lasting=long,
+        loud=unheeded(left, long),
+        remarks=("x",),
+    )
+    page = report_markdown(report)
+    assert page.startswith("# acme → crowd: nothing to do, but 1 person is in against the source's word; 1 record has")
+    assert "## In against the source's word (1)" in page
+    assert "the e-mail is none" in page
+    assert "account of ralf" in page
+    assert "## Held for long (1)" in page
+    assert "3 runs, since" in page
+    screen = Console(file=StringIO(), width=120)
+    show.report(screen, report)
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    for words in (
+        "but 1 person is in against the source's word",
+        "but x",
+        "disabled",
+        "account of ralf|x",
+        "Held for long",
+    ):
+        assert words in text
+
+
+def test_a_feature_that_is_off_does_not_hide_who_left() -> None:
+    policy = Policy.model_validate({"operations": {"user_deactivate": "report"}})
+    assert left_in({"user_deactivate": 2, "user_create": 9}, policy) == (
+        "2 people who left keep their account as it is: operations.user_deactivate is 'report'",
+    )
+    assert left_in({"user_create": 9}, policy) == ()
+    assert left_in({"user_delete": 1}, Policy()) == (
+        "1 person who left keeps their account as it is: operations.user_delete is 'off'",
+    )
+
+
+def test_people_are_told_once_a_day_and_at_once_of_what_is_new(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(telling, "told", lambda event, source, **payload: sent.append((event, payload["headlines"])))
+
+    def report(*held: tuple[str, ...], shielded: tuple[tuple[str, ...], ...] = ()) -> None:
+        plan = a_plan(*held, shielded=shielded)
+        long = after_runs(run, 3, plan)
+        left = plan.shielded
+        tell(run, Report("r", "acme", "crowd", "", None, shielded=left, lasting=long, loud=unheeded(left, long)))
+
+    report(KIM)
+    report(KIM)
+    assert len(sent) == 1
+    assert sent[0][0] == "source.unheeded"
+    report(KIM, shielded=(RALF,))
+    assert len(sent) == 2
+    assert "ralf" not in str(sent), "no names in messages"
+    report(KIM, shielded=(RALF,))
+    assert len(sent) == 2
+    monkeypatch.setattr(telling, "TOLD_AGAIN", -telling.TOLD_AGAIN)
+    report(KIM)
+    assert len(sent) == 3

@@ -730,7 +730,7 @@ def test_from_schema_0002_with_data(url: str, tmp_path: Path, monkeypatch: pytes
     for path in (older / "versions").glob("[0-9]*.py"):
         if path.name[:4] > "0002":
             path.unlink()
-    new = ["decision", "departure", "lease", "source_health"]
+    new = ["decision", "departure", "held_record", "lease", "source_health"]
     old = [t for t in TABLES if t not in new]
     with monkeypatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", older)
@@ -765,3 +765,48 @@ def test_from_schema_0002_with_data(url: str, tmp_path: Path, monkeypatch: pytes
         store.failed("acme", "down", at=AT)
         assert store.load_plan(plan_id).status == "approved"
         assert store.verify_audit() is None
+
+
+# ── what is held, and for how long ──────────────────────────────────────────────────────────────
+
+
+def holding(*ids: str, kind: str = "user", reason: str = "why") -> pd.DataFrame:
+    return pd.DataFrame({"kind": [kind] * len(ids), "id": list(ids), "reason": [reason] * len(ids)}, dtype="str")
+
+
+def held(store: Store, source: str = "acme", directory: str = "crowd") -> dict[str, tuple[int, datetime]]:
+    frame = store.held_records(directory, source)
+    return {i: (int(runs), since) for i, runs, since in zip(frame["id"], frame["runs"], frame["since"], strict=True)}
+
+
+def test_held_records_count_their_runs(store: Store) -> None:
+    store.save_held("crowd", "acme", holding("ann", "bob"), run="r1", at=AT)
+    store.save_held("crowd", "acme", holding("ann", "bob"), run="r1", at=AT + MINUTE)  # taken up again after a question
+    assert held(store) == {"ann": (1, AT), "bob": (1, AT)}
+    store.save_held("crowd", "acme", holding("ann", "cy", reason="another"), run="r2", at=AT + MINUTE)
+    assert held(store) == {"ann": (2, AT), "cy": (1, AT + MINUTE)}
+    assert set(store.held_records("crowd", "acme")["reason"]) == {"another"}
+    store.save_held("crowd", "beta", holding("ann"), run="r3", at=AT)
+    store.save_held("other", "acme", holding("ann"), run="r3", at=AT)
+    store.save_held("crowd", "acme", holding("bob"), run="r4", at=AT + 2 * MINUTE)
+    assert held(store) == {"bob": (1, AT + 2 * MINUTE)}, "who is held again is held anew"
+    store.save_held("crowd", "acme", holding(), run="r5", at=AT)
+    assert held(store) == {}
+    assert held(store, "beta") == held(store, "acme", "other") == {"ann": (1, AT)}
+
+
+def test_held_records_of_any_name_and_of_two_kinds(store: Store) -> None:
+    both = pd.concat([holding(*ODD), holding(*ODD, kind="group"), holding("a", reason="a second one")])
+    for run in ("r1", "r2"):
+        store.save_held("crowd", "acme", both, run=run, at=AT)
+    frame = store.held_records("crowd", "acme")
+    assert len(frame) == 2 * len(ODD)
+    assert set(frame["runs"]) == {2}
+    assert set(frame["reason"]) == {"why"}
+    assert frame["told_at"].isna().all()
+    store.tell_held("crowd", "acme", holding(*ODD), at=AT)
+    told = store.held_records("crowd", "acme").dropna()
+    assert set(told["kind"]) == {"user"}
+    assert set(told["id"]) == set(ODD)
+    store.save_held("crowd", "acme", both, run="r3", at=AT + MINUTE)
+    assert store.held_records("crowd", "acme")["told_at"].notna().sum() == len(ODD), "who was told stays so"

@@ -1,0 +1,85 @@
+"""What was taken away lately: many small runs count like one large run.
+
+What still is as it was taken away counts. Whoever was let in again, or put back into a group, lost nothing. Where a
+person let a plan go past a limit, by agreement or by force, the count of that limit begins anew: they were shown it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from connectors.contract import Kind
+from connectors.model import Snapshot
+from tasks.names import among, crowd_ids
+
+COLUMNS: Final = ("kind", "name", "target", "source_id", "active", "at")
+_SHUT: Final = (Kind.USER_DEACTIVATE, Kind.USER_DELETE)
+
+
+def _nothing() -> pd.DataFrame:
+    types = {"active": "bool", "at": "datetime64[us, UTC]"}
+    return pd.DataFrame({name: pd.Series([], dtype=types.get(name, "str")) for name in COLUMNS})
+
+
+@dataclass(frozen=True, slots=True)
+class Lately:
+    """`removals`: what was taken away in the window (`COLUMNS`). `passed`: limits that a person let a plan go past in
+    it, and when. `hours`: how long the window is."""
+
+    removals: pd.DataFrame = field(default_factory=_nothing)
+    passed: Mapping[str, datetime] = field(default_factory=dict)
+    hours: float = 0
+
+    def of(self, limit: str, *kinds: Kind) -> pd.DataFrame:
+        """The removals of these kinds that count for a limit."""
+        rows = self.removals[self.removals["kind"].isin([kind.value for kind in kinds])]
+        return rows[rows["at"] > pd.Timestamp(self.passed[limit])] if limit in self.passed else rows
+
+    def counts(self, directory: Snapshot) -> dict[str, int]:
+        """How many of each limited kind were taken away and are so still."""
+        if self.removals.empty:
+            return {}
+        shut = self.of("user_deactivate", *_SHUT)
+        shut = shut[shut["active"]]
+        users = directory.users
+        back = among(crowd_ids(shut["name"]), users["id"][users["active"].to_numpy(dtype=bool)])
+        found = {
+            "user_deactivate": _distinct(shut[~back], "name"),
+            "user_delete": _distinct(self.of("user_delete", Kind.USER_DELETE), "name", "source_id"),
+            "group_delete": _distinct(self.of("group_delete", Kind.GROUP_DELETE), "name", "source_id"),
+            "membership_remove": len(self.pairs("membership_remove", Kind.MEMBERSHIP_REMOVE, directory)),
+            "nesting_remove": len(self.pairs("nesting_remove", Kind.NESTING_REMOVE, directory)),
+        }
+        return {limit: count for limit, count in found.items() if count}
+
+    def pairs(self, limit: str, kind: Kind, directory: Snapshot) -> pd.DataFrame:
+        """Memberships or nestings that were taken away and are not there now: group, member, as Crowd looks them up."""
+        rows = self.of(limit, kind)
+        taken = pd.DataFrame({"group": crowd_ids(rows["target"]), "member": crowd_ids(rows["name"])}).drop_duplicates()
+        if taken.empty:
+            return taken
+        now = directory.memberships
+        group = _codes(now["group_id"], taken["group"])
+        member = _codes(now["member_id"], taken["member"])
+        width = max(len(now["member_id"].cat.categories), 1)
+        which = np.isin(now["group_id"].cat.codes.to_numpy(), group)
+        which &= ((now["member_kind"] == "group") == (kind is Kind.NESTING_REMOVE)).to_numpy()
+        codes = (now[side].cat.codes.to_numpy()[which].astype(np.int64) for side in ("group_id", "member_id"))
+        there = next(codes) * width + next(codes)
+        back = (group >= 0) & (member >= 0) & np.isin(group.astype(np.int64) * width + member, there)
+        return taken[~back].reset_index(drop=True)
+
+
+def _codes(column: pd.Series, names: pd.Series) -> np.ndarray:
+    return np.asarray(pd.Index(column.cat.categories).get_indexer(pd.Index(names)))
+
+
+def _distinct(rows: pd.DataFrame, *columns: str) -> int:
+    keys = rows[list(columns)].assign(name=crowd_ids(rows["name"]))
+    return len(keys.drop_duplicates())
