@@ -149,7 +149,7 @@ def _left_out(console: Console, warnings: pd.DataFrame) -> None:
 
     if warnings.empty:
         return
-    console.print(f"Left out, of records that go on without it ({len(warnings):,})", highlight=False)
+    console.print(f"Warnings ({len(warnings):,})", highlight=False)
     for reason, some in left_out(warnings):
         console.print(f"  {_printable(reason)}: {_printable(', '.join(some))}", soft_wrap=True, highlight=False)
 

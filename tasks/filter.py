@@ -291,7 +291,7 @@ def cut(snapshot: Snapshot, policy: Policy, rulings: Rulings, known: Mapping[str
     held, warnings = _told_out(snapshot, policy, known or {}), snapshot.warnings
     if rulings.later or doubts:
         told = [("group", one, _name_of(groups, one), "filter", why) for one, why in rulings.later.items()]
-        told += [("policy", "", "", "filter", doubt) for doubt in doubts]
+        told += [("policy", "", "scope", "filter", doubt) for doubt in doubts]
         warnings = pd.concat([warnings, held_frame(told)], ignore_index=True)
     if keep_users.all() and keep_groups.all() and as_it_is:
         if held is not snapshot.held or warnings is not snapshot.warnings:

@@ -121,6 +121,7 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
             snapshot.warnings[(snapshot.warnings["kind"] == k) & snapshot.warnings["id"].isin(i)]
             for k, i in here.items()
         ),
+        snapshot.warnings[snapshot.warnings["kind"] == "policy"],
         *(_warned("user", snapshot.users, "username", why) for why in left_out if (why != "").any()),
         _warned("group", originals, "name", undescribed),
     ]

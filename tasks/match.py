@@ -160,7 +160,7 @@ def _owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFr
     how[owner != ""] = "link"
     foreign[at[~ours]] = True
     foreign |= contested
-    linked_ids = pd.Index(owner[owner != ""], dtype="str")
+    linked_ids = pd.Index(linked[linked != ""], dtype="str")
     by_mark = (owner == "") & ~foreign & (marks != "").to_numpy()
     mine = by_mark & of_ours
     # A copied mark proves nothing: an id that has its link elsewhere, or two marks of one id.

@@ -328,8 +328,8 @@ def report_markdown(report: Report) -> str:
         if len(report.held) > ROWS:
             lines += ["", f"… and {len(report.held) - ROWS:,} more."]
     if len(report.warnings):
-        lines += ["", f"## Left out ({len(report.warnings):,})", ""]
-        lines += ["These go on without a field: what stands there in the IdP is no value for it. Correct it there:", ""]
+        lines += ["", f"## Warnings ({len(report.warnings):,})", ""]
+        lines += ["These go on. Why they are named, and what to correct:", ""]
         lines += [f"- {', '.join(map(_plain, some))}: {_plain(reason)}" for reason, some in left_out(report.warnings)]
     if report.seconds:
         lines += ["", "## Time", "", "| stage | seconds |", "|---|---:|"]

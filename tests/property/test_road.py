@@ -307,7 +307,7 @@ def owners(crowd: ModelCrowd, links: ModelLinks, kind: str) -> dict[int, str]:
     by_name = {crowd_id(name): key for key, (name, _) in links.rows.items() if key[1] == kind}
     marks = {i: (r["attributes"].get(ID_ATTRIBUTE) or [""])[0] for i, r in table.items()}
     disputed = {i for i, key in by_name.items() if marks.get(i) and marks[i] != f"{key[0]}:{key[2]}"}
-    linked = {key[2] for name, key in by_name.items() if key[0] == SOURCE and name in table and name not in disputed}
+    linked = {key[2] for name, key in by_name.items() if key[0] == SOURCE and name in table}
     times = Counter(mark for i, mark in marks.items() if i not in by_name)
     result = {}
     for i, r in table.items():

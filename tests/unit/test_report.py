@@ -174,7 +174,7 @@ def test_the_report_says_what_was_left_out_by_reason_and_not_too_long() -> None:
     rows += [("group", "g", "", "extract", "description is not text and was left out")]
     report = replace(REPORT, held=held_frame(), warnings=held_frame(rows), refusals=())
     text = report_markdown(report)
-    assert "## Left out (31)" in text
+    assert "## Warnings (31)" in text
     lines = [line for line in text.splitlines() if line.endswith("left out")]
     assert lines[0].startswith("- u\\_0 (user), ") or lines[0].startswith("- u_0 (user), ")
     assert lines[0].endswith("and 20 more: email is no address and was left out")
@@ -185,7 +185,7 @@ def test_the_report_says_what_was_left_out_by_reason_and_not_too_long() -> None:
     assert "u_9 (user), and 20 more" in console.file.getvalue()
     many = held_frame([("user", str(n), f"u{n}", "map", f"reason {n}") for n in range(25)])
     assert left_out(many)[-1] == ("5 more reasons", [])
-    assert "Left out" not in report_markdown(replace(report, warnings=held_frame()))
+    assert "Warnings" not in report_markdown(replace(report, warnings=held_frame()))
 
 
 def test_what_must_not_be_overlooked_stands_first() -> None:
