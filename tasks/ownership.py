@@ -394,10 +394,11 @@ def hand_over(
     if row is None:
         raise ConfigurationError(f"the Crowd {kind} of {was} is gone; end its link: crowdsync links cut {source} {old}")
     for other in _names(records, links, kind, owner):
-        raise ConfigurationError(
-            f"{owner} has the Crowd {kind} {other!r} already; cut that link first: crowdsync links cut {source} {new} "
-            f"--kind {kind}"
-        )
+        if crowd_id(other) != row["key"]:  # (a mark may give it to the newcomer already, and only the link does not)
+            raise ConfigurationError(
+                f"{owner} has the Crowd {kind} {other!r} already; cut that link first: crowdsync links cut {source} "
+                f"{new} --kind {kind}"
+            )
     doubts = [*_against(row), *_of_newcomer(seen, kind, source, new)]
     if row["doubt"]:
         doubts.append(row["doubt"])

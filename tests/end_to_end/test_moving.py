@@ -75,7 +75,7 @@ async def test_everything_goes_to_the_new_source_once_it_was_shown(place: Place,
     doubtful = [content["users"][at][0] for at in range(3)]
     before = await walked()
     assert before.plan.operations.empty
-    assert len(before.plan.held) >= 46, "all are held, and nothing says why"
+    assert len(before.plan.held) > 40, "all who are active are held"
     loud = await said(lambda: say("check", "acme", code=2))
     assert "'okta' owns 40 accounts and 6 groups of crowd and is no source of it any more" in loud
     assert "crowdsync links move okta acme --by username" in loud

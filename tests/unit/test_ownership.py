@@ -356,6 +356,16 @@ def test_what_was_made_again_in_the_idp_is_handed_over() -> None:
     assert not hand_over(*all_of(), gone, "acme", "user", "1", "7").doubts, "who is disabled may come back as another"
 
 
+def test_a_link_and_a_mark_that_contradict_each_other_are_settled_either_way() -> None:
+    """`dan` is 4's by its link and 99's by its mark."""
+    theirs = hand_over(*all_of(), SEEN, "acme", "user", "4", "99")
+    with pytest.raises(RefusedError, match="its link says acme:4, its mark in Crowd says acme:99"):
+        theirs.forced(force=False)
+    assert theirs.change[["ends", "owner"]].values.tolist() == [["acme:4", "acme:99"]]
+    stays = make(*all_of(), SEEN, "acme", "user", "4", "dan")
+    assert stays.change[["ends", "owner", "mark"]].values.tolist() == [["", "acme:4", "acme:99"]]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
