@@ -979,11 +979,14 @@ class _Planning:
         return f" since {since.iloc[0]:%Y-%m-%d}" if len(since) else ""
 
     def links(self) -> pd.DataFrame:
+        """Ownership that Crowd's marks alone tell, also of those who leave: a database that knows only some of them
+        would look as if it were older than Crowd."""
         parts = []
-        for kind, frame in (("user", self.users), ("group", self.groups)):
-            rebuilt = frame[frame["how"] == "id"]
+        for kind, records in (("user", self.accounts), ("group", self.directory_groups)):
+            handed = among(records["owner"], self.matched.handed_over["after"]) & (kind == "group")
+            found = records[(records["how"] == "id") & ~handed]  # (those who are handed one get theirs with the mark)
             parts.append(
-                pd.DataFrame({"kind": kind, "id": rebuilt["id"], "name": rebuilt["account"], "how": "id"}, dtype="str")
+                pd.DataFrame({"kind": kind, "id": found["owner"], "name": found["id"], "how": "id"}, dtype="str")
             )
         return pd.concat(parts, ignore_index=True)
 

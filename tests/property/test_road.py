@@ -73,8 +73,9 @@ UNMARKED = (Kind.GROUP_CREATE, Kind.GROUP_ATTRIBUTES)
 """Between these two a new group is nobody's without its link: Crowd creates groups without attributes."""
 
 
-def add_world(world: World, rng: random.Random, tag: str = "", *, pure: bool = False) -> None:
-    """Adds people, groups, accounts and links whose names and ids end in `tag`. `pure`: it stays `marked`."""
+def add_world(world: World, rng: random.Random, tag: str = "", *, pure: bool = False, readable: bool = False) -> None:
+    """Adds people, groups, accounts and links whose names and ids end in `tag`. `pure`: it stays `marked`; `readable`:
+    the source holds nothing."""
     crowd, links = world.crowd, world.links
     ids = [f"p{n}{tag}" for n in range(rng.randint(1, 5))]
     owners = ids + [f"gone{n}{tag}" for n in range(2)]
@@ -112,7 +113,7 @@ def add_world(world: World, rng: random.Random, tag: str = "", *, pure: bool = F
         world.users.append((identity, name, mail, rng.choice(("", "F")), last, "D", active, extra))
     if rng.random() < 0.3 and world.users:  # somebody the source itself cannot make sense of
         lost = world.users.pop()
-        if rng.random() < 0.7:
+        if not readable and rng.random() < 0.7:
             away = "" if lost[6] else DISABLED
             world.held.append(("user", lost[0], lost[1], "extract", "no userName", away))
     names = rng.sample(TEAMS, len(group_ids))
@@ -121,7 +122,7 @@ def add_world(world: World, rng: random.Random, tag: str = "", *, pure: bool = F
         for person in ids:
             if rng.random() < 0.4:
                 world.memberships.append((identity, person, "user"))
-        if rng.random() < 0.05:  # its members could not be read
+        if not readable and rng.random() < 0.05:  # its members could not be read
             world.held.append((*("group", *world.groups.pop()[:2]), "extract", "a member without value"))
         for child in group_ids:
             if rng.random() < 0.25:  # circles and groups in themselves too

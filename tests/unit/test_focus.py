@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -87,7 +88,7 @@ def about(world: World, policy: Policy | None = None, **only: str) -> list[Row]:
     """The plan about one; carried out it does what it says and leaves nothing to do for them."""
     rules, chosen = policy or Policy(), Only(**only)
     made = focusing(world, rules)(chosen)
-    then = World(world.users, world.groups, world.memberships, world.crowd.copy(), world.links.copy())
+    then = replace(world, crowd=world.crowd.copy(), links=world.links.copy())
     applied(made, then.crowd, then.links, random.Random(1))
     assert rows(focusing(then, rules)(chosen)) == []
     return rows(made)
@@ -454,7 +455,7 @@ def test_random_worlds(part: int) -> None:
             if made.operations.empty:
                 continue
             plans, operations = plans + 1, operations + len(made.operations)
-            then = World(world.users, world.groups, world.memberships, world.crowd.copy(), world.links.copy())
+            then = replace(world, crowd=world.crowd.copy(), links=world.links.copy())
             try:
                 applied(made, then.crowd, then.links, rng)
             except AssertionError as error:
@@ -476,7 +477,7 @@ def test_one_after_the_other_they_lead_to_where_the_whole_plan_leads(part: int) 
         worlds += 1
         crowd, links = world.crowd.copy(), world.links.copy()
         applied(whole, crowd, links, rng)
-        then = World(world.users, world.groups, world.memberships, world.crowd.copy(), world.links.copy())
+        then = replace(world, crowd=world.crowd.copy(), links=world.links.copy())
         chosen = [Only(person=one) for one in everybody(world)] + [Only(group=g) for g in every_group(world, whole)]
         rng.shuffle(chosen)
         done: list[str] = []

@@ -36,6 +36,7 @@ from tests.property.test_road import (
     World,
     add_world,
     applied,
+    check_left,
     describe,
     owners,
     planned,
@@ -330,6 +331,7 @@ def check_untouched(made: Plan, means: Meaning, after: ModelCrowd, mine_now: set
     before, row = means.world.crowd, means.row
     everyone = {crowd_id(name) for name in row["groups.everyone"]}
     held = {kind: set(made.held.loc[made.held["kind"] == kind, "id"]) for kind in ("user", "group")}
+    away = set(made.held.loc[(made.held["kind"] == "user") & (made.held["away"] != ""), "id"])
     gone = {r["key"] for t in ("users", "groups") for r in getattr(before, t).values()}
     gone -= {r["key"] for t in ("users", "groups") for r in getattr(after, t).values()}
 
@@ -343,6 +345,9 @@ def check_untouched(made: Plan, means: Meaning, after: ModelCrowd, mine_now: set
         for name, record in old.items():
             key, whose_ = record["key"], owner.get(record["key"], "")
             left = now.get(key)
+            if kind == "user" and whose_ in away and not means.protected(kind, name):
+                check_left(name, record, left, before, after)
+                continue
             closed = kind == "group" and name.startswith("priv-") and not row["protection.privileged_allowed"]
             safe = means.protected(kind, name) or closed or whose_ == "?" or whose_ in held[kind]
             if not whose_ and not safe:
@@ -516,7 +521,7 @@ def test_no_pair_of_values_does_harm(part: int) -> None:
         row, rng = values_of(numbers), random.Random(number)
         policy, world = policy_of(row), World()
         for tag in TAGS:
-            add_world(world, rng, tag, pure=True)
+            add_world(world, rng, tag, pure=True, readable=True)
         try:
             made = planned(world.source(), world.crowd, world.links, policy)
         except ConfigurationError:  # a scope that leaves nobody
@@ -629,7 +634,7 @@ def test_each_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None
         row, rng = values_of(table()[number]), random.Random(number)
         policy, world = policy_of(row), World()
         for tag in TAGS:
-            add_world(world, rng, tag, pure=True)
+            add_world(world, rng, tag, pure=True, readable=True)
         try:
             run(planned_here(world, policy), Meaning(row, world), policy, rng)
         except ConfigurationError:
