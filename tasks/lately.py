@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from connectors.contract import Kind
-from connectors.model import Snapshot
+from connectors.model import Snapshot, sizes_only
 from tasks.names import among, crowd_ids
 
 COLUMNS: Final = ("kind", "name", "target", "source_id", "active", "at")
@@ -27,6 +27,7 @@ def _nothing() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series([], dtype=types.get(name, "str")) for name in COLUMNS})
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Lately:
     """`removals`: what was taken away in the window (`COLUMNS`). `passed`: limits that a person let a plan go past in

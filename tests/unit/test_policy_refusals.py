@@ -101,6 +101,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         (at(f"{part}.rules", rule(r".*a{9}b?.{9}")), f"{part}.rules.0.pattern: ~begin it with ^")
         for part in ("usernames", "groups")
     ),
+    *(
+        (at(f"scope.{name}", ["ok", "id: "]), f"scope.{name}.1: 'id: ' has no id; write the group's id in the IdP")
+        for name in ("groups", "exclude_groups", "required_groups")
+    ),
     # Conditions.
     (condition("is_present", "x"), f"{VALUES}: is_present compares with nothing; remove values"),
     (condition("is_true", "x"), f"{VALUES}: is_true compares with nothing; remove values"),

@@ -115,8 +115,12 @@ def test_what_is_no_json_is_one_error_of_ours(body: bytes) -> None:
             loads(bytes(value))
     except NotJsonError:
         pass
+    answer = Answer(200, {}, body, "https://idp/x")
+    if b"ud800" in body:  # half a character is no reason to refuse a page: it becomes U+FFFD
+        assert "\ufffd" in str(answer.json())
+        return
     with pytest.raises(IncompleteError, match="GET https://idp/x answered 200"):
-        Answer(200, {}, body, "https://idp/x").json()
+        answer.json()
 
 
 def test_the_key_is_named_and_no_value() -> None:
