@@ -527,7 +527,9 @@ def left_in(withheld: Mapping[str, int], policy: Policy) -> tuple[str, ...]:
 
 
 def tell(run: Run, report: Report) -> None:
-    """Tells people what they have to see to: when it is new, and once a day."""
+    """Tells people which held records they have to see to: when it is new, and once a day."""
+    if not len(report.shielded) and not len(report.lasting):
+        return  # what else is loud stands in every report, and in the exit code
     now = datetime.now(UTC)
     known = run.store.held_records(run.directory_name, run.source_name)
     loud = held_keys(*(one for one in (report.shielded, report.lasting) if len(one)))
