@@ -243,7 +243,7 @@ def check(source: SourceName = "") -> None:
         names = [source] if source else sorted(settings.sources)
         for name in names:
             settings.source(name)
-    step("database", lambda: _check_store(settings))
+    step("database", lambda: _check_store(settings, names))
     for name in names:
         step(f"policy of {name}", lambda name=name: _check_policy(settings, name))  # type: ignore[misc]
         step(f"source {name}", lambda name=name: asyncio.run(_check_source(settings, name)))  # type: ignore[misc]
@@ -255,14 +255,22 @@ def check(source: SourceName = "") -> None:
         raise typer.Exit(failed)
 
 
-def _check_store(settings: Settings) -> list[str]:
+def _check_store(settings: Settings, names: list[str]) -> list[str]:
     with settings_store(settings) as store:
         broken = store.verify_audit()
         if broken is not None:
             raise RefusedError(
                 f"the audit chain is broken at row {broken}: someone changed it; keep a copy and ask who"
             )
-        return ["schema is current, the audit chain holds"]
+        return ["schema is current, the audit chain holds", *(_last_sync(store, name) for name in names)]
+
+
+def _last_sync(store: Any, name: str) -> str:
+    """A source that is configured and never synced would be seen by nobody."""
+    last = store.last_sync(name)
+    if last is None:
+        return f"{name} was never synced: crowdsync sync {name}"
+    return f"{name} was synced last at {last[1]:%Y-%m-%d %H:%M} UTC: {last[0]}"
 
 
 def _check_policy(settings: Settings, name: str) -> list[str]:
