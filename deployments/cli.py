@@ -262,7 +262,7 @@ def check(source: SourceName = "") -> None:
             for context in (explained(), prefect_explained()):
                 stack.enter_context(context)
             stack.enter_context(prefect_there())()
-        step("database", lambda: _check_store(settings))
+        step("database", lambda: _check_store(settings, names))
         if not failed:
             step("ownership", lambda: _check_ownership(settings))
         for name in names:
@@ -276,7 +276,7 @@ def check(source: SourceName = "") -> None:
         raise typer.Exit(failed)
 
 
-def _check_store(settings: Settings) -> list[str]:
+def _check_store(settings: Settings, names: list[str]) -> list[str]:
     with settings_store(settings) as store:
         store.refuse_damage()
         broken = store.verify_audit()
@@ -284,7 +284,15 @@ def _check_store(settings: Settings) -> list[str]:
             raise RefusedError(
                 f"the audit chain is broken at row {broken}: someone changed it; keep a copy and ask who"
             )
-        return ["schema is current, the audit chain holds"]
+        return ["schema is current, the audit chain holds", *(_last_sync(store, name) for name in names)]
+
+
+def _last_sync(store: Any, name: str) -> str:
+    """A source that is configured and never synced would be seen by nobody."""
+    last = store.last_sync(name)
+    if last is None:
+        return f"{name} was never synced: crowdsync sync {name}"
+    return f"{name} was synced last at {last[1]:%Y-%m-%d %H:%M} UTC: {last[0]}"
 
 
 def _check_ownership(settings: Settings) -> list[str]:

@@ -91,9 +91,8 @@ def report(console: Console, report: Report) -> None:
             f"  {report.orphans:,} records of Crowd belong to no source: crowdsync links orphans", highlight=False
         )
     _shielded(console, report.shielded)
-    _lasting(console, report.lasting)
     _listed(console, "Reported only, and not done", report.reported, "because it", "reason")
-    _held(console, report.held)
+    _held(console, report.held, report.lasting)
     _left_out(console, report.warnings)
     _listed(console, "Failed", report.failed, "why", "note")
 
@@ -114,31 +113,20 @@ def _shielded(console: Console, shielded: pd.DataFrame) -> None:
         console.print(f"  … and {len(shielded) - 20:,} more, in the report on the run's page")
 
 
-def _lasting(console: Console, lasting: pd.DataFrame) -> None:
-    from tasks.names import spelled
-
-    if lasting.empty:
-        return
-    table = Table(title=f"Held for long ({len(lasting):,})", title_justify="left")
-    for column in ("kind", "name", "runs", "since"):
-        table.add_column(column, overflow="fold", justify="right" if column == "runs" else "left")
-    for row in lasting.head(20).itertuples():
-        table.add_row(str(row.kind), _printable(spelled(str(row.name))), f"{row.runs:,}", _when(row.since))
-    console.print(table)
-    if len(lasting) > 20:
-        console.print(f"  … and {len(lasting) - 20:,} more, in the report on the run's page")
-
-
-def _held(console: Console, held: pd.DataFrame) -> None:
+def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
+    """Held records, and of those that have been held for long, for how many runs."""
     from tasks.names import spelled
 
     if held.empty:
         return
+    long = {(row.kind, row.id): f"{row.runs:,}" for row in lasting.itertuples()}
     table = Table(title=f"Held: neither created, changed nor deactivated ({len(held):,})", title_justify="left")
-    for column in ("kind", "name", "stage", "why, and what to do"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("kind", "stage"))
+    for column in ("kind", "name", "stage", *(["runs"] if long else []), "why, and what to do"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("kind", "stage", "runs"))
     for row in held.head(20).itertuples():
-        table.add_row(*(_printable(value) for value in (row.kind, spelled(str(row.name)), row.stage, row.reason)))
+        runs = [long.get((row.kind, row.id or row.name), "")] if long else []
+        values = (row.kind, spelled(str(row.name)), row.stage, *runs, row.reason)
+        table.add_row(*(_printable(value) for value in values))
     console.print(table)
     if len(held) > 20:
         console.print(f"  … and {len(held) - 20:,} more, in the report on the run's page")

@@ -281,18 +281,10 @@ class _Side:
         group, user = self.members
         width = max(self.groups, 1)
         which = users[user]
-        keys = fresh = np.unique(user[which].astype(np.int64) * width + group[which])
-        order = np.argsort(self.nestings[1], kind="stable")
-        parent, child = self.nestings[0][order], self.nestings[1][order]
-        first, last = (np.searchsorted(child, np.arange(self.groups), side) for side in ("left", "right"))
-        while len(fresh) and len(parent):
-            who, inside = np.divmod(fresh, width)
-            many = last[inside] - first[inside]
-            steps = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
-            above = np.unique(np.repeat(who, many) * width + parent[np.repeat(first[inside], many) + steps])
-            fresh = np.setdiff1d(above, keys, assume_unique=True)
-            keys = np.union1d(keys, fresh)
-        return keys
+        group, user = group[which], user[which].astype(np.int64)
+        below, above = _ancestors(*self.nestings, self.groups)
+        who, up = _joined(group, below, above, self.groups)
+        return np.unique(np.concatenate([user * width + group, user[who] * width + up]))
 
     def each_inside(self, groups: np.ndarray) -> Iterator[np.ndarray]:
         """For each of the groups (codes) its active users, direct or nested: sorted codes of users."""
@@ -356,6 +348,29 @@ def _deserted(emptied: np.ndarray, before: _Side, after: _Side, least: int) -> n
     codes = np.flatnonzero(emptied)
     stay = [int(after.active[who].sum()) for who in before.each_inside(codes)]
     return codes[np.array(stay, dtype=np.int64) >= least]
+
+
+def _joined(keys: np.ndarray, left: np.ndarray, right: np.ndarray, count: int) -> Pairs:
+    """Codes below `count`, and pairs of such (left sorted) → for each key its pairs: positions of keys, and rights."""
+    first, last = (np.searchsorted(left, np.arange(count), side) for side in ("left", "right"))
+    many = last[keys] - first[keys]
+    at = np.repeat(np.arange(len(keys)), many)
+    steps = np.arange(len(at)) - np.repeat(np.cumsum(many) - many, many)
+    return at, right[first[keys][at] + steps]
+
+
+def _ancestors(parent: np.ndarray, child: np.ndarray, count: int) -> Pairs:
+    """Nestings → every (group, group that it is in, directly or nested), sorted."""
+    width = max(count, 1)
+    known = fresh = np.unique(child.astype(np.int64) * width + parent)
+    left, right = np.divmod(known, width)
+    while len(fresh):
+        group, above = np.divmod(fresh, width)
+        at, further = _joined(above, left, right, count)
+        fresh = np.setdiff1d(group[at] * width + further, known)
+        known = np.union1d(known, fresh)
+    below, above = np.divmod(known, width)
+    return below, above
 
 
 def _spread(flags: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

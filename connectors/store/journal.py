@@ -480,6 +480,18 @@ class Journal:
         with self._db.read() as connection:
             return rows_frame(connection, statement, times=("started_at", "finished_at"))
 
+    def last_sync(self, source: str) -> tuple[str, datetime] | None:
+        """How the newest run of a source that was to write ended, and when; None where there was none."""
+        statement = (
+            select(RUN.c.status, RUN.c.finished_at)
+            .where(RUN.c.source == source, RUN.c.mode == "sync", RUN.c.finished_at != "")
+            .order_by(RUN.c.finished_at.desc())
+            .limit(1)
+        )
+        with self._db.read() as connection:
+            row = connection.execute(statement).first()
+        return None if row is None else (str(row[0]), datetime.fromisoformat(row[1]))
+
     def run(self, run: str) -> dict[str, Any]:
         """One run; `summary` is a dict, the times datetimes or None. Raises `RecordError` if unknown."""
         with self._db.read() as connection:

@@ -409,6 +409,21 @@ def test_the_runs_tell_which_limits_a_person_let_pass(store: Store) -> None:  # 
     assert store.passed_limits("acme", "crowd", AT + 2 * MINUTE) == {}
 
 
+def test_the_last_sync_of_a_source(store: Store) -> None:  # noqa: F811
+    assert store.last_sync("acme") is None
+    for name, mode, status, at in (
+        ("a", "sync", "applied", AT),
+        ("b", "sync", "failed", AT + MINUTE),
+        ("c", "preview", "planned", AT + 2 * MINUTE),
+        ("d", "sync", "", AT + 3 * MINUTE),
+    ):
+        store.start_run(run=name, source="acme", directory="crowd", mode=mode, at=at)
+        if status:
+            store.finish_run(name, status=status, summary={}, at=at)
+    assert store.last_sync("acme") == ("failed", AT + MINUTE)
+    assert store.last_sync("beta") is None
+
+
 def test_a_model_of_nobody_is_no_trouble() -> None:
     assert Lately().counts(ModelCrowd().snapshot()) == {}
     assert impact(the_operations(), Snapshot.of(), Policy(), lately=lately(SHUT)).lately == {"user_deactivate": 4}

@@ -261,6 +261,7 @@ def test_the_report_names_them_and_the_way_out(run: Run) -> None:
         "crowd",
         "nothing to do",
         None,
+        held=a_plan(KIM, RALF).held,
         shielded=left,
         lasting=long,
         loud=unheeded(left, long),
@@ -281,7 +282,7 @@ def test_the_report_names_them_and_the_way_out(run: Run) -> None:
         "but x",
         "disabled",
         "account of ralf|x",
-        "Held for long",
+        "runs",
     ):
         assert words in text
 
