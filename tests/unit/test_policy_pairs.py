@@ -442,7 +442,7 @@ def check_gone_groups(made: Plan, means: Meaning, after: ModelCrowd) -> None:
         owner, key = owned.get(group["key"], "?"), group["key"]
         if owner == "?" or owner in means.groups | held["group"] or name in closed | everyone:
             continue
-        if means.protected("group", name):
+        if means.protected("group", name) or owner in set(made.handed_over["before"]):
             continue
         deleted = row["leavers.groups"] == "delete" and row["operations.group_delete"] == "on"
         assert (key in there) != deleted, f"{name!r}: {row['leavers.groups']}"
