@@ -46,8 +46,6 @@ def report(console: Console, report: Report) -> None:
         f"[bold]{escape(report.source)} → {escape(report.directory)}[/]  [{colour}]{report.status}[/]{plan}",
         highlight=False,
     )
-    for line in report.loud:
-        console.print(f"  [bold red]{_printable(line)}[/]", soft_wrap=True, highlight=False)
     wide = max(map(len, report.sizes), default=0)
     for line in report.loud:
         console.print(f"  [bold red]but {_printable(line)}[/]", soft_wrap=True, highlight=False)

@@ -60,7 +60,7 @@ NEW = 2**62
 class Scoped:
     """The part in scope, and the ids of the people and groups that were left out. Who is held is in neither.
 
-    `doubts`: entries of the scope that no group fits, in words.
+    `doubts`: entries that should let people or groups in and that no group fits, in words.
     """
 
     snapshot: Snapshot
@@ -257,19 +257,15 @@ def _told_out(snapshot: Snapshot, policy: Policy, known: Mapping[str, int]) -> p
     return held.assign(away=away.astype("str"))
 
 
-def _unmatched(snapshot: Snapshot, scope: Scope) -> tuple[str, ...]:
-    """The entries of the scope that no group fits, read or held, in words."""
+def _unmatched(snapshot: Snapshot, fields: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The entries of these fields that no group fits, read or held, in words."""
     held = snapshot.held[snapshot.held["kind"] == "group"]
     groups = pd.concat([snapshot.groups[["id", "name"]], held[["id", "name"]]], ignore_index=True)
     if groups.empty:
         return ()
     return tuple(
         f"{field} names {entry!r}, and no group fits it"
-        for field, entries in (
-            ("scope.groups", scope.groups),
-            ("scope.exclude_groups", scope.exclude_groups),
-            ("scope.required_groups", scope.required_groups),
-        )
+        for field, entries in fields.items()
         for entry in entries
         if entry != "*" and not _named(groups, (entry,)).any()
     )
@@ -287,11 +283,13 @@ def cut(snapshot: Snapshot, policy: Policy, rulings: Rulings, known: Mapping[str
         snapshot = Snapshot(users, groups, memberships, held, snapshot.warnings, snapshot.unsound)
     is_group = _is_group(memberships)
     as_it_is = policy.groups.nesting == "preserve" or not is_group.any()
-    doubts = _unmatched(snapshot, policy.scope)
+    scope = policy.scope
+    doubts = _unmatched(snapshot, {"scope.groups": scope.groups, "scope.required_groups": scope.required_groups})
+    useless = _unmatched(snapshot, {"scope.exclude_groups": scope.exclude_groups})
     held, warnings = _told_out(snapshot, policy, known or {}), snapshot.warnings
-    if rulings.later or doubts:
+    if rulings.later or doubts or useless:
         told = [("group", one, _name_of(groups, one), "filter", why) for one, why in rulings.later.items()]
-        told += [("policy", "", "scope", "filter", doubt) for doubt in doubts]
+        told += [("policy", "", "scope", "filter", why) for why in (*doubts, *useless)]
         warnings = pd.concat([warnings, held_frame(told)], ignore_index=True)
     if keep_users.all() and keep_groups.all() and as_it_is:
         if held is not snapshot.held or warnings is not snapshot.warnings:
