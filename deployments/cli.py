@@ -298,7 +298,7 @@ def _last_sync(store: Any, name: str) -> str:
 def _check_ownership(settings: Settings) -> list[str]:
     """Nothing in Crowd, as last read, belongs to a source that is configured no more."""
     from connectors.model import Snapshot
-    from tasks.ownership import abandoned
+    from tasks.decide.ownership import abandoned
 
     found: list[str] = []
     with settings_store(settings) as store:
@@ -350,7 +350,7 @@ def upgrade() -> None:
 def register() -> None:
     """Make the block types for credentials known to Prefect's server (PREFECT_API_URL), for its UI."""
     quiet_prefect()
-    from tasks.blocks import register as run
+    from tasks.read.blocks import register as run
 
     with explained(), prefect_explained(), prefect_there() as ready:
         ready()

@@ -31,8 +31,8 @@ from deployments.terminal import (
 )
 
 if TYPE_CHECKING:
-    from tasks.ownership import ByHand
-    from tasks.transfer import Done
+    from tasks.decide.ownership import ByHand
+    from tasks.write.links import Done
 
 Person = Annotated[str, typer.Argument(help="Id, username or e-mail address in the IdP.")]
 Source = Annotated[str, typer.Argument(help="A source of crowdsync.toml.")]
@@ -84,11 +84,11 @@ def policy_schema() -> None:
 
 def explain(source: Source, person: Person) -> None:
     """Say why a person is as they are in Crowd: scope, username and every value, rule by rule. From the last read."""
-    from tasks.explain import Crowd
-    from tasks.explain import explain as explained_rows
-    from tasks.plan import Away
+    from tasks.decide.explain import Crowd
+    from tasks.decide.explain import explain as explained_rows
+    from tasks.decide.plan import Away
     from tasks.policy import policy_of
-    from tasks.validate import trimmed
+    from tasks.read.validate import trimmed
 
     with opened_store() as store:
         settings = load()
@@ -209,7 +209,7 @@ def links_show(
 ) -> None:
     """Which Crowd names belong to which ids of a source."""
     with opened_store() as store:
-        from tasks.transfer import directory_with
+        from tasks.write.links import directory_with
 
         frame = store.links(directory_with(load(), store, source).name, source)
         frame = frame[frame["kind"] == _kind(kind)]
@@ -276,8 +276,8 @@ def links_move(
 ) -> None:
     """Move everything that one source owns to another, as when the IdP is replaced. Shows it first; --yes does it."""
     with explained():
-        from tasks.ownership import KINDS
-        from tasks.transfer import move
+        from tasks.decide.ownership import KINDS
+        from tasks.write.links import move
 
         kinds = KINDS if kind == "both" else (_kind(kind),)
         decision = _decision("links moved by hand", decided_by, reason) if yes else None
@@ -299,7 +299,7 @@ def links_move(
 @links.command("orphans")
 def links_orphans(source: Source, limit: Many = 200) -> None:
     """What stands in Crowd and belongs to no source, as last read."""
-    from tasks.match import ownerless
+    from tasks.decide.match import ownerless
     from tasks.policy import policy_of
 
     with opened_store() as store:
@@ -317,7 +317,7 @@ def _by_hand(
     what: str, event: str, source: str, kind: str, identity: str, other: str, by: str, reason: str, force: bool
 ) -> Done:
     with explained():
-        from tasks.transfer import change_one
+        from tasks.write.links import change_one
 
         decision = _decision(event, by, reason)
         return asyncio.run(change_one(load(), what, source, _kind(kind), identity, other, decision, force=force))
@@ -325,7 +325,7 @@ def _by_hand(
 
 def _decision(event: str, by: str, reason: str) -> ByHand:
     """Who decides, and why. The login name stands beside whatever name was given."""
-    from tasks.ownership import ByHand
+    from tasks.decide.ownership import ByHand
 
     if not reason.strip():
         raise ConfigurationError("--reason: say why; it stands in the audit")

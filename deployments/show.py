@@ -14,9 +14,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from connectors.store import Plan as StoredPlan
-    from tasks.explain import Explained
-    from tasks.report import Report
-    from tasks.transfer import Moving
+    from tasks.decide.explain import Explained
+    from tasks.tell.report import Report
+    from tasks.write.links import Moving
 
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
 _NUMBERS = frozenset(
@@ -38,7 +38,7 @@ _STATUS = {
 def report(console: Console, report: Report) -> None:
     """A run's end: sizes, counts, what was held and why, what failed. Refusals are errors, and not repeated here."""
     from connectors.contract import Kind
-    from tasks.report import SIGNS, count_line, written
+    from tasks.tell.report import SIGNS, count_line, written
 
     colour = _STATUS.get(report.status, "yellow")
     plan = f" · plan {report.plan}" if report.plan else ""
@@ -96,7 +96,7 @@ def report(console: Console, report: Report) -> None:
 
 
 def _shielded(console: Console, shielded: pd.DataFrame) -> None:
-    from tasks.names import spelled
+    from tasks.decide.names import spelled
 
     if shielded.empty:
         return
@@ -113,7 +113,7 @@ def _shielded(console: Console, shielded: pd.DataFrame) -> None:
 
 def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
     """Held records, and of those that have been held for long, for how many runs."""
-    from tasks.names import spelled
+    from tasks.decide.names import spelled
 
     if held.empty:
         return
@@ -131,7 +131,7 @@ def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
 
 
 def _left_out(console: Console, warnings: pd.DataFrame) -> None:
-    from tasks.report import left_out
+    from tasks.tell.report import left_out
 
     if warnings.empty:
         return
@@ -156,7 +156,7 @@ def _listed(console: Console, title: str, operations: pd.DataFrame, column: str,
 
 def plan(console: Console, stored: StoredPlan, operations: pd.DataFrame, disclose: str) -> None:
     """A stored plan, whole."""
-    from tasks.report import plan_rows
+    from tasks.tell.report import plan_rows
 
     console.print(
         f"[bold]plan {stored.id}[/]  {escape(stored.source)} → {escape(stored.directory)}  {stored.status}  "
@@ -319,7 +319,7 @@ def links(console: Console, frame: pd.DataFrame, limit: int) -> None:
 
 def orphans(console: Console, frame: pd.DataFrame, limit: int) -> None:
     """What belongs to no source, a line each."""
-    from tasks.names import spelled
+    from tasks.decide.names import spelled
 
     table = _table("kind", "name", "active")
     for row in frame.head(limit).itertuples():

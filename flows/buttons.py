@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 from pydantic import StringConstraints
 
 from flows.sync import SyncRequest, sync
-from tasks.report import Report
+from tasks.tell.report import Report
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"\S")]
 """Never empty: a sync without a person or group is one of everybody."""

@@ -15,21 +15,21 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from connectors.settings import load
-from tasks.apply import apply_plan
-from tasks.approve import agree
-from tasks.confirm import confirm_gone, parts
-from tasks.extract import extract_directory, extract_source
-from tasks.filter import doubled, filter_scope
-from tasks.focus import only_about
-from tasks.guard import guard_plan, measure
-from tasks.map import map_names
-from tasks.match import match_accounts, orphans
-from tasks.ownership import abandoned
-from tasks.plan import make_plan
+from tasks.decide.filter import doubled, filter_scope
+from tasks.decide.guard import guard_plan, measure
+from tasks.decide.map import map_names
+from tasks.decide.match import match_accounts, orphans
+from tasks.decide.ownership import abandoned
+from tasks.decide.plan import make_plan
+from tasks.decide.selection import only_about
 from tasks.policy import Policy, policy_of
-from tasks.report import Proposal, Report, conclude, file_plan, stood_aside, stored_about
+from tasks.read.confirm import confirm_gone, parts
+from tasks.read.extract import extract_directory, extract_source
+from tasks.read.snapshot import check, keep, last_read, remember_away, remember_held, remember_read, settle_unfinished
 from tasks.run import StandAsideError, begin, stopped_short, watched
-from tasks.snapshot import check, keep, last_read, remember_away, remember_held, remember_read, settle_unfinished
+from tasks.tell.report import Proposal, Report, conclude, file_plan, stood_aside, stored_about
+from tasks.write.apply import apply_plan
+from tasks.write.approve import agree
 
 
 class SyncRequest(BaseModel):

@@ -1,1 +1,1 @@
-"""The stages of the road, one file each: pure functions on tables first, the thin Prefect task last."""
+"""The road, room by room: read, decide, write, tell; and the policy that decides go by."""

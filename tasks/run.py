@@ -28,12 +28,12 @@ from connectors.model import ID_ATTRIBUTE, sizes_only
 from connectors.settings import DirectorySettings, Settings
 from connectors.source import SourceSettings
 from connectors.store import Store
-from tasks.blocks import directory_secret, source_secrets
-from tasks.lately import Lately
-from tasks.lease import BusyError, Writing, only_writer
-from tasks.plan import Away
+from tasks.decide.plan import Away
+from tasks.decide.recent import Lately
 from tasks.policy import Policy, policy_of
 from tasks.process import gone, here
+from tasks.read.blocks import directory_secret, source_secrets
+from tasks.write.lease import BusyError, Writing, only_writer
 
 Result = TypeVar("Result")
 

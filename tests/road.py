@@ -19,17 +19,17 @@ from connectors.errors import RetryableError
 from connectors.http import Http
 from connectors.model import GroupRow, MembershipRow, Snapshot, UserRow
 from connectors.store import SavedSnapshot, Store
-from tasks.apply import CHUNK, OPEN, Progress, apply_operations, chunks, save_links
-from tasks.extract import read_directory, read_source
-from tasks.filter import in_scope
-from tasks.guard import judge
-from tasks.impact import impact
-from tasks.map import desired
-from tasks.match import match
-from tasks.plan import Plan, plan
+from tasks.decide.filter import in_scope
+from tasks.decide.guard import judge
+from tasks.decide.impact import impact
+from tasks.decide.map import desired
+from tasks.decide.match import match
+from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
+from tasks.read.extract import read_directory, read_source
+from tasks.read.snapshot import check, keep, settle_unfinished
 from tasks.run import Run
-from tasks.snapshot import check, keep, settle_unfinished
+from tasks.write.apply import CHUNK, OPEN, Progress, apply_operations, chunks, save_links
 
 SOURCE, DIRECTORY = "acme", "crowd"
 RETRIES = 3
@@ -134,7 +134,7 @@ async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int =
 
 
 async def apply(run: Run, made: Plan, number: int, *, size: int = CHUNK) -> None:
-    """`tasks.apply.apply_plan`, its chunks tried again at once instead of as Prefect tasks."""
+    """`tasks.write.apply.apply_plan`, its chunks tried again at once instead of as Prefect tasks."""
     run.store.set_plan_status(number, "applying", at=datetime.now(UTC), expected=("planned", "refused"))
     save_links(run, made, number)
     progress = Progress()

@@ -27,7 +27,7 @@ from connectors.idp.scim import Scim
 from connectors.model import ID_ATTRIBUTE, Snapshot
 from connectors.paging import AHEAD
 from connectors.store import Store
-from tasks.extract import read_directory, read_source
+from tasks.read.extract import read_directory, read_source
 from tests.bench.child import answer
 
 CROWD_PAGE: Final = 1000

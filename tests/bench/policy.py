@@ -19,12 +19,12 @@ from rich.table import Table
 
 from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, crowd_id, memberships_from_codes
 from deployments.sandbox.organisation import Organisation, organisation
-from tasks.filter import in_scope
-from tasks.guard import judge
-from tasks.impact import impact
-from tasks.map import desired
-from tasks.match import match
-from tasks.plan import plan
+from tasks.decide.filter import in_scope
+from tasks.decide.guard import judge
+from tasks.decide.impact import impact
+from tasks.decide.map import desired
+from tasks.decide.match import match
+from tasks.decide.plan import plan
 from tasks.policy import Policy
 from tests.bench import floors
 

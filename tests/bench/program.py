@@ -22,8 +22,8 @@ import pandas as pd
 from prefect.tasks import Task
 
 import flows.sync
-import tasks.apply
-import tasks.report
+import tasks.tell.report
+import tasks.write.apply
 from connectors.model import Snapshot
 from flows.sync import SyncRequest, sync
 from tests.bench.child import answer
@@ -112,7 +112,7 @@ def frame_bytes(frame: pd.DataFrame) -> int:
 def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
     """Every task notes its time; without orchestration, it is no task any more."""
     patches: list[Any] = []
-    for module in (flows.sync, tasks.apply):
+    for module in (flows.sync, tasks.write.apply):
         for name, value in vars(module).items():
             if isinstance(value, Task):
                 noted = watch.timed(value.name, value.fn)
@@ -123,13 +123,13 @@ def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
             pass
 
         for module, name in (
-            (tasks.apply, "acreate_progress_artifact"),
-            (tasks.apply, "aupdate_progress_artifact"),
-            (tasks.report, "acreate_table_artifact"),
-            (tasks.report, "acreate_markdown_artifact"),
+            (tasks.write.apply, "acreate_progress_artifact"),
+            (tasks.write.apply, "aupdate_progress_artifact"),
+            (tasks.tell.report, "acreate_table_artifact"),
+            (tasks.tell.report, "acreate_markdown_artifact"),
         ):
             patches.append(patch.object(module, name, nothing))
-        patches.append(patch.object(tasks.report, "get_run_logger", lambda: logging.getLogger("bench")))
+        patches.append(patch.object(tasks.tell.report, "get_run_logger", lambda: logging.getLogger("bench")))
     for one in patches:
         one.start()
     try:

@@ -32,7 +32,7 @@ from connectors.idp import SOURCES
 from deployments.sandbox import idp as sandbox
 from deployments.sandbox.organisation import Organisation, organisation
 from deployments.sandbox.server import children_of, members_of
-from tasks.extract import read_source
+from tasks.read.extract import read_source
 from tests.bench.child import ROOT
 from tests.bench.servers import SIZES
 

@@ -37,10 +37,10 @@ from connectors.model import DISABLED, USERS, Snapshot, UserRow, users_frame
 from connectors.paging import drained
 from deployments.sandbox import idp as sandbox
 from deployments.sandbox.organisation import Organisation, organisation
-from tasks.extract import merged, read_source
-from tasks.map import Desired, desired
+from tasks.decide.map import Desired, desired
 from tasks.policy import Policy
-from tasks.validate import trimmed
+from tasks.read.extract import merged, read_source
+from tasks.read.validate import trimmed
 from tests.contract.sources import Case
 from tests.unit.test_http import HOSTS, SCHEMES
 

@@ -29,7 +29,7 @@ from deployments.sandbox.google import ADMIN, group_email, group_id, user_id
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.server import children_of, members_of
-from tasks.extract import read_source
+from tasks.read.extract import read_source
 from tests.clients import client_package
 
 SIZE: dict[str, Any] = {"users": 1100, "groups": 30, "memberships": 2500, "seed": 7}

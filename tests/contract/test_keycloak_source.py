@@ -23,7 +23,7 @@ from connectors.idp.keycloak import Keycloak, KeycloakSettings, user_rows
 from connectors.model import Snapshot
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import organisation
-from tasks.extract import read_source
+from tasks.read.extract import read_source
 
 SIZE = {"users": 30, "groups": 12, "memberships": 60, "seed": 3}
 PREFIX = "service-account-"

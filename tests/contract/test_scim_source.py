@@ -32,7 +32,7 @@ from connectors.http import Http
 from connectors.idp import SOURCES
 from connectors.idp.scim import Scim, ScimSettings, user_rows
 from connectors.paging import Part, by_cursor
-from tasks.extract import read_source
+from tasks.read.extract import read_source
 from tests.clients import node_package
 
 HERE = Path(__file__).parent

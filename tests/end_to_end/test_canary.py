@@ -11,9 +11,9 @@ import pytest
 from connectors.contract import Kind, Operation, Outcome
 from connectors.errors import RecordError, RefusedError
 from connectors.settings import load
-from tasks.apply import Progress, apply_canary, canary
 from tasks.policy import Canary, Policy
 from tasks.run import begin
+from tasks.write.apply import Progress, apply_canary, canary
 from tests import road
 from tests.end_to_end.test_one_writer import Place, place
 

@@ -30,9 +30,9 @@ from connectors.store import Store
 from deployments.sandbox.crowd import RunningCrowd
 from deployments.sandbox.crowd import running as running_crowd
 from deployments.sandbox.scim import RunningScim, prepared
-from tasks.extract import read_directory, read_source
 from tasks.policy import Limit, Limits, Policy
-from tasks.snapshot import check
+from tasks.read.extract import read_directory, read_source
+from tasks.read.snapshot import check
 from tests import road
 
 PAGE = 10

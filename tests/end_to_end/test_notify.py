@@ -159,7 +159,7 @@ def test_it_is_made_once(place: Place) -> None:
     ],
 )
 def test_a_block_that_does_not_fit_is_told(place: Place, block: str, told: str) -> None:
-    from tasks.blocks import CrowdCredentials
+    from tasks.read.blocks import CrowdCredentials
 
     CrowdCredentials(password="x").save("acme", overwrite=True)
     with pytest.raises(ConfigurationError, match=told):

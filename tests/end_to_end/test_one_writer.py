@@ -19,9 +19,9 @@ from connectors.settings import load
 from connectors.store import Store
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
-from tasks.lease import BusyError, only_writer
 from tasks.policy import policy_of
 from tasks.run import StandAsideError, begin, watched
+from tasks.write.lease import BusyError, only_writer
 from tests import road
 
 PASSWORD, TOKEN = "pw", "tok"

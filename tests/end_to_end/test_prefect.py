@@ -171,7 +171,7 @@ def test_a_run_and_its_stages_are_named_for_people(served: Served) -> None:
         "guard",
         "report",
     }
-    assert set(tasks.values()) == {"COMPLETED"}
+    assert set(tasks.decide.values()) == {"COMPLETED"}
 
 
 def test_the_plan_can_be_read(served: Served) -> None:
@@ -237,7 +237,7 @@ def test_a_schedule_makes_runs_and_a_deployment_runs(served: Served) -> None:
 
 def test_secrets_come_from_blocks(served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Registered, filled in as the UI does it, named in crowdsync.toml; and shown to nobody."""
-    from tasks.blocks import CrowdCredentials, SourceCredentials, register
+    from tasks.read.blocks import CrowdCredentials, SourceCredentials, register
 
     told = asyncio.run(register())
     kinds = {row["name"]: row for row in served.list("block_types")}
@@ -311,9 +311,9 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
     from connectors.errors import RetryableError
     from connectors.model import Snapshot, held_frame, users_frame
     from connectors.store import Store
-    from tasks.apply import Progress, apply_chunk
-    from tasks.plan import COLUMNS
+    from tasks.decide.plan import COLUMNS
     from tasks.policy import Policy
+    from tasks.write.apply import Progress, apply_chunk
     from tests import road
 
     class Faltering:

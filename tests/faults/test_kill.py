@@ -43,7 +43,7 @@ from connectors.model import (
 from connectors.store import Store
 from deployments.sandbox import crowd as sandbox
 from tasks import apply, validate
-from tasks.plan import Plan
+from tasks.decide.plan import Plan
 from tasks.policy import Policy
 from tests import postgres, road
 

@@ -30,7 +30,7 @@ from connectors.model import ID_ATTRIBUTE, held_frame
 from connectors.settings import load
 from connectors.store import Store
 from tasks import apply, run, transfer, validate
-from tasks.ownership import ByHand
+from tasks.decide.ownership import ByHand
 from tests import road
 from tests.end_to_end.test_govern import walked
 from tests.end_to_end.test_moving import OTHER, company, linked, owners_in

@@ -27,8 +27,8 @@ from deployments.sandbox.crowd import RunningCrowd
 from deployments.sandbox.crowd import running as running_crowd
 from deployments.sandbox.organisation import Organisation, organisation
 from deployments.sandbox.server import members_of
-from tasks.extract import read_source
 from tasks.policy import Limit, Limits, Policy
+from tasks.read.extract import read_source
 from tests import road
 from tests.clients import client_package, drive
 from tests.contract import test_keycloak_emulator as emulator

@@ -26,7 +26,7 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
-from tasks.match import LINKS
+from tasks.decide.match import LINKS
 
 FIELDS = ("email", "first_name", "last_name", "display_name", "active")
 

@@ -19,7 +19,7 @@ import pytest
 
 from connectors.contract import Kind, Operation
 from connectors.model import crowd_id
-from tasks.impact import Impact, State, Unusual, after, impact
+from tasks.decide.impact import Impact, State, Unusual, after, impact
 from tasks.policy import Policy
 from tests.property.model_crowd import CrowdRefusal, ModelCrowd
 

@@ -35,13 +35,13 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
-from tasks.apply import lanes
-from tasks.filter import in_scope
-from tasks.map import desired
-from tasks.match import match
-from tasks.plan import Away, Plan, plan
+from tasks.decide.filter import in_scope
+from tasks.decide.map import desired
+from tasks.decide.match import match
+from tasks.decide.plan import Away, Plan, plan
 from tasks.policy import Policy
-from tasks.snapshot import lost_links, new_links, settle
+from tasks.read.snapshot import lost_links, new_links, settle
+from tasks.write.apply import lanes
 from tests.property.model_crowd import ModelCrowd, ModelLinks, operation_of
 
 SOURCE = "acme"

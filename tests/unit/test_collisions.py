@@ -10,8 +10,8 @@ import pytest
 
 from connectors.model import ID_ATTRIBUTE
 from deployments.sandbox.organisation import organisation
-from tasks.names import fold
-from tasks.plan import Plan
+from tasks.decide.names import fold
+from tasks.decide.plan import Plan
 from tasks.policy import Policy
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import World, planned

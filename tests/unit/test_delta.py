@@ -18,10 +18,10 @@ from connectors.errors import StaleMarkError
 from connectors.model import Snapshot, groups_frame, held_frame, memberships_frame, users_frame
 from connectors.store import Mark, Store
 from deployments.sandbox.organisation import changed, organisation
-from tasks.extract import Reading, Since, extract_source, merged
 from tasks.policy import Policy
+from tasks.read.extract import Reading, Since, extract_source, merged
+from tasks.read.snapshot import last_read, remember_read
 from tasks.run import Run, question
-from tasks.snapshot import last_read, remember_read
 from tests.road import FixedSource
 
 
@@ -190,7 +190,7 @@ async def test_a_full_read_and_then_what_changed(store: Store) -> None:
 
 @pytest.mark.parametrize("doubt", [StaleMarkError("410"), Changes("m2", memberships=[("g", "nobody", "user")])])
 async def test_doubt_leads_to_a_full_read(store: Store, doubt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.extract.get_run_logger", lambda: __import__("logging").getLogger("t"))
+    monkeypatch.setattr("tasks.read.extract.get_run_logger", lambda: __import__("logging").getLogger("t"))
     source = DeltaSource(BEFORE, doubt)
     await read(run_with(source, store))
     reading = await read(run_with(source, store))

@@ -12,13 +12,13 @@ import pytest
 from connectors.errors import IncompleteError
 from connectors.model import DISABLED, ID_ATTRIBUTE, OUT_OF_SCOPE, Snapshot
 from connectors.store import Store
-from tasks.confirm import FIRST, parts, still_gone
-from tasks.filter import doubled, in_scope
-from tasks.guard import judge
-from tasks.map import desired
-from tasks.match import match
-from tasks.plan import Plan, plan
+from tasks.decide.filter import doubled, in_scope
+from tasks.decide.guard import judge
+from tasks.decide.map import desired
+from tasks.decide.match import match
+from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
+from tasks.read.confirm import FIRST, parts, still_gone
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE
 from tests.unit.test_stages import person, snapshot, team

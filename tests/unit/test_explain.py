@@ -11,10 +11,10 @@ import pytest
 
 from connectors.errors import ConfigurationError, RecordError
 from connectors.model import Snapshot
-from tasks.explain import Explained, explain
-from tasks.filter import in_scope
-from tasks.map import FIELDS, desired
-from tasks.match import match
+from tasks.decide.explain import Explained, explain
+from tasks.decide.filter import in_scope
+from tasks.decide.map import FIELDS, desired
+from tasks.decide.match import match
 from tasks.policy import Policy
 from tests.property.model_crowd import ModelLinks
 from tests.unit.test_scope import any_conditions, any_people, person, policy_with, snapshot, team

@@ -16,12 +16,12 @@ import pytest
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, crowd_id
-from tasks import plan as stage
-from tasks.filter import in_scope
-from tasks.focus import Only, only_about
-from tasks.map import desired
-from tasks.match import match
-from tasks.plan import Plan, _Planning, plan
+from tasks.decide import plan as stage
+from tasks.decide.filter import in_scope
+from tasks.decide.map import desired
+from tasks.decide.match import match
+from tasks.decide.plan import Plan, _Planning, plan
+from tasks.decide.selection import Only, only_about
 from tasks.policy import Policy
 from tests.property.model_crowd import ModelCrowd, ModelLinks, operation_of
 from tests.property.test_road import (

@@ -12,9 +12,9 @@ import pytest
 from connectors.contract import Kind
 from connectors.errors import LimitError
 from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame
-from tasks.guard import WAY, Finding, Verdict, judge
-from tasks.impact import Impact, Unusual, impact
-from tasks.plan import Owned, Plan
+from tasks.decide.guard import WAY, Finding, Verdict, judge
+from tasks.decide.impact import Impact, Unusual, impact
+from tasks.decide.plan import Owned, Plan
 from tasks.policy import Approval, Policy
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, World, planned

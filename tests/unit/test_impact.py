@@ -10,7 +10,7 @@ import pytest
 
 from connectors.contract import Kind
 from connectors.model import Snapshot, groups_frame, held_frame, memberships_frame, users_frame
-from tasks.impact import Impact, Unusual, after, impact, lines
+from tasks.decide.impact import Impact, Unusual, after, impact, lines
 from tasks.policy import Policy
 
 ADMINS = "crowd-administrators"

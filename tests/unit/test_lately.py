@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from connectors.contract import Kind
 from connectors.model import Snapshot, held_frame
 from connectors.store import Store
-from tasks.approve import agreed
-from tasks.guard import Verdict, judge
-from tasks.impact import impact
-from tasks.lately import COLUMNS, Lately
-from tasks.plan import Owned, Plan
+from tasks.decide.guard import Verdict, judge
+from tasks.decide.impact import impact
+from tasks.decide.plan import Owned, Plan
+from tasks.decide.recent import COLUMNS, Lately
 from tasks.policy import Limit, Policy
+from tasks.write.approve import agreed
 from tests.property.model_crowd import ModelCrowd
 from tests.property.test_road import applied, planned
 from tests.unit.test_guard import company

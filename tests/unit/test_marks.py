@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, groups_frame, memberships_frame, users_frame
-from tasks.focus import Only
-from tasks.match import LINKS, _owned, split_mark
+from tasks.decide.match import LINKS, _owned, split_mark
+from tasks.decide.selection import Only
 
 PIECES = (
     *("a", "\t", "\n", "\r", "\b", "\f", "\0", "\x1f", "\x7f", '"', "\\", "\\\\", "/", "\\u0041", "\\t", '":["', '"]'),

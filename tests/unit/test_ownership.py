@@ -13,9 +13,8 @@ import pytest
 
 from connectors.errors import ConfigurationError, RefusedError
 from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, groups_frame, memberships_frame, users_frame
-from tasks.focus import Only
-from tasks.names import fold_one
-from tasks.ownership import (
+from tasks.decide.names import fold_one
+from tasks.decide.ownership import (
     BY_HAND,
     ByHand,
     Pairing,
@@ -33,6 +32,7 @@ from tasks.ownership import (
     pair,
     wanted,
 )
+from tasks.decide.selection import Only
 from tasks.policy import Policy
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

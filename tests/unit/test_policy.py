@@ -21,15 +21,13 @@ from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame
 from connectors.settings import load
 from connectors.store import Mark
-from tasks.apply import canary
-from tasks.approve import decide
-from tasks.filter import in_scope
-from tasks.guard import Finding, Verdict, judge
-from tasks.impact import impact
-from tasks.lately import Lately
-from tasks.map import desired
-from tasks.match import match
-from tasks.plan import COLUMNS, Away, Owned, Plan, plan
+from tasks.decide.filter import in_scope
+from tasks.decide.guard import Finding, Verdict, judge
+from tasks.decide.impact import impact
+from tasks.decide.map import desired
+from tasks.decide.match import match
+from tasks.decide.plan import COLUMNS, Away, Owned, Plan, plan
+from tasks.decide.recent import Lately
 from tasks.policy import (
     FEATURES,
     PRIVILEGED,
@@ -43,8 +41,10 @@ from tasks.policy import (
     matches,
     policy_of,
 )
-from tasks.report import changes, lasting, plan_rows
-from tasks.snapshot import last_read
+from tasks.read.snapshot import last_read
+from tasks.tell.report import changes, lasting, plan_rows
+from tasks.write.apply import canary
+from tasks.write.approve import decide
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import NOW, SOURCE, World, applied, planned
 from tests.road import run_of

@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, crowd_id
-from tasks.filter import Scoped
-from tasks.map import EVERYONE
-from tasks.plan import Plan
+from tasks.decide.filter import Scoped
+from tasks.decide.map import EVERYONE
+from tasks.decide.plan import Plan
 from tasks.policy import Policy, Value
 from tests.property import test_road as road
 from tests.property.model_crowd import ModelCrowd, ModelLinks
@@ -617,7 +617,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "features are ignored": patched("tasks.policy.Operations.allows", lambda self, kind: True),
     "nothing is reported": patched("tasks.policy.Operations.of", lambda self, kind: "on"),
     "the scope is ignored": patched("tests.property.test_road.in_scope", everybody),
-    "protection is ignored": patched("tasks.plan.matches", nothing_fits),
+    "protection is ignored": patched("tasks.decide.plan.matches", nothing_fits),
     "privileged groups are open": patched("tasks.policy.Policy.privileged", lambda self, names: nothing_fits(names)),
     "everybody has been away for long": with_field("leavers.delete_after_days", 1),
     **{f"{path} is ignored": with_field(path, value) for path, value in IGNORED.items()},

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, held_frame
-from tasks.filter import in_scope
-from tasks.map import desired
-from tasks.match import match
-from tasks.plan import Plan, plan
+from tasks.decide.filter import in_scope
+from tasks.decide.map import desired
+from tasks.decide.match import match
+from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, World, planned

@@ -25,13 +25,13 @@ from connectors.model import DISABLED, held_frame
 from connectors.store import Plan as StoredPlan
 from connectors.store import Store
 from deployments import show, terminal
-from tasks import report as telling
-from tasks.explain import Explained
-from tasks.plan import Owned, Plan
+from tasks.decide.explain import Explained
+from tasks.decide.plan import Owned, Plan
 from tasks.policy import Policy
-from tasks.report import Report, _cell, _plain, lasting, left_in, left_out, report_markdown, tell, unheeded
+from tasks.read.snapshot import remember_held
 from tasks.run import Run
-from tasks.snapshot import remember_held
+from tasks.tell import report as telling
+from tasks.tell.report import Report, _cell, _plain, lasting, left_in, left_out, report_markdown, tell, unheeded
 from tests.road import run_of
 
 MARKDOWN = MarkdownIt("commonmark").enable("strikethrough").enable("table")

@@ -22,9 +22,9 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
-from tasks.filter import Scoped, closure, in_scope
-from tasks.map import EVERYONE, Desired, desired
-from tasks.match import Matched, match
+from tasks.decide.filter import Scoped, closure, in_scope
+from tasks.decide.map import EVERYONE, Desired, desired
+from tasks.decide.match import Matched, match
 from tasks.policy import Policy
 from tests.property.model_crowd import ModelLinks
 

@@ -27,13 +27,13 @@ from connectors.model import (
     users_frame,
 )
 from connectors.store import Store
-from tasks import validate
-from tasks.filter import Scoped, in_scope, ruled
-from tasks.map import FIELDS, desired, usernames
-from tasks.match import Matched, match
-from tasks.plan import MARKS, PHASES, Plan, plan
+from tasks.decide.filter import Scoped, in_scope, ruled
+from tasks.decide.map import FIELDS, desired, usernames
+from tasks.decide.match import Matched, match
+from tasks.decide.plan import MARKS, PHASES, Plan, plan
 from tasks.policy import Policy, Usernames
-from tasks.snapshot import check
+from tasks.read import validate
+from tasks.read.snapshot import check
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, applied, planned
 

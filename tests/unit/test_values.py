@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from connectors.model import attributes_text, users_frame
-from tasks import values
+from tasks.decide import values
+from tasks.decide.values import attribute_texts, field_value, traced
 from tasks.policy import PLAIN, Step, Value, as_value
-from tasks.values import attribute_texts, field_value, traced
 from tests.unit.test_scope import person
 
 

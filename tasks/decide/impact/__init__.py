@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from connectors.contract import Kind
 from connectors.model import Snapshot, memberships_from_codes, sizes_only
-from tasks.lately import Lately
-from tasks.names import among, arrow_text, crowd_ids
+from tasks.decide.names import among, arrow_text, crowd_ids
+from tasks.decide.recent import Lately
 from tasks.policy import Policy, matches
 
 LEAST_RUNS: Final = 3

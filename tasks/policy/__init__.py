@@ -6,7 +6,7 @@ refused, what contradicts itself is refused, patterns are compiled when the poli
 evaluated as code.
 
 Group and account patterns are globs (`*`, `?`), without regard to case; `re:` makes one an RE2 expression that must
-match the whole name. How a value is made is in `tasks/values.py`, who is in scope in `tasks/filter.py`.
+match the whole name. How a value is made is in `tasks/decide/values.py`, who is in scope in `tasks/decide/filter.py`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, MAX_TEXT
 from connectors.settings import Settings, explain
-from tasks.names import arrow_text, fold, skeletons
+from tasks.decide.names import arrow_text, fold, skeletons
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in r"\.+()[]{}^$|"})
 

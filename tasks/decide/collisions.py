@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tasks.names import clashes, crowd_ids, spelled
+from tasks.decide.names import clashes, crowd_ids, spelled
 
 SHOWN = 5
 """How many names a reason tells."""

@@ -11,7 +11,7 @@ import pandas as pd
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id
-from tasks.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids
 
 
 @dataclass(frozen=True, slots=True)

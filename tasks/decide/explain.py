@@ -1,7 +1,7 @@
 """Why one person is, or is not, in Crowd as they are: every rule that was asked, and what it said.
 
 Source snapshot, policy and one person → a table to read from top to bottom. It is made by the same functions as the
-desired state (`tasks.filter`, `tasks.map`, `tasks.values`), so that it cannot say anything else.
+desired state (`tasks.decide.filter`, `tasks.decide.map`, `tasks.decide.values`), so that it cannot say anything else.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pandas as pd
 
 from connectors.errors import ConfigurationError, RecordError
 from connectors.model import Snapshot, attributes_text, sizes_only
-from tasks.filter import Rulings, Scoped, cut, ruled, said, values_of
-from tasks.map import EVERYONE, FIELDS, Desired, desired, readable, readable_attributes, username_steps
-from tasks.match import LINKS, match
-from tasks.plan import Away, plan
+from tasks.decide.filter import Rulings, Scoped, cut, ruled, said, values_of
+from tasks.decide.map import EVERYONE, FIELDS, Desired, desired, readable, readable_attributes, username_steps
+from tasks.decide.match import LINKS, match
+from tasks.decide.plan import Away, plan
+from tasks.decide.values import traced
 from tasks.policy import Condition, Groups, Policy, Value
-from tasks.values import traced
 
 Stage = Literal["source", "filter", "map", "match", "plan"]
 

@@ -26,15 +26,15 @@ from connectors.contract import Kind
 from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
 from connectors.model import held_frame, sizes_only
 from connectors.store import SavedSnapshot
-from tasks.focus import Only
-from tasks.guard import Verdict
-from tasks.impact import Impact
-from tasks.impact import lines as radius
-from tasks.names import among, spelled
-from tasks.plan import Plan
+from tasks.decide.guard import Verdict
+from tasks.decide.impact import Impact
+from tasks.decide.impact import lines as radius
+from tasks.decide.names import among, spelled
+from tasks.decide.plan import Plan
+from tasks.decide.selection import Only
 from tasks.policy import Policy
+from tasks.read.snapshot import held_keys
 from tasks.run import Run, finish, told
-from tasks.snapshot import held_keys
 
 ROWS: Final = 200
 """Rows that the Prefect page shows at ease; the whole plan is in the store."""

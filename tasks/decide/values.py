@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.model import sizes_only
-from tasks.names import arrow_text
+from tasks.decide.names import arrow_text
 from tasks.policy import PLAIN, Rule, Step, Value, as_value, replaced
 
 _TEXT = pa.large_string()

@@ -29,9 +29,9 @@ from connectors.model import (
     sizes_only,
     sorted_unique,
 )
-from tasks.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids
+from tasks.decide.values import Long, Sources, ranges
 from tasks.policy import BY_ID, Condition, Policy, Scope, matches
-from tasks.values import Long, Sources, ranges
 
 SHOWN = 40
 """How much of a value that cannot be read is told, in characters."""

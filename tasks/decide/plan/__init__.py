@@ -33,10 +33,10 @@ from connectors.model import (
     sizes_only,
     sorted_unique,
 )
-from tasks.focus import Only
-from tasks.map import FIELDS, usernames
-from tasks.match import HANDED_OVER, SHARED, Matched
-from tasks.names import among, clashes, crowd_ids
+from tasks.decide.map import FIELDS, usernames
+from tasks.decide.match import HANDED_OVER, SHARED, Matched
+from tasks.decide.names import among, clashes, crowd_ids
+from tasks.decide.selection import Only
 from tasks.policy import Policy, matches
 
 PHASES: Mapping[Kind, int] = {

@@ -1,6 +1,6 @@
 """Who owns what in Crowd, and how that is changed by hand: made, cut, handed over, moved to another source.
 
-Pure functions of tables; `tasks/transfer.py` carries out what they say. An owner is the text `<source>:<id>`, as it
+Pure functions of tables; `tasks/write/links.py` carries out what they say. An owner is the text `<source>:<id>`, as it
 stands in the mark; a change of ownership is an operation on the mark, and the link follows it in the journal. Nobody
 gets an account by a guess: a pair that is not unique on both sides, or where anything speaks against it, is left out.
 """
@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 from connectors.contract import Kind
 from connectors.errors import ConfigurationError, RefusedError
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, sizes_only
-from tasks.filter import in_scope
-from tasks.map import desired, usernames
-from tasks.match import split_mark
-from tasks.names import among, arrow_text, crowd_ids, fold
-from tasks.plan import MARKS
+from tasks.decide.filter import in_scope
+from tasks.decide.map import desired, usernames
+from tasks.decide.match import split_mark
+from tasks.decide.names import among, arrow_text, crowd_ids, fold
+from tasks.decide.plan import MARKS
 from tasks.policy import Policy, matches
 
 KINDS: Final = ("user", "group")

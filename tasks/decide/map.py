@@ -30,9 +30,9 @@ from connectors.model import (
     memberships_from_codes,
     sizes_only,
 )
-from tasks.names import arrow_text, clashes, spelled
+from tasks.decide.names import arrow_text, clashes, spelled
+from tasks.decide.values import Sources, attribute_texts, field_value
 from tasks.policy import Groups, Policy, Usernames, matches, replaced
-from tasks.values import Sources, attribute_texts, field_value
 
 FIELDS = ("email", "first_name", "last_name", "display_name")
 

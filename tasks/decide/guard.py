@@ -16,10 +16,10 @@ from prefect.cache_policies import NO_CACHE
 from connectors.contract import Kind
 from connectors.errors import LimitError
 from connectors.model import Snapshot, sizes_only
-from tasks.impact import Impact, impact
-from tasks.lately import Lately
-from tasks.names import crowd_ids
-from tasks.plan import Plan
+from tasks.decide.impact import Impact, impact
+from tasks.decide.names import crowd_ids
+from tasks.decide.plan import Plan
+from tasks.decide.recent import Lately
 from tasks.policy import Limit, Policy
 
 WAY = "look at the plan, then approve it, raise the limit, or run with --force"

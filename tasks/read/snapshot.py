@@ -16,13 +16,13 @@ from prefect.cache_policies import NO_CACHE
 from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot
 from connectors.store import Mark, SavedSnapshot, Store
-from tasks import validate
-from tasks.extract import Reading, Since
-from tasks.focus import Only
-from tasks.match import HANDED_OVER
-from tasks.names import crowd_ids
-from tasks.ownership import ByHand, ended_links, made_links
-from tasks.plan import GIVER, Plan
+from tasks.decide.match import HANDED_OVER
+from tasks.decide.names import crowd_ids
+from tasks.decide.ownership import ByHand, ended_links, made_links
+from tasks.decide.plan import GIVER, Plan
+from tasks.decide.selection import Only
+from tasks.read import validate
+from tasks.read.extract import Reading, Since
 from tasks.run import Run
 
 

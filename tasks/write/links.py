@@ -26,11 +26,7 @@ from connectors.errors import ConfigurationError, CrowdsyncError, RetryableError
 from connectors.model import ID_ATTRIBUTE, Snapshot, frame_digest, held_frame, sizes_only
 from connectors.settings import DirectorySettings, Settings
 from connectors.store import Store
-from tasks import validate
-from tasks.apply import OPEN, Progress, apply_operations, chunks
-from tasks.extract import read_directory, read_whole
-from tasks.lease import Writing, only_writer
-from tasks.ownership import (
+from tasks.decide.ownership import (
     KINDS,
     ByHand,
     Changed,
@@ -47,8 +43,12 @@ from tasks.ownership import (
     wanted,
 )
 from tasks.policy import Policy, policy_of
+from tasks.read import validate
+from tasks.read.extract import read_directory, read_whole
+from tasks.read.snapshot import check, keep, lost_links, new_links, settle_unfinished, told_by
 from tasks.run import open_directory, open_source
-from tasks.snapshot import check, keep, lost_links, new_links, settle_unfinished, told_by
+from tasks.write.apply import OPEN, Progress, apply_operations, chunks
+from tasks.write.lease import Writing, only_writer
 
 KEYS: Final = ("username", "email")
 ATTEMPTS: Final = 4

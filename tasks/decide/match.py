@@ -20,10 +20,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame, held_records, sizes_only
-from tasks.collisions import collided
-from tasks.filter import members_below
-from tasks.map import Desired
-from tasks.names import among, arrow_text, crowd_ids
+from tasks.decide.collisions import collided
+from tasks.decide.filter import members_below
+from tasks.decide.map import Desired
+from tasks.decide.names import among, arrow_text, crowd_ids
 from tasks.policy import Policy, matches
 
 SHARED = "everyone"

@@ -26,13 +26,13 @@ from connectors.contract import Directory, Kind, Operation
 from connectors.errors import RecordError, RefusedError, RetryableError
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, groups_frame, memberships_frame, users_frame
 from connectors.store import Store
-from tasks.focus import Only
-from tasks.lease import Writing
-from tasks.ownership import ByHand
-from tasks.plan import Plan
+from tasks.decide.ownership import ByHand
+from tasks.decide.plan import Plan
+from tasks.decide.selection import Only
 from tasks.policy import Canary
+from tasks.read.snapshot import lost_links, new_links, settle, told_by
 from tasks.run import Run
-from tasks.snapshot import lost_links, new_links, settle, told_by
+from tasks.write.lease import Writing
 
 CHUNK = 500
 FLUSH = 100

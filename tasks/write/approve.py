@@ -17,11 +17,11 @@ from pydantic import Field
 
 from connectors.contract import Kind
 from connectors.store import Decision
-from tasks.focus import Only
-from tasks.guard import Verdict, limits_of
+from tasks.decide.guard import Verdict, limits_of
+from tasks.decide.selection import Only
 from tasks.policy import Policy
-from tasks.report import Filed, Proposal, file_plan, question_markdown
 from tasks.run import Run, told
+from tasks.tell.report import Filed, Proposal, file_plan, question_markdown
 
 
 class Agreement(RunInput):

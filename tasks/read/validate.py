@@ -2,7 +2,7 @@
 
 Table rules stop the run. Row rules hold the rows that break them, and name them. The same content
 under the same rules is judged once: its verdict is kept in the store. Fields that nobody needs hold no row: what
-stands in them wrongly, `tasks.map` leaves out.
+stands in them wrongly, `tasks.decide.map` leaves out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from connectors.errors import RefusedError
 from connectors.model import GROUPS, MAX_TEXT, USERS, Snapshot, held_frame, held_records
-from tasks.names import arrow_text
+from tasks.decide.names import arrow_text
 
 _TEXT = r"^[^\x00-\x1f\x7f]*\Z"
 _TRIMMED: Final = ("username", "email", "first_name", "last_name", "display_name")

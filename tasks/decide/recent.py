@@ -16,7 +16,7 @@ import pandas as pd
 
 from connectors.contract import Kind
 from connectors.model import Snapshot, sizes_only
-from tasks.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids
 
 COLUMNS: Final = ("kind", "name", "target", "source_id", "active", "at")
 _SHUT: Final = (Kind.USER_DEACTIVATE, Kind.USER_DELETE)

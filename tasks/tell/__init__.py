@@ -1,0 +1,1 @@
+"""What people are told: the plan, the question, the report, the events."""
