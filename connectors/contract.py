@@ -83,14 +83,14 @@ class Person:
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What changed since a mark, as far as the source can say. Whoever is not named is as before.
+    """What changed since a cursor, as far as the source can say. Whoever is not named is as before.
 
     `users` and `groups` are whole rows. `replaced` are the ids of groups whose members come whole in `memberships`;
     for other groups `memberships` joined and `left` ended. `gone_users` and `gone_groups` are ids that the source
-    itself says are deleted: absence alone never puts one there. `mark` is where the next delta starts.
+    itself says are deleted: absence alone never puts one there. `cursor` is where the next delta starts.
     """
 
-    mark: str
+    cursor: str
     users: Sequence[UserRow] = ()
     groups: Sequence[GroupRow] = ()
     replaced: Sequence[str] = ()
@@ -161,12 +161,12 @@ class Source(Protocol):
         """As `has_user`."""
         ...
 
-    async def mark(self, scope: Scope) -> str:
+    async def cursor(self, scope: Scope) -> str:
         """Where a delta that follows the full read that starts now will begin; "" where there are no deltas."""
         ...
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:
-        """What changed since `mark`. Raises `StaleMarkError` where only a full read helps; only with
+    async def changes(self, scope: Scope, cursor: str) -> Changes:
+        """What changed since `cursor`. Raises `StaleCursorError` where only a full read helps; only with
         `capabilities.delta`."""
         ...
 

@@ -8,7 +8,7 @@ CrowdsyncError
 │   ├── AuthenticationError   the other side does not accept our credentials
 │   ├── ForbiddenError        it accepts them, and does not allow this call
 │   ├── IncompleteError       a read did not prove itself whole
-│   │   └── StaleMarkError    what changed cannot be told: read everything
+│   │   └── StaleCursorError  what changed cannot be told: read everything
 │   ├── TooLargeError     an answer is larger than allowed: ask for less at once
 │   └── LimitError            a plan is larger than its policy allows
 └── RecordError           one record is held, or one operation failed; the others go on
@@ -92,7 +92,7 @@ class IncompleteError(RefusedError):
     """A read did not prove itself whole, so nothing may be concluded from it."""
 
 
-class StaleMarkError(IncompleteError):
+class StaleCursorError(IncompleteError):
     """The source does not know this mark any more, or something is in doubt: a full read is due."""
 
 

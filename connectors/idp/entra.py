@@ -33,7 +33,7 @@ from connectors.errors import (
     IncompleteError,
     RefusedError,
     RetryableError,
-    StaleMarkError,
+    StaleCursorError,
 )
 from connectors.http import Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -327,7 +327,7 @@ class Entra:
 
     # --- deltas --------------------------------------------------------------------------------
 
-    async def mark(self, scope: Scope) -> str:
+    async def cursor(self, scope: Scope) -> str:
         """The delta links of now; "" where only a part of the tenant is read, whose border deltas do not tell."""
         if self._settings.app or not self._settings.guests:
             return ""
@@ -340,15 +340,15 @@ class Entra:
             kept[what] = self._http.path_of(link)
         return orjson.dumps(kept).decode()
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:
+    async def changes(self, scope: Scope, cursor: str) -> Changes:
         """As `Source.changes`. Groups are asked before people: whoever joined a group is then known."""
         try:
-            kept = as_dict(orjson.loads(mark))
+            kept = as_dict(orjson.loads(cursor))
             links, back = [str(kept[what]) for what in ("groups", "users")], set(kept["gone"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise StaleMarkError(f"{self._name}: this is no mark of a read of Entra; a full read is due.") from None
+            raise StaleCursorError(f"{self._name}: this is no cursor of a read of Entra; a full read is due.") from None
         if kept.get("asked") != self._asked(scope):
-            raise StaleMarkError(f"{self._name}: other properties are asked for than before; a full read is due.")
+            raise StaleCursorError(f"{self._name}: other properties are asked for than before; a full read is due.")
         try:
             groups, kept["groups"] = await self._round("groups", links[0])
             users, kept["users"] = await self._round("users", links[1])
@@ -362,7 +362,7 @@ class Entra:
             joined, left, replaced = self._joined_and_left(groups, here)
             members = await drained(self.memberships(replaced), held)
         except IncompleteError as doubt:
-            raise StaleMarkError(f"{doubt} A full read is due.") from None
+            raise StaleCursorError(f"{doubt} A full read is due.") from None
         back |= {key for key, reason in {**gone_users, **gone_groups}.items() if reason == "changed"}
         kept["gone"] = sorted(back)
         return Changes(
@@ -395,7 +395,7 @@ class Entra:
             return part
 
         if not link.startswith(f"/{what}/"):
-            raise StaleMarkError(f"{self._name}: the mark has no link for {what}; a full read is due.")
+            raise StaleCursorError(f"{self._name}: the cursor has no link for {what}; a full read is due.")
         pages = by_cursor(fetch, f"{self._name}: /{what}/delta", first=link, sparse=True)
         items = [item async for page, _ in pages for item in page]
         if not all(isinstance(item, dict) and isinstance(item.get("id"), str) for item in items):
@@ -417,11 +417,11 @@ class Entra:
         for key, some in seen.items():
             reasons = {as_dict(one["@removed"]).get("reason") for one in some if "@removed" in one}
             if not reasons <= {"changed", "deleted"}:
-                raise StaleMarkError(f"{self._name}: {key} is removed for a reason that is not known.")
+                raise StaleCursorError(f"{self._name}: {key} is removed for a reason that is not known.")
             if all("@removed" in one for one in some):
                 gone[key] = "deleted" if "deleted" in reasons else "changed"
             elif key in back:
-                raise StaleMarkError(f"{self._name}: {key} was restored, and who is in which group with it.")
+                raise StaleCursorError(f"{self._name}: {key} was restored, and who is in which group with it.")
             elif not reasons and all(one == some[0] for one in some) and all(name in some[0] for name in needs):
                 records.append(some[0])
             else:
@@ -434,7 +434,7 @@ class Entra:
                 elif any("@removed" in one for one in seen[key]):
                     gone[key] = "changed"
                 else:
-                    raise StaleMarkError(f"{self._name}: {key} changed and is not there; run again.")
+                    raise StaleCursorError(f"{self._name}: {key} changed and is not there; run again.")
         return records, gone
 
     def _joined_and_left(
@@ -572,7 +572,7 @@ class Entra:
         if answer.status == 200 and isinstance(body, dict):
             return body
         if stale and answer.status in (400, 404, 410):
-            raise StaleMarkError(f"{self._name}: {_bare(path)}: {answer.status}{self._why(body)}; a full read is due.")
+            raise StaleCursorError(f"{self._name}: {_bare(path)}: {answer.status}{self._why(body)}; a full read is due.")
         raise self._error(path, answer.status, body)
 
     async def _batch(self, paths: Sequence[str], headers: Mapping[str, str] | None = None) -> list[tuple[int, Any]]:

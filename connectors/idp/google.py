@@ -19,7 +19,7 @@ import orjson
 from pydantic import Field
 
 from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
-from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleMarkError
+from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import JWT_GRANT, Form, Tokens, assertion
@@ -197,13 +197,13 @@ class Google:
         record = await self._has(f"/groups/{quote(identity, safe='')}", "id,email", identity)
         return record is not None and self._inside(record, "email")
 
-    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+    async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Google does not tell when a user or group was changed."""
         return ""
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:  # noqa: ARG002
+    async def changes(self, scope: Scope, cursor: str) -> Changes:  # noqa: ARG002
         """There are none."""
-        raise StaleMarkError(f"{self._at()}: no deltas; a full read is due.")
+        raise StaleCursorError(f"{self._at()}: no deltas; a full read is due.")
 
     async def check(self) -> Sequence[str]:
         """As `Source.check`. Google counts neither users nor groups."""

@@ -21,7 +21,7 @@ import orjson
 from pydantic import Field
 
 from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
-from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleMarkError
+from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens
@@ -170,21 +170,21 @@ class Idcs:
         """As `Source.has_group`."""
         return await self._has(_GROUPS, identity, "deleteInProgress")
 
-    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+    async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Now, less an overlap, as SCIM writes it."""
         return (datetime.now(UTC) - _OVERLAP).strftime(_TIME)
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:
-        """Users and groups changed since `mark`; the members of these groups whole.
+    async def changes(self, scope: Scope, cursor: str) -> Changes:
+        """Users and groups changed since `cursor`; the members of these groups whole.
 
         Nobody is ever told as gone: deleted users and groups leave no trace.
         """
-        after = await self.mark(scope)
+        after = await self.cursor(scope)
         try:
-            datetime.strptime(mark, _TIME)  # noqa: DTZ007
+            datetime.strptime(cursor, _TIME)  # noqa: DTZ007
         except ValueError:
-            raise StaleMarkError(f"{self._at()}: {mark[:40]!r} is no time to start a delta from.") from None
-        since, held, warnings = {"filter": f'meta.lastModified gt "{mark}"'}, list[Held](), list[Held]()
+            raise StaleCursorError(f"{self._at()}: {cursor[:40]!r} is no time to start a delta from.") from None
+        since, held, warnings = {"filter": f'meta.lastModified gt "{cursor}"'}, list[Held](), list[Held]()
         rows, asked = group_rows(_group_paths(scope)), _asked(_OF_GROUPS, _group_paths(scope))
         groups: list[GroupRow] = []
         async for records, start, _ in self._list(_GROUPS, {**since, "attributes": asked}, twice=False):

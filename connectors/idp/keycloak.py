@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import Field
 
 from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
-from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleMarkError
+from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, with_secret
@@ -182,13 +182,13 @@ class Keycloak:
             raise IncompleteError(f"{self._at('groups')}: asked for {identity}, and got something else; run again.")
         return True
 
-    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+    async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Keycloak does not tell when a user or group was changed."""
         return ""
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:  # noqa: ARG002
+    async def changes(self, scope: Scope, cursor: str) -> Changes:  # noqa: ARG002
         """There are none."""
-        raise StaleMarkError(f"{self._at()}: no deltas; a full read is due.")
+        raise StaleCursorError(f"{self._at()}: no deltas; a full read is due.")
 
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""

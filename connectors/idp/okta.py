@@ -18,7 +18,7 @@ import orjson
 from pydantic import Field, field_validator, model_validator
 
 from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
-from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleMarkError
+from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, assertion, with_assertion
@@ -43,7 +43,7 @@ from connectors.source import SourceSettings, WithPrivateKey, WithToken, door
 _USERS: Final = "/api/v1/users"
 _GROUPS: Final = "/api/v1/groups"
 _TOKEN: Final = "/oauth2/v1/token"  # noqa: S105 (a path)
-_MARK: Final = "%Y-%m-%dT%H:%M:%S.000Z"
+_CURSOR: Final = "%Y-%m-%dT%H:%M:%S.000Z"
 _EVERYBODY: Final = 'lastUpdated gt "1970-01-01T00:00:00.000Z"'
 _OVERLAP: Final = timedelta(minutes=5)
 """How far before Okta's now a delta begins, for changes that are seen late."""
@@ -212,33 +212,33 @@ class Okta:
         left_out = _TYPES - self._settings.group_types
         return record is not None and _type(record, bool(self._settings.app)) not in left_out
 
-    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+    async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Okta's clock, less an overlap; "" where only full reads are right (`app`)."""
         if self._settings.app:
             return ""
         answer = await self._call(_GROUPS, {"limit": 1})
         try:
-            return (parsedate_to_datetime(answer.headers["date"]).astimezone(UTC) - _OVERLAP).strftime(_MARK)
+            return (parsedate_to_datetime(answer.headers["date"]).astimezone(UTC) - _OVERLAP).strftime(_CURSOR)
         except (KeyError, ValueError):
             return ""  # some proxy took the clock away: no deltas then
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:
-        """Users and groups changed since `mark`, and the members of these groups whole.
+    async def changes(self, scope: Scope, cursor: str) -> Changes:
+        """Users and groups changed since `cursor`, and the members of these groups whole.
 
         Nobody is ever told as gone: Okta forgets erased people and groups at once.
         """
         try:
-            datetime.strptime(mark, _MARK)  # noqa: DTZ007
+            datetime.strptime(cursor, _CURSOR)  # noqa: DTZ007
         except ValueError:
-            raise StaleMarkError(f"{self._at()}: {mark[:40]!r} is no time to start a delta from.") from None
+            raise StaleCursorError(f"{self._at()}: {cursor[:40]!r} is no time to start a delta from.") from None
         if self._settings.app:
-            raise StaleMarkError(f"{self._at()}: no deltas with `app`; a full read is due.")
-        after, since = await self.mark(scope), f'lastUpdated gt "{mark}"'
+            raise StaleCursorError(f"{self._at()}: no deltas with `app`; a full read is due.")
+        after, since = await self.cursor(scope), f'lastUpdated gt "{cursor}"'
         held: list[Held] = []
         warnings: list[Held] = []
         groups: list[GroupRow] = []
         size = min(self._settings.page_size, 200)
-        changed: dict[str, str | int] = {"filter": f'{since} or lastMembershipUpdated gt "{mark}"', "limit": size}
+        changed: dict[str, str | int] = {"filter": f'{since} or lastMembershipUpdated gt "{cursor}"', "limit": size}
         async for page in self._group_pages(self._list(_GROUPS, changed), scope.attributes):
             groups += page.rows
             held += page.held

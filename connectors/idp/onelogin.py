@@ -18,7 +18,7 @@ import orjson
 from pydantic import Field
 
 from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
-from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleMarkError
+from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
 from connectors.oauth import Tokens, with_secret
@@ -179,24 +179,24 @@ class OneLogin:
         roles = self._list(_ROLES, {"app_id": self._settings.app})
         return identity in [self._id_of(one, _ROLES) async for page, *_ in roles for one in page]
 
-    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+    async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Now, less an overlap, in ISO 8601; "" where only full reads are right (`app`, `groups`)."""
         if self._settings.app or self._settings.groups != "roles":
             return ""
         return (datetime.now(UTC) - _OVERLAP).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:
-        """Users changed since `mark`; roles and their members whole, for OneLogin does not say when they change.
+    async def changes(self, scope: Scope, cursor: str) -> Changes:
+        """Users changed since `cursor`; roles and their members whole, for OneLogin does not say when they change.
 
         Nobody is ever told as gone: OneLogin forgets deleted people and roles at once.
         """
-        after = await self.mark(scope)
+        after = await self.cursor(scope)
         try:
-            datetime.strptime(mark, "%Y-%m-%dT%H:%M:%SZ")  # noqa: DTZ007
+            datetime.strptime(cursor, "%Y-%m-%dT%H:%M:%SZ")  # noqa: DTZ007
         except ValueError:
-            raise StaleMarkError(f"{self._at()}: {mark[:40]!r} is no time to start a delta from.") from None
+            raise StaleCursorError(f"{self._at()}: {cursor[:40]!r} is no time to start a delta from.") from None
         if not after:
-            raise StaleMarkError(f"{self._at()}: no deltas with `app` or `groups`; a full read is due.")
+            raise StaleCursorError(f"{self._at()}: no deltas with `app` or `groups`; a full read is due.")
         held: list[Held] = []
         warnings: list[Held] = []
         groups: list[GroupRow] = []
@@ -208,7 +208,7 @@ class OneLogin:
         members = await drained(self.memberships(ids), held)
         rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
         users: list[UserRow] = []
-        async for records, start, _ in self._list(_USERS, {"fields": asked, "updated_since": mark}):
+        async for records, start, _ in self._list(_USERS, {"fields": asked, "updated_since": cursor}):
             users += rows(records, f"changed user from {start}", held, warnings)
         return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 

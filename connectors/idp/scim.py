@@ -34,7 +34,7 @@ from connectors.errors import (
     ForbiddenError,
     IncompleteError,
     RefusedError,
-    StaleMarkError,
+    StaleCursorError,
     TooLargeError,
 )
 from connectors.http import Answer, Http
@@ -218,13 +218,13 @@ class Scim:
         """As `Source.doors`."""
         return (self._http,)
 
-    async def mark(self, scope: Scope) -> str:  # noqa: ARG002
+    async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """SCIM names no way to ask what changed that servers can be trusted with."""
         return ""
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:  # noqa: ARG002
+    async def changes(self, scope: Scope, cursor: str) -> Changes:  # noqa: ARG002
         """There are none."""
-        raise StaleMarkError(f"{self._at()}: no deltas; a full read is due.")
+        raise StaleCursorError(f"{self._at()}: no deltas; a full read is due.")
 
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""

@@ -2,7 +2,7 @@
 
 from connectors.store.decisions import Decision
 from connectors.store.health import Quarantine
-from connectors.store.history import Mark, SavedSnapshot
+from connectors.store.history import ReadCursor, SavedSnapshot
 from connectors.store.journal import Plan
 from connectors.store.leases import Lease
 from connectors.store.store import Store

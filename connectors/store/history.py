@@ -93,13 +93,13 @@ class SavedSnapshot:
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """Where the next incremental read of a stream begins: the source's own `mark`, and the snapshot it starts from.
+class ReadCursor:
+    """Where the next incremental read of a stream begins: the source's own `cursor`, and the snapshot it starts from.
 
     `scope` says what was asked for: another scope needs a full read. `full_at` is when the last one was.
     """
 
-    mark: str
+    cursor: str
     scope: str
     full_at: datetime
     snapshot: int
@@ -168,25 +168,25 @@ class History:
             pairs = _read_pairs(connection, saved.stream, [_holds_at(MEMBERSHIP, id)])
         return Snapshot.of(users, groups, _memberships(pairs, names), *frames_from_text(saved.held))
 
-    def mark(self, stream: str) -> Mark | None:
+    def cursor(self, stream: str) -> ReadCursor | None:
         """Where the next incremental read begins; None where only a full one will do."""
         with self._db.read() as connection:
             row = connection.execute(select(MARK).where(MARK.c.stream == stream)).first()
-        return None if row is None else Mark(row.mark, row.scope, datetime.fromisoformat(row.full_at), row.snapshot)
+        return None if row is None else ReadCursor(row.mark, row.scope, datetime.fromisoformat(row.full_at), row.snapshot)
 
-    def save_mark(self, stream: str, mark: Mark | None, *, at: datetime) -> None:
-        """Replace the stream's mark; with None the next read is a full one."""
+    def save_cursor(self, stream: str, cursor: ReadCursor | None, *, at: datetime) -> None:
+        """Replace the cursor of the stream; with None the next read is a full one."""
         with self._db.write() as connection:
             connection.execute(MARK.delete().where(MARK.c.stream == stream))
-            if mark is not None:
+            if cursor is not None:
                 connection.execute(
                     MARK.insert().values(
                         stream=stream,
-                        mark=mark.mark,
-                        scope=mark.scope,
-                        full_at=instant(mark.full_at),
+                        mark=cursor.cursor,
+                        scope=cursor.scope,
+                        full_at=instant(cursor.full_at),
                         at=instant(at),
-                        snapshot=mark.snapshot,
+                        snapshot=cursor.snapshot,
                     )
                 )
 

@@ -23,7 +23,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Changes, Directory, Held, Page, Scope, Source
-from connectors.errors import IncompleteError, StaleMarkError
+from connectors.errors import IncompleteError, StaleCursorError
 from connectors.model import (
     GROUPS,
     USERS,
@@ -227,13 +227,13 @@ def _told(found: Iterable[Held]) -> HeldRows:
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A source as it is now. `mark` is where an incremental read may begin next, "" where none can.
+    """A source as it is now. `cursor` is where an incremental read may begin next, "" where none can.
 
     `full_at`: when it was last read whole; None says that it was now.
     """
 
     snapshot: Snapshot
-    mark: str = ""
+    cursor: str = ""
     full_at: datetime | None = None
 
 
@@ -242,7 +242,7 @@ class Reading:
 class Since:
     """What an incremental read starts from."""
 
-    mark: str
+    cursor: str
     before: Snapshot
     full_at: datetime
 
@@ -250,7 +250,7 @@ class Since:
 def merged(before: Snapshot, changes: Changes) -> Snapshot:
     """A snapshot and what changed since → the snapshot of now.
 
-    Raises `StaleMarkError` where the two do not fit together: a group or a person that nobody knows.
+    Raises `StaleCursorError` where the two do not fit together: a group or a person that nobody knows.
     """
     new_users, new_groups = users_frame(changes.users), groups_frame(changes.groups)
     fresh_held, fresh_warnings = held_frame(_told(changes.held)), held_frame(_told(changes.warnings))
@@ -262,7 +262,7 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
     gone_users, gone_groups = (pd.Index(list(x), dtype="str") for x in (changes.gone_users, changes.gone_groups))
     for what, ids in (("user", new_users["id"]), ("group", new_groups["id"])):
         if ids.duplicated().any():
-            raise StaleMarkError(f"the {what} {ids[ids.duplicated()].iloc[0]!r} changed twice while it was read")
+            raise StaleCursorError(f"the {what} {ids[ids.duplicated()].iloc[0]!r} changed twice while it was read")
     new_groups = new_groups[~new_groups["id"].isin(held_groups)]
 
     def rest(frame: pd.DataFrame, *drop: Iterable[str]) -> pd.DataFrame:
@@ -292,12 +292,12 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
     }
     strange = joined["group_id"].astype("str")[~joined["group_id"].isin(known["group"])]
     if len(strange):
-        raise StaleMarkError(f"members of the group {strange.iloc[0]!r}, which is not known")
+        raise StaleCursorError(f"members of the group {strange.iloc[0]!r}, which is not known")
     for kind, ids in known.items():
         new = joined.loc[joined["member_kind"] == kind, "member_id"]
         strange = new.astype("str")[~new.isin(ids) & ~new.isin(before.memberships["member_id"].cat.categories)]
         if len(strange):
-            raise StaleMarkError(f"a member {strange.iloc[0]!r} ({kind}), which is not known")
+            raise StaleCursorError(f"a member {strange.iloc[0]!r} ({kind}), which is not known")
     left = memberships_frame(changes.left)
     if ended.any() or len(left) or len(joined):
         now = _altered(now, ended, left, joined)
@@ -333,16 +333,16 @@ def _codes_among(column: pd.Series, ids: pd.Index) -> np.ndarray:
 
 
 async def read_changes(source: Source, scope: Scope, since: Since) -> Reading:
-    """Only what changed. Raises `StaleMarkError` where the whole source has to be read."""
+    """Only what changed. Raises `StaleCursorError` where the whole source has to be read."""
     with _no_collection():
-        changes = await source.changes(scope, since.mark)
-        return Reading(merged(since.before, changes), changes.mark, since.full_at)
+        changes = await source.changes(scope, since.cursor)
+        return Reading(merged(since.before, changes), changes.cursor, since.full_at)
 
 
 async def read_whole(source: Source, scope: Scope) -> Reading:
     """Everything, and where an incremental read may begin next. Raises `IncompleteError`."""
-    mark = await source.mark(scope)  # before the read: what changes meanwhile is read again
-    return Reading(await read_source(source, scope), mark)
+    cursor = await source.cursor(scope)  # before the read: what changes meanwhile is read again
+    return Reading(await read_source(source, scope), cursor)
 
 
 @task(name="extract source", task_run_name="extract-{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -356,7 +356,7 @@ async def extract_source(
     if since is not None:
         try:
             return await read_changes(source, scope, since)
-        except StaleMarkError as doubt:
+        except StaleCursorError as doubt:
             get_run_logger().info("Reading everything: %s", doubt)
     return await read_whole(source, scope)
 

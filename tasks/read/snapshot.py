@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot
-from connectors.store import Mark, SavedSnapshot, Store
+from connectors.store import ReadCursor, SavedSnapshot, Store
 from tasks.decide.match import HANDED_OVER
 from tasks.decide.names import crowd_ids
 from tasks.decide.ownership import ByHand, ended_links, made_links
@@ -170,12 +170,12 @@ def last_read(run: Run) -> Since | None:
     """What an incremental read may start from; None where a full one is due, or nothing else can be had."""
     if not run.source.capabilities.delta:
         return None
-    mark = run.store.mark(run.streams[0])
+    cursor = run.store.cursor(run.streams[0])
     now = datetime.now(UTC)
     due = timedelta(hours=run.policy.reads.full_every_hours)
-    if mark is None or mark.scope != run.asked or not timedelta() <= now - mark.full_at < due:
+    if cursor is None or cursor.scope != run.asked or not timedelta() <= now - cursor.full_at < due:
         return None
-    return Since(mark.mark, run.store.load_snapshot(mark.snapshot), mark.full_at)
+    return Since(cursor.cursor, run.store.load_snapshot(cursor.snapshot), cursor.full_at)
 
 
 def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
@@ -183,8 +183,8 @@ def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
     if not run.lasting or not run.source.capabilities.delta:
         return
     now = datetime.now(UTC)
-    mark = Mark(reading.mark, run.asked, reading.full_at or now, snapshot) if reading.mark else None
-    run.store.save_mark(run.streams[0], mark, at=now)
+    cursor = ReadCursor(reading.cursor, run.asked, reading.full_at or now, snapshot) if reading.cursor else None
+    run.store.save_cursor(run.streams[0], cursor, at=now)
 
 
 def remember_away(run: Run, plan: Plan, only: Only | None) -> None:

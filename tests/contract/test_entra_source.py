@@ -20,7 +20,7 @@ from connectors.errors import (
     IncompleteError,
     RefusedError,
     RetryableError,
-    StaleMarkError,
+    StaleCursorError,
 )
 from connectors.idp.entra import Entra, EntraSettings
 from connectors.model import Snapshot
@@ -116,7 +116,7 @@ async def test_guests_can_be_left_out(shared: RunningIdp) -> None:
     async with source(shared, guests=False) as opened:
         assert await opened.user(guest.id) is None
         assert await opened.user(entra.upn(guest, GUESTS)) is None
-        assert await opened.mark(Scope()) == ""
+        assert await opened.cursor(Scope()) == ""
 
 
 @pytest.mark.parametrize("name", ["mailNickname", "onPremisesSamAccountName", "employeeId"])
@@ -231,7 +231,7 @@ async def test_only_who_is_assigned_to_an_application(app: str) -> None:
         assert (set(found.users["id"]), set(found.groups["id"])) == (users, groups)
         assert pairs(found) == {row for row in wanted_pairs(whole) if row[0] in groups}
         async with source(idp, app=app) as opened:
-            assert await opened.mark(Scope()) == ""
+            assert await opened.cursor(Scope()) == ""
             outside = next(p for p in whole.people if p.id not in users)
             assert await opened.user(outside.id) is None
             inside = next(m for g, m, kind in wanted_pairs(whole) if g in groups and kind == "user")
@@ -320,25 +320,25 @@ async def test_deltas_follow_a_company(options: dict[str, Any]) -> None:
     scope = Scope(frozenset({"department", "jobTitle"}))
     with running("entra", **SIZE, options={**options, "guests": GUESTS}) as idp:
         async with source(idp) as opened:
-            mark = await opened.mark(scope)
+            cursor = await opened.cursor(scope)
             before = await read_source(opened, scope)
             for seed in range(1, 4):
                 idp.change(seed=seed, **AMOUNTS, **MORE)
-                changes = await opened.changes(scope, mark)
-                mark, before = changes.mark, merged(before, changes)
+                changes = await opened.changes(scope, cursor)
+                cursor, before = changes.cursor, merged(before, changes)
                 assert len(changes.gone_users) == 4
                 assert before.digest() == (await read_source(opened, scope)).digest()
-            again = await opened.changes(scope, mark)
+            again = await opened.changes(scope, cursor)
             assert (again.users, again.groups, again.memberships, again.gone_users) == ([], [], [], [])
 
 
 async def test_a_delta_reads_only_what_changed() -> None:
     with running("entra", **SIZE) as idp:
         async with source(idp) as opened:
-            mark = await opened.mark(Scope())
+            cursor = await opened.cursor(Scope())
             idp.change(seed=1, leavers=6, moved=1)
             idp.reset_counts()
-            changes: Changes = await opened.changes(Scope(), mark)
+            changes: Changes = await opened.changes(Scope(), cursor)
             counts = idp.counts()
             assert {k: v for k, v in counts.items() if k != "bytes"} == {"GET /users/delta": 1, "GET /groups/delta": 1}
             assert not changes.users
@@ -353,58 +353,58 @@ async def test_a_delta_reads_only_what_changed() -> None:
 async def test_whoever_is_restored_needs_a_full_read() -> None:
     with running("entra", **SIZE) as idp:
         async with source(idp) as opened:
-            mark = await opened.mark(Scope())
+            cursor = await opened.cursor(Scope())
             idp.change(seed=1, leavers=6)
-            mark = (await opened.changes(Scope(), mark)).mark
-            kept = orjson.loads(mark)["gone"]
+            cursor = (await opened.changes(Scope(), cursor)).cursor
+            kept = orjson.loads(cursor)["gone"]
             assert kept
             assert not any(entra.is_purged(key) for key in kept)
             idp.load(**SIZE)
-            with pytest.raises(StaleMarkError, match="restored"):
-                await opened.changes(Scope(), mark)
+            with pytest.raises(StaleCursorError, match="restored"):
+                await opened.changes(Scope(), cursor)
 
 
 @pytest.mark.parametrize("status", [410, 400])
 async def test_a_delta_that_the_server_forgot(shared: RunningIdp, status: int) -> None:
     async with source(shared) as opened:
-        mark = await opened.mark(Scope())
+        cursor = await opened.cursor(Scope())
         shared.faults({"kind": "status", "path": "/v1.0/users/delta", "status": status})
-        with pytest.raises(StaleMarkError, match=rf"{status} .*\); a full read is due"):
-            await opened.changes(Scope(), mark)
+        with pytest.raises(StaleCursorError, match=rf"{status} .*\); a full read is due"):
+            await opened.changes(Scope(), cursor)
         shared.faults()
-        with pytest.raises(StaleMarkError, match="other properties"):
-            await opened.changes(Scope(frozenset({"city"})), mark)
+        with pytest.raises(StaleCursorError, match="other properties"):
+            await opened.changes(Scope(frozenset({"city"})), cursor)
 
 
 async def test_an_old_mark() -> None:
     with running("entra", **SIZE, options={"delta_seconds": 0}) as idp:
         async with source(idp) as opened:
-            with pytest.raises(StaleMarkError, match="410"):
-                await opened.changes(Scope(), await opened.mark(Scope()))
+            with pytest.raises(StaleCursorError, match="410"):
+                await opened.changes(Scope(), await opened.cursor(Scope()))
 
 
 @pytest.mark.parametrize("kind", ["empty", "cursor", "malformed", "truncated"])
 async def test_a_damaged_delta_leads_to_a_full_read(kind: str) -> None:
     with running("entra", **SIZE) as idp:
         async with source(idp) as opened:
-            mark = await opened.mark(Scope())
+            cursor = await opened.cursor(Scope())
             idp.change(seed=1, updated=5)
             idp.faults({"kind": kind, "path": "/v1.0/users/delta"})
             if kind == "cursor":
                 idp.faults({"kind": kind, "path": "/v1.0/users/delta", "times": 0})
-            with pytest.raises(StaleMarkError):
-                await opened.changes(Scope(), mark)
+            with pytest.raises(StaleCursorError):
+                await opened.changes(Scope(), cursor)
 
 
 @pytest.mark.parametrize("link", ["https://evil.example/users/delta?x", "//evil.example/users/delta", "/users/../x"])
 async def test_the_links_of_a_mark_stay_where_they_belong(shared: RunningIdp, link: str) -> None:
     async with source(shared) as opened:
-        mark = orjson.loads(await opened.mark(Scope()))
+        cursor = orjson.loads(await opened.cursor(Scope()))
         with pytest.raises(RefusedError):
-            await opened.changes(Scope(), orjson.dumps({**mark, "groups": link}).decode())
+            await opened.changes(Scope(), orjson.dumps({**cursor, "groups": link}).decode())
         shared.faults({"kind": "link", "path": "/v1.0/users/delta", "text": link, "times": 0})
         with pytest.raises(RefusedError):
-            await opened.mark(Scope())
+            await opened.cursor(Scope())
         shared.faults()
 
 

@@ -30,7 +30,7 @@ from connectors.errors import (
     CrowdsyncError,
     IncompleteError,
     RefusedError,
-    StaleMarkError,
+    StaleCursorError,
 )
 from connectors.idp import SOURCES
 from connectors.model import DISABLED, USERS, Snapshot, UserRow, users_frame
@@ -450,11 +450,11 @@ async def test_a_delta_says_the_same(served: Served) -> None:
     column, way = next(iter(case.fields.items()))
     try:
         async with served.source() as source:
-            mark = await source.mark(Scope())
+            cursor = await source.cursor(Scope())
             served.idp.change(seed=9, updated=5, joiners=0, disabled=0, renamed=0)
             patches = [at(way, 7), {**at(case.title, 7), **case.off[0]}]
             served.idp.faults({"kind": "patch", "path": case.delta, "text": json.dumps(patches)})
-            changes = await source.changes(Scope(), mark)
+            changes = await source.changes(Scope(), cursor)
         assert [(one.kind, one.reason) for one in changes.warnings] == [
             ("user", f"{column} is not text and was left out")
         ]
@@ -671,15 +671,15 @@ async def test_the_check_says_what_was_found(served: Served) -> None:
 
 async def test_deltas_are_offered_or_refused(served: Served) -> None:
     async with served.source() as source:
-        mark = await source.mark(Scope())
+        cursor = await source.cursor(Scope())
         if not source.capabilities.delta:
-            assert mark == ""
-            with pytest.raises(StaleMarkError):
-                await source.changes(Scope(), mark)
+            assert cursor == ""
+            with pytest.raises(StaleCursorError):
+                await source.changes(Scope(), cursor)
         else:
-            assert mark
+            assert cursor
             for bad in ("", "nonsense", "{}"):
-                with pytest.raises(StaleMarkError):
+                with pytest.raises(StaleCursorError):
                     await source.changes(Scope(), bad)
 
 
@@ -689,9 +689,9 @@ async def test_a_delta_ends_where_a_full_read_does(served: Served) -> None:
         return
     try:
         async with served.source() as source:
-            mark = await source.mark(Scope())
+            cursor = await source.cursor(Scope())
             before = await read_source(source, Scope())
-            same = await source.changes(Scope(), mark)
+            same = await source.changes(Scope(), cursor)
             assert merged(before, same).digest() == before.digest()
             known = before
             for seed, leavers in ((1, 0), (2, 0), (3, 2)):
@@ -699,8 +699,8 @@ async def test_a_delta_ends_where_a_full_read_does(served: Served) -> None:
                     seed=seed, joiners=2, disabled=1, renamed=2, updated=2, moved=4, new_groups=1, renamed_groups=1,
                     leavers=leavers,
                 )  # fmt: skip
-                changes = await source.changes(Scope(), mark)
-                mark, known = changes.mark, merged(known, changes)
+                changes = await source.changes(Scope(), cursor)
+                cursor, known = changes.cursor, merged(known, changes)
                 full = await read_source(source, Scope())
                 if not leavers:
                     assert known.digest() == full.digest(), seed

@@ -20,7 +20,7 @@ from connectors.errors import (
     ForbiddenError,
     IncompleteError,
     RetryableError,
-    StaleMarkError,
+    StaleCursorError,
 )
 from connectors.http import Answer
 from connectors.idp.google import SCOPES, Google, GoogleSettings, user_rows
@@ -435,8 +435,8 @@ async def test_the_check_reads_one_of_each(idp: RunningIdp) -> None:
             "members: can be read",
         ]
         assert idp.counts()["GET /groups/{key}/members"] == 1
-        with pytest.raises(StaleMarkError):
-            await one.changes(Scope(), await one.mark(Scope()))
+        with pytest.raises(StaleCursorError):
+            await one.changes(Scope(), await one.cursor(Scope()))
 
 
 @pytest.mark.parametrize(

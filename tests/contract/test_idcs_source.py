@@ -20,7 +20,7 @@ from connectors.errors import (
     ForbiddenError,
     IncompleteError,
     RetryableError,
-    StaleMarkError,
+    StaleCursorError,
 )
 from connectors.http import Answer
 from connectors.idp.idcs import Idcs, IdcsSettings, group_rows, user_rows
@@ -423,25 +423,25 @@ async def test_a_delta_says_what_changed() -> None:
     amounts = {"seed": 9, "joiners": 3, "renamed": 2, "disabled": 2, "updated": 2, "moved": 2, "new_groups": 1}
     with running("idcs", **SIZE) as other:
         async with source(other) as one:
-            mark = await one.mark(Scope())
+            cursor = await one.cursor(Scope())
             before = await read_source(one, Scope())
             # Everybody was changed a day ago: nobody within the overlap.
             other.reset_counts()
-            first = await one.changes(Scope(), mark)
+            first = await one.changes(Scope(), cursor)
             assert (first.users, first.groups, first.replaced, first.memberships) == ([], [], [], [])
             counts = other.counts()
             counts.pop("bytes")
             assert counts == {"GET /Users?filter": 1, "GET /Groups?filter": 1}
             assert merged(before, first).digest() == before.digest()
             other.change(**amounts, renamed_groups=1)
-            delta = await one.changes(Scope(), first.mark)
+            delta = await one.changes(Scope(), first.cursor)
             assert 5 <= len(delta.users) < 30
             assert 0 < len(delta.replaced) == len(delta.groups) <= 11
             after = merged(before, delta)
             assert after.digest() == (await read_source(one, Scope())).digest()
             # Who is deleted is not told: only a full read sees it.
             other.change(seed=10, leavers=5)
-            delta = await one.changes(Scope(), delta.mark)
+            delta = await one.changes(Scope(), delta.cursor)
             assert (delta.gone_users, delta.gone_groups, delta.left) == ((), (), ())
             assert len(merged(after, delta).users) == len(after.users)
             assert len((await read_source(one, Scope())).users) == len(after.users) - 5
@@ -450,10 +450,10 @@ async def test_a_delta_says_what_changed() -> None:
 
 async def test_a_mark_lies_before_now(idp: RunningIdp) -> None:
     async with source(idp) as one:
-        ago = datetime.now(UTC) - datetime.fromisoformat(await one.mark(Scope()))
+        ago = datetime.now(UTC) - datetime.fromisoformat(await one.cursor(Scope()))
         assert timedelta(minutes=5) < ago < timedelta(hours=1)
         for bad in ("", "yesterday", "2026-13-01T00:00:00.000Z", '2026-01-01T00:00:00.000Z" or active pr'):
-            with pytest.raises(StaleMarkError):
+            with pytest.raises(StaleCursorError):
                 await one.changes(Scope(), bad)
 
 

@@ -26,7 +26,7 @@ from connectors.errors import (
     IncompleteError,
     RefusedError,
     RetryableError,
-    StaleMarkError,
+    StaleCursorError,
 )
 from connectors.idp.okta import Okta, OktaSettings, group_rows, user_rows
 from connectors.model import Snapshot
@@ -342,8 +342,8 @@ async def test_only_people_and_groups_of_the_application(idp: RunningIdp) -> Non
             assert person is not None
             assert {g[0] for g in person.groups} == {g for g, user in pairs(snapshot) if user == inside}
         assert any(APP in line for line in await one.check())
-        assert await one.mark(Scope()) == ""
-        with pytest.raises(StaleMarkError, match="full read"):
+        assert await one.cursor(Scope()) == ""
+        with pytest.raises(StaleCursorError, match="full read"):
             await one.changes(Scope(), "2026-01-01T00:00:00.000Z")
     with pytest.raises(ConfigurationError, match="`app`"):
         await read(idp, app="0oaOther")
@@ -425,8 +425,8 @@ async def test_an_address_of_two_people_is_nobodys() -> None:
 
 async def test_a_mark_is_oktas_clock_less_an_overlap(idp: RunningIdp) -> None:
     async with source(idp) as one:
-        mark = datetime.fromisoformat(await one.mark(Scope()))
-        ago = datetime.now(UTC) - mark
+        cursor = datetime.fromisoformat(await one.cursor(Scope()))
+        ago = datetime.now(UTC) - cursor
         assert timedelta(minutes=5) <= ago < timedelta(minutes=6)
         call = one._http.call
 
@@ -435,17 +435,17 @@ async def test_a_mark_is_oktas_clock_less_an_overlap(idp: RunningIdp) -> None:
             return type(answer)(answer.status, {}, answer.body, answer.url)
 
         one._http.call = clockless  # type: ignore[method-assign]
-        assert await one.mark(Scope()) == ""
+        assert await one.cursor(Scope()) == ""
 
 
 async def test_deltas_bring_what_changed_and_no_more() -> None:
     with running("okta", **SIZE) as other:
         async with source(other) as one:
             before = await read_source(one, Scope())
-            mark = await one.mark(Scope())
+            cursor = await one.cursor(Scope())
             whole = company()
             other.reset_counts()
-            nothing = await one.changes(Scope(), mark)
+            nothing = await one.changes(Scope(), cursor)
             assert (nothing.users, nothing.groups, nothing.memberships) == ([], [], [])
             # Two lists, each asked twice because it is empty, and the clock.
             assert {k: n for k, n in other.counts().items() if k.startswith("GET")} == {
@@ -456,7 +456,7 @@ async def test_deltas_bring_what_changed_and_no_more() -> None:
                 steps = {"seed": seed, "joiners": 2, "disabled": 2, "renamed": 1, "moved": 3, "new_groups": 1}
                 later = changed(whole, **steps)
                 other.change(**steps)
-                found = await one.changes(Scope(), mark)
+                found = await one.changes(Scope(), cursor)
                 was = {p.id: p for p in whole.people}
                 assert {row[0] for row in found.users} >= {user_id(p.id) for p in later.people if was.get(p.id) != p}
                 assert len(found.users) < 40
@@ -472,14 +472,14 @@ async def test_deltas_bring_what_changed_and_no_more() -> None:
 
 
 async def test_a_delta_that_came_damaged_says_so(idp: RunningIdp) -> None:
-    mark = "2020-01-01T00:00:00.000Z"
+    cursor = "2020-01-01T00:00:00.000Z"
     async with source(idp, page_size=50) as one:
         for path in (r"/api/v1/users$", r"/api/v1/groups/[^/]+/users$"):
             idp.faults({"kind": "empty", "path": path})
             with pytest.raises(IncompleteError):
-                await one.changes(Scope(), mark)
+                await one.changes(Scope(), cursor)
         idp.faults({"kind": "malformed", "path": r"/api/v1/users$"})
-        found = await one.changes(Scope(), mark)
+        found = await one.changes(Scope(), cursor)
         assert [one.kind for one in found.held] == ["user"]
         assert len(found.users) == 119
 
@@ -615,9 +615,9 @@ async def test_requests_and_answers_fit_oktas_openapi_document(tmp_path: Path) -
         assert len((await read(other, **through, app=APP)).users) > 50
         async with source(other, **through) as one:
             assert await one.check()
-            mark = await one.mark(Scope())
+            cursor = await one.cursor(Scope())
             other.change(seed=3, joiners=2, renamed=2, moved=3)
-            found = await one.changes(Scope(), mark)
+            found = await one.changes(Scope(), cursor)
             assert merged(right, found).digest() == (await read(other, **through)).digest()
             person = organisation(**SIZE).people[0]
             for key in (user_id(person.id), f"{person.username}@acme.example", person.email.upper()):

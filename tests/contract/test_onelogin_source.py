@@ -21,7 +21,7 @@ from connectors.errors import (
     ForbiddenError,
     IncompleteError,
     RetryableError,
-    StaleMarkError,
+    StaleCursorError,
 )
 from connectors.http import Answer
 from connectors.idp.onelogin import OneLogin, OneLoginSettings, user_rows
@@ -265,8 +265,8 @@ async def test_only_people_and_roles_with_the_application(idp: RunningIdp) -> No
             assert person is not None
             assert {int(group[0]) for group in person.groups} == {role for role, user in roles if user == inside}
         assert any("application" in line for line in await one.check())
-        assert await one.mark(Scope()) == ""
-        with pytest.raises(StaleMarkError, match="full read"):
+        assert await one.cursor(Scope()) == ""
+        with pytest.raises(StaleCursorError, match="full read"):
             await one.changes(Scope(), "2026-01-01T00:00:00Z")
 
 
@@ -314,7 +314,7 @@ async def test_groups_instead_of_roles(idp: RunningIdp) -> None:
         person = await one.user(str(user_id(people[0].id)))
         assert person is not None
         assert [group[1] for group in person.groups] == [people[0].department]
-        assert await one.mark(Scope()) == ""
+        assert await one.cursor(Scope()) == ""
         assert await one.check()
     # No count in version 1: an empty list is not believed at once.
     idp.faults({"kind": "empty", "path": "/api/1/groups"})
@@ -401,15 +401,15 @@ async def test_a_delta_says_what_changed() -> None:
     amounts = {"seed": 9, "joiners": 3, "renamed": 2, "disabled": 2, "updated": 2, "moved": 4, "new_groups": 1}
     with running("onelogin", **SIZE) as other:
         async with source(other) as one:
-            mark = await one.mark(Scope())
+            cursor = await one.cursor(Scope())
             before = await read_source(one, Scope())
             # Everybody was changed a day ago: nobody within the overlap.
-            first = await one.changes(Scope(), mark)
+            first = await one.changes(Scope(), cursor)
             assert (first.users, first.gone_users, first.gone_groups) == ([], (), ())
             assert merged(before, first).digest() == before.digest()
             other.change(**amounts, renamed_groups=1)
             other.reset_counts()
-            delta = await one.changes(Scope(), first.mark)
+            delta = await one.changes(Scope(), first.cursor)
             assert other.counts()["GET /api/2/users"] == 1
             assert len(delta.users) >= 9
             assert len(delta.users) < 30
@@ -418,7 +418,7 @@ async def test_a_delta_says_what_changed() -> None:
             assert after.digest() == (await read_source(one, Scope())).digest()
             # Who is deleted is not told: only a full read sees it.
             other.change(seed=10, leavers=5)
-            delta = await one.changes(Scope(), delta.mark)
+            delta = await one.changes(Scope(), delta.cursor)
             assert (delta.gone_users, delta.left) == ((), ())
             assert len(merged(after, delta).users) == len(after.users)
             assert len((await read_source(one, Scope())).users) == len(after.users) - 5
@@ -428,11 +428,11 @@ async def test_a_delta_says_what_changed() -> None:
 
 async def test_a_mark_lies_before_now(idp: RunningIdp) -> None:
     async with source(idp) as one:
-        mark = datetime.fromisoformat(await one.mark(Scope()))
-        ago = datetime.now(UTC) - mark
+        cursor = datetime.fromisoformat(await one.cursor(Scope()))
+        ago = datetime.now(UTC) - cursor
         assert timedelta(minutes=5) < ago < timedelta(hours=1)
         for bad in ("", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00Z&status=1"):
-            with pytest.raises(StaleMarkError):
+            with pytest.raises(StaleCursorError):
                 await one.changes(Scope(), bad)
 
 

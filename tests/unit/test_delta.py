@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import pytest
 
 from connectors.contract import Capabilities, Changes, Held, Page, Scope
-from connectors.errors import StaleMarkError
+from connectors.errors import StaleCursorError
 from connectors.model import Snapshot, groups_frame, held_frame, memberships_frame, users_frame
-from connectors.store import Mark, Store
+from connectors.store import ReadCursor, Store
 from deployments.sandbox.organisation import changed, organisation
 from tasks.policy import Policy
 from tasks.read.extract import Reading, Since, extract_source, merged
@@ -97,7 +97,7 @@ def test_a_record_that_makes_no_sense_any_more_is_held_and_stays_in_its_groups()
     ],
 )
 def test_what_does_not_fit_asks_for_a_full_read(changes: Changes) -> None:
-    with pytest.raises(StaleMarkError):
+    with pytest.raises(StaleCursorError):
         merged(BEFORE, changes)
 
 
@@ -144,12 +144,12 @@ class DeltaSource(FixedSource):
         async for page in super().users(scope):
             yield page
 
-    async def mark(self, scope: Scope) -> str:
-        self.asked.append("mark")
+    async def cursor(self, scope: Scope) -> str:
+        self.asked.append("cursor")
         return "m1"
 
-    async def changes(self, scope: Scope, mark: str) -> Changes:
-        self.asked.append(f"changes since {mark}")
+    async def changes(self, scope: Scope, cursor: str) -> Changes:
+        self.asked.append(f"changes since {cursor}")
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
@@ -177,7 +177,7 @@ async def read(run: Run, full: bool = False) -> Reading:
 async def test_a_full_read_and_then_what_changed(store: Store) -> None:
     source = DeltaSource(BEFORE, Changes("m2", users=[person("d")]))
     first = await read(run_with(source, store))
-    assert (source.asked, first.full_at) == (["mark", "users"], None)
+    assert (source.asked, first.full_at) == (["cursor", "users"], None)
     second = await read(run_with(source, store))
     assert source.asked[2:] == ["changes since m1"]
     assert second.full_at is not None
@@ -188,13 +188,13 @@ async def test_a_full_read_and_then_what_changed(store: Store) -> None:
     assert list(third.snapshot.users["id"]) == ["a", "b", "c", "d"]
 
 
-@pytest.mark.parametrize("doubt", [StaleMarkError("410"), Changes("m2", memberships=[("g", "nobody", "user")])])
+@pytest.mark.parametrize("doubt", [StaleCursorError("410"), Changes("m2", memberships=[("g", "nobody", "user")])])
 async def test_doubt_leads_to_a_full_read(store: Store, doubt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.read.extract.get_run_logger", lambda: __import__("logging").getLogger("t"))
     source = DeltaSource(BEFORE, doubt)
     await read(run_with(source, store))
     reading = await read(run_with(source, store))
-    assert source.asked[2:] == ["changes since m1", "mark", "users"]
+    assert source.asked[2:] == ["changes since m1", "cursor", "users"]
     assert reading.full_at is None
 
 
@@ -204,10 +204,10 @@ async def test_doubt_leads_to_a_full_read(store: Store, doubt: Any, monkeypatch:
 async def test_when_a_full_read_is_due(store: Store, asked: str, hours: float, full: bool) -> None:
     source = DeltaSource(BEFORE, Changes("m2"))
     await read(run_with(source, store))
-    mark = store.mark("source:acme")
-    assert mark is not None
-    earlier = dataclasses.replace(mark, full_at=datetime.now(UTC) - timedelta(seconds=1))
-    store.save_mark("source:acme", earlier, at=datetime.now(UTC))
+    cursor = store.cursor("source:acme")
+    assert cursor is not None
+    earlier = dataclasses.replace(cursor, full_at=datetime.now(UTC) - timedelta(seconds=1))
+    store.save_cursor("source:acme", earlier, at=datetime.now(UTC))
     await read(run_with(source, store, asked, full_every_hours=hours))
     assert ("users" in source.asked[2:]) == full
 
@@ -216,7 +216,7 @@ async def test_a_full_read_on_demand(store: Store) -> None:
     source = DeltaSource(BEFORE, Changes("m2"))
     await read(run_with(source, store))
     await read(run_with(source, store), full=True)
-    assert source.asked == ["mark", "users", "mark", "users"]
+    assert source.asked == ["cursor", "users", "cursor", "users"]
 
 
 async def test_a_source_without_deltas_is_read_whole(store: Store) -> None:
@@ -225,14 +225,14 @@ async def test_a_source_without_deltas_is_read_whole(store: Store) -> None:
     for _ in range(2):
         await read(run_with(source, store))
     assert "changes since m1" not in source.asked
-    assert store.mark("source:acme") is None
+    assert store.cursor("source:acme") is None
 
 
 def test_a_clock_that_went_back_proves_nothing(store: Store) -> None:
     source = DeltaSource(BEFORE, Changes("m2"))
     kept = store.save_snapshot("source:acme", BEFORE, taken_at=datetime.now(UTC), run="r")
-    store.save_mark(
-        "source:acme", Mark("m1", "q", datetime.now(UTC) + timedelta(hours=1), kept.id), at=datetime.now(UTC)
+    store.save_cursor(
+        "source:acme", ReadCursor("m1", "q", datetime.now(UTC) + timedelta(hours=1), kept.id), at=datetime.now(UTC)
     )
     assert last_read(run_with(source, store)) is None
 
@@ -268,7 +268,7 @@ def test_the_same_question_is_the_same_mark_in_every_process() -> None:
 
 def test_since_is_what_a_delta_starts_from(store: Store) -> None:
     kept = store.save_snapshot("source:acme", BEFORE, taken_at=datetime.now(UTC), run="r")
-    store.save_mark("source:acme", Mark("m1", "q", datetime.now(UTC), kept.id), at=datetime.now(UTC))
+    store.save_cursor("source:acme", ReadCursor("m1", "q", datetime.now(UTC), kept.id), at=datetime.now(UTC))
     since = last_read(run_with(DeltaSource(BEFORE, Changes("m2")), store))
     assert isinstance(since, Since)
-    assert (since.mark, since.before.digest(), len(since.before.held)) == ("m1", BEFORE.digest(), 1)
+    assert (since.cursor, since.before.digest(), len(since.before.held)) == ("m1", BEFORE.digest(), 1)

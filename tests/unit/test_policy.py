@@ -20,7 +20,7 @@ from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame
 from connectors.settings import load
-from connectors.store import Mark
+from connectors.store import ReadCursor
 from tasks.decide.filter import in_scope
 from tasks.decide.guard import Finding, Verdict, judge
 from tasks.decide.impact import impact
@@ -826,8 +826,8 @@ def agreement_ends(policy: Policy) -> timedelta:
 
 def read_whole(policy: Policy) -> bool:
     """Whether a source that was read whole six hours ago is read whole again."""
-    known = Mark("m", "asked", datetime.now(UTC) - timedelta(hours=6), 1)
-    store = SimpleNamespace(mark=lambda stream: known, load_snapshot=lambda number: Snapshot.of())
+    known = ReadCursor("m", "asked", datetime.now(UTC) - timedelta(hours=6), 1)
+    store = SimpleNamespace(cursor=lambda stream: known, load_snapshot=lambda number: Snapshot.of())
     source = SimpleNamespace(capabilities=SimpleNamespace(delta=True))
     run = SimpleNamespace(source=source, store=store, policy=policy, asked="asked", streams=("s", "d"))
     return last_read(run) is None  # type: ignore[arg-type]
