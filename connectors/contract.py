@@ -129,13 +129,13 @@ class Source(Protocol):
 
     @classmethod
     def open(cls, name: str, settings: Any, secrets: Mapping[str, str]) -> Source:
-        """A source with doors of its own, from its `settings` and secrets by name (`SourceSettings.secrets`).
+        """A source with clients of its own, from its `settings` and secrets by name (`SourceSettings.secrets`).
 
         Raises `ConfigurationError`. Nothing is called yet."""
         ...
 
     @property
-    def doors(self) -> Sequence[Http]:
+    def clients(self) -> Sequence[Http]:
         """Everything to be closed at the end; the first one is the API's."""
         ...
 

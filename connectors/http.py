@@ -1,4 +1,4 @@
-"""The only network door: authentication, retries, rate limit, origin pin, size cap, redaction.
+"""The only HTTP client: authentication, retries, rate limit, origin pin, size cap, redaction.
 
 One `Http` speaks to one origin. What it promises:
 

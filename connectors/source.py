@@ -1,4 +1,4 @@
-"""What every source's configuration has in common, and how its door is opened from it."""
+"""What every source's configuration has in common, and how its client is opened from it."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def secrets_of(name: str, settings: SourceSettings) -> dict[str, str]:
     }
 
 
-def door(name: str, settings: SourceSettings, url: str = "", **more: Any) -> Http:
-    """A door of a source: to its API, or to `url`. Raises `ConfigurationError`."""
+def client(name: str, settings: SourceSettings, url: str = "", **more: Any) -> Http:
+    """A client of a source: to its API, or to `url`. Raises `ConfigurationError`."""
     return Http(
         url or settings.url,
         name=f"sources.{name}",

@@ -50,7 +50,7 @@ class Run:
     source: Source
     directory: Directory
     store: Store
-    doors: tuple[Http, Http]
+    clients: tuple[Http, Http]
     concurrency: int
     asked: str = ""
     """What the source is asked for, as a digest: a delta to the answer to another question is worth nothing."""
@@ -108,23 +108,23 @@ class Run:
 
 @asynccontextmanager
 async def open_source(name: str, settings: SourceSettings) -> AsyncIterator[Source]:
-    """One source, its doors closed at the end. Raises `ConfigurationError`; nothing is called yet."""
+    """One source, its clients closed at the end. Raises `ConfigurationError`; nothing is called yet."""
     source = SOURCES[settings.kind].open(name, settings, await source_secrets(name, settings))
     try:
         yield source
     finally:
-        await asyncio.gather(*(door.aclose() for door in source.doors))
+        await asyncio.gather(*(client.aclose() for client in source.clients))
 
 
 @asynccontextmanager
 async def open_directory(settings: DirectorySettings) -> AsyncIterator[tuple[Crowd, Http]]:
-    """Crowd and its door. Raises `ConfigurationError`; nothing is called yet."""
-    async with directory_http(settings, await directory_secret(settings)) as door:
-        yield Crowd(door, page_size=settings.page_size), door
+    """Crowd and its client. Raises `ConfigurationError`; nothing is called yet."""
+    async with directory_http(settings, await directory_secret(settings)) as client:
+        yield Crowd(client, page_size=settings.page_size), client
 
 
 def directory_http(settings: DirectorySettings, password: str) -> Http:
-    """The door to Crowd. Raises `ConfigurationError`."""
+    """The client of Crowd. Raises `ConfigurationError`."""
     return Http(
         settings.url,
         name="directory",
@@ -173,7 +173,7 @@ async def begin(
     quarantine. Raises `StandAsideError` there, and where another run writes and the directory's `busy` is "skip".
     """
     chosen, crowd = settings.source(source), settings.directory_of(source)
-    async with open_source(source, chosen) as idp, open_directory(crowd) as (directory, door):
+    async with open_source(source, chosen) as idp, open_directory(crowd) as (directory, client):
         with Store.open(settings.store_url(), busy=settings.store.busy) as store:
             run = Run(
                 id=str(flow_run.id or uuid.uuid4()),
@@ -183,7 +183,7 @@ async def begin(
                 source=idp,
                 directory=directory,
                 store=store,
-                doors=(idp.doors[0], door),
+                clients=(idp.clients[0], client),
                 concurrency=crowd.concurrency,
                 asked=question(chosen, policy),
                 lasting=mode == "sync" and policy == policy_of(settings, source),

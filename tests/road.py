@@ -68,7 +68,7 @@ def run_of(
     store: Store,
     policy: Policy,
     *,
-    doors: tuple[Http, ...] = (),
+    clients: tuple[Http, ...] = (),
     id: str = "run",  # noqa: A002
     concurrency: int = 3,
 ) -> Run:
@@ -81,7 +81,7 @@ def run_of(
         source=source,
         directory=directory,
         store=store,
-        doors=doors,  # type: ignore[arg-type]
+        clients=clients,  # type: ignore[arg-type]
         concurrency=concurrency,
     )
 

@@ -55,7 +55,7 @@ from connectors.records import (
     truth,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithClientSecret, WithPrivateKey, door
+from connectors.source import SourceSettings, WithClientSecret, WithPrivateKey, client
 
 _MOST: Final = 999
 _BATCH: Final = 20
@@ -122,10 +122,10 @@ class Entra:
     def __init__(self, name: str, settings: EntraSettings, secrets: Mapping[str, str]) -> None:
         self._settings, self._name = settings, f"sources.{name}"
         self._size = min(settings.page_size, _MOST)
-        self._login = door(name, settings, settings.login_url)
+        self._login = client(name, settings, settings.login_url)
         path = f"/{quote(settings.tenant, safe='')}/oauth2/v2.0/token"
         tokens = Tokens(self._login, path, self._form(path, secrets), advice=_ADVICE)
-        self._http = door(name, settings, f"{settings.url.rstrip('/')}/v1.0", bearer=tokens)
+        self._http = client(name, settings, f"{settings.url.rstrip('/')}/v1.0", bearer=tokens)
         self._app = ""
         self._assigned: asyncio.Task[tuple[Ids, Ids]] | None = None
         self._asking: set[str] = set()
@@ -158,8 +158,8 @@ class Entra:
         return with_assertion(chosen.client_id, sign, scope=scope)
 
     @property
-    def doors(self) -> Sequence[Http]:
-        """As `Source.doors`."""
+    def clients(self) -> Sequence[Http]:
+        """As `Source.clients`."""
         return self._http, self._login
 
     # --- whole reads ---------------------------------------------------------------------------
@@ -572,7 +572,9 @@ class Entra:
         if answer.status == 200 and isinstance(body, dict):
             return body
         if stale and answer.status in (400, 404, 410):
-            raise StaleCursorError(f"{self._name}: {_bare(path)}: {answer.status}{self._why(body)}; a full read is due.")
+            raise StaleCursorError(
+                f"{self._name}: {_bare(path)}: {answer.status}{self._why(body)}; a full read is due."
+            )
         raise self._error(path, answer.status, body)
 
     async def _batch(self, paths: Sequence[str], headers: Mapping[str, str] | None = None) -> list[tuple[int, Any]]:

@@ -40,7 +40,7 @@ from connectors.records import (
     truth,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithPrivateKey, door
+from connectors.source import SourceSettings, WithPrivateKey, client
 
 _ROOT: Final = "/admin/directory/v1"
 _AUDIENCE: Final = "https://oauth2.googleapis.com/token"
@@ -105,24 +105,24 @@ class Google:
 
     def __init__(self, name: str, settings: GoogleSettings, key: str) -> None:
         self._settings = settings
-        self._login = door(name, settings, settings.token_url, rate=None)
-        form, client = _grant(f"sources.{name}.private_key", key, settings)
+        self._login = client(name, settings, settings.token_url, rate=None)
+        form, client_no = _grant(f"sources.{name}.private_key", key, settings)
         tokens = Tokens(
             self._login,
             "/token",
             form,
             advice=f"In the Admin console (Security > Access and data control > API controls > Domain-wide delegation) "
-            f"the client {client} needs the scopes {','.join(SCOPES)}. Check also that `subject` is an active user of "
-            f"the account and that the key in {settings.place('private_key')} was not deleted.",
+            f"the client {client_no} needs the scopes {','.join(SCOPES)}. Check also that `subject` is an active user "
+            f"of the account and that the key in {settings.place('private_key')} was not deleted.",
         )
-        self._http = door(name, settings, bearer=tokens, busy=_busy, attempts=9)
+        self._http = client(name, settings, bearer=tokens, busy=_busy, attempts=9)
         self._where = {"domain": settings.domain} if settings.domain else {"customer": settings.customer}
         self._group = group_rows(settings.group_names)
         self._counts: dict[str, int] = {}
 
     @property
-    def doors(self) -> Sequence[Http]:
-        """As `Source.doors`."""
+    def clients(self) -> Sequence[Http]:
+        """As `Source.clients`."""
         return self._http, self._login
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:

@@ -43,7 +43,7 @@ from connectors.records import (
     truth,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithClientSecret, door
+from connectors.source import SourceSettings, WithClientSecret, client
 
 _ROOT: Final = "/admin/v1"
 _USERS: Final = f"{_ROOT}/Users"
@@ -93,7 +93,7 @@ class Idcs:
     def open(cls, name: str, settings: IdcsSettings, secrets: Mapping[str, str]) -> Idcs:
         """As `Source.open`."""
         url = settings.url.rstrip("/").removesuffix(_ROOT)
-        login = door(name, settings, url, basic=(settings.client_id, secrets["client_secret"]))
+        login = client(name, settings, url, basic=(settings.client_id, secrets["client_secret"]))
         tokens = Tokens(
             login,
             "/oauth2/v1/token",
@@ -101,15 +101,15 @@ class Idcs:
             advice=f"Check client_id, the secret in {settings.place('client_secret')}, and that the application is "
             "active and allows the grant Client credentials.",
         )
-        return cls(door(name, settings, url, bearer=tokens, headers=_ACCEPT), login, settings)
+        return cls(client(name, settings, url, bearer=tokens, headers=_ACCEPT), login, settings)
 
     def __init__(self, http: Http, login: Http, settings: IdcsSettings) -> None:
         self._http, self._login, self._settings = http, login, settings
         self._at_once = settings.groups_at_once
 
     @property
-    def doors(self) -> Sequence[Http]:
-        """As `Source.doors`."""
+    def clients(self) -> Sequence[Http]:
+        """As `Source.clients`."""
         return self._http, self._login
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:

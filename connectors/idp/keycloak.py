@@ -27,7 +27,7 @@ from connectors.oauth import Tokens, with_secret
 from connectors.paging import Part, by_cursor, by_position, in_order, of_groups
 from connectors.records import Doubts, Flaw, Record, Rows, as_dict, each, names, needed, object_of, optional, truth
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithClientSecret, door
+from connectors.source import SourceSettings, WithClientSecret, client
 
 _SERVICE: Final = "service-account-"
 _ID: Final = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|f:.+", re.IGNORECASE)  # f: from another store
@@ -77,7 +77,7 @@ class Keycloak:
     def __init__(self, name: str, settings: KeycloakSettings, secret: str) -> None:
         self._settings, self._size, self._ahead = settings, settings.page_size, settings.concurrency
         realm = settings.token_realm or settings.realm
-        self._login = door(name, settings)
+        self._login = client(name, settings)
         tokens = Tokens(
             self._login,
             f"/realms/{quote(realm, safe='')}/protocol/openid-connect/token",
@@ -85,14 +85,14 @@ class Keycloak:
             advice=f"Check client_id and its secret, and that it is a client of the realm {realm} with client "
             "authentication and service account roles switched on.",
         )
-        self._http = door(name, settings, bearer=tokens)
+        self._http = client(name, settings, bearer=tokens)
         self._root = f"/admin/realms/{quote(settings.realm, safe='')}"
         self._group = group_rows(settings.group_names)
         self._below: dict[str, list[str]] | None = None
 
     @property
-    def doors(self) -> Sequence[Http]:
-        """As `Source.doors`."""
+    def clients(self) -> Sequence[Http]:
+        """As `Source.clients`."""
         return self._http, self._login
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:

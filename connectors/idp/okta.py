@@ -38,7 +38,7 @@ from connectors.records import (
     text,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithPrivateKey, WithToken, door
+from connectors.source import SourceSettings, WithPrivateKey, WithToken, client
 
 _USERS: Final = "/api/v1/users"
 _GROUPS: Final = "/api/v1/groups"
@@ -112,8 +112,8 @@ class Okta:
         headers = {"content-type": "application/json"}
         if not settings.client_id:
             headers["authorization"] = f"SSWS {secrets['token'].strip()}"
-            return cls(door(name, settings, headers=headers), None, settings)
-        login, scopes = door(name, settings), " ".join(settings.scopes())
+            return cls(client(name, settings, headers=headers), None, settings)
+        login, scopes = client(name, settings), " ".join(settings.scopes())
         sign = assertion(
             secrets["private_key"],
             field=f"sources.{name}.private_key",
@@ -127,15 +127,15 @@ class Okta:
             f"scopes {scopes} (tab Okta API Scopes), and do not require DPoP of it."
         )
         tokens = Tokens(login, _TOKEN, with_assertion(settings.client_id, sign, scope=scopes), advice=advice)
-        return cls(door(name, settings, headers=headers, bearer=tokens), login, settings)
+        return cls(client(name, settings, headers=headers, bearer=tokens), login, settings)
 
     def __init__(self, http: Http, login: Http | None, settings: OktaSettings) -> None:
         self._http, self._login, self._settings = http, login, settings
         self._app = f"/api/v1/apps/{settings.app}"
 
     @property
-    def doors(self) -> Sequence[Http]:
-        """As `Source.doors`."""
+    def clients(self) -> Sequence[Http]:
+        """As `Source.clients`."""
         return (self._http, self._login) if self._login else (self._http,)
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:

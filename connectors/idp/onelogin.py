@@ -38,7 +38,7 @@ from connectors.records import (
     text,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithClientSecret, door
+from connectors.source import SourceSettings, WithClientSecret, client
 
 _USERS: Final = "/api/2/users"
 _ROLES: Final = "/api/2/roles"
@@ -85,21 +85,21 @@ class OneLogin:
     @classmethod
     def open(cls, name: str, settings: OneLoginSettings, secrets: Mapping[str, str]) -> OneLogin:
         """As `Source.open`."""
-        login = door(name, settings)
+        login = client(name, settings)
         tokens = Tokens(
             login,
             "/auth/oauth2/v2/token",
             with_secret(settings.client_id, secrets["client_secret"]),
             advice=f"Check client_id, and the secret in {settings.place('client_secret')}.",
         )
-        return cls(door(name, settings, bearer=tokens), login, settings)
+        return cls(client(name, settings, bearer=tokens), login, settings)
 
     def __init__(self, http: Http, login: Http, settings: OneLoginSettings) -> None:
         self._http, self._login, self._settings = http, login, settings
 
     @property
-    def doors(self) -> Sequence[Http]:
-        """As `Source.doors`."""
+    def clients(self) -> Sequence[Http]:
+        """As `Source.clients`."""
         return self._http, self._login
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:

@@ -56,7 +56,7 @@ from connectors.records import (
     text,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithToken, door
+from connectors.source import SourceSettings, WithToken, client
 
 _ACCEPT: Final = {"accept": "application/scim+json, application/json;q=0.9"}
 _SINGLES: Final = 20
@@ -99,7 +99,7 @@ class Scim:
     def open(cls, name: str, settings: ScimSettings, secrets: Mapping[str, str]) -> Scim:
         """As `Source.open`."""
         return cls(
-            door(name, settings, bearer=secrets["token"]),
+            client(name, settings, bearer=secrets["token"]),
             page_size=settings.page_size,
             group_page_size=settings.group_page_size,
             group_members=settings.group_members,
@@ -214,8 +214,8 @@ class Scim:
         return await self._has("Groups", identity, excludedAttributes="members")
 
     @property
-    def doors(self) -> Sequence[Http]:
-        """As `Source.doors`."""
+    def clients(self) -> Sequence[Http]:
+        """As `Source.clients`."""
         return (self._http,)
 
     async def cursor(self, scope: Scope) -> str:  # noqa: ARG002

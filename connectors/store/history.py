@@ -172,7 +172,9 @@ class History:
         """Where the next incremental read begins; None where only a full one will do."""
         with self._db.read() as connection:
             row = connection.execute(select(MARK).where(MARK.c.stream == stream)).first()
-        return None if row is None else ReadCursor(row.mark, row.scope, datetime.fromisoformat(row.full_at), row.snapshot)
+        return (
+            None if row is None else ReadCursor(row.mark, row.scope, datetime.fromisoformat(row.full_at), row.snapshot)
+        )
 
     def save_cursor(self, stream: str, cursor: ReadCursor | None, *, at: datetime) -> None:
         """Replace the cursor of the stream; with None the next read is a full one."""

@@ -64,10 +64,10 @@ def read() -> dict[str, int]:
     async def both() -> None:
         async with (
             Http(sides.scim, name="scim", bearer=sides.token, concurrency=8) as idp,
-            Http(sides.crowd, name="crowd", basic=("crowdsync", sides.password)) as door,
+            Http(sides.crowd, name="crowd", basic=("crowdsync", sides.password)) as client,
         ):
             sides.source = await read_source(Scim(idp), Scope())
-            sides.directory = await read_directory(Crowd(door), Scope(frozenset({ID_ATTRIBUTE})))
+            sides.directory = await read_directory(Crowd(client), Scope(frozenset({ID_ATTRIBUTE})))
 
     asyncio.run(both())
     return {"users": len(sides.source.users), "memberships": len(sides.source.memberships)}

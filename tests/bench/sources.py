@@ -162,7 +162,7 @@ async def measured(running: sandbox.RunningIdp, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         kept: list[Asked] = []
         source = kind.open("acme", settings, running.secrets)
-        api = source.doors[0]  # (a token asked for again may end the one before)
+        api = source.clients[0]  # (a token asked for again may end the one before)
         api._transport = Recording(api._transport, kept)
         with quiet():
             wall, cpu = time.perf_counter(), time.process_time()
@@ -171,10 +171,10 @@ async def measured(running: sandbox.RunningIdp, repeats: int) -> dict[str, Any]:
             members = await drained(source.memberships([row[0] for row in groups]))
             take("cpu", time.process_time() - cpu)
             take("wall", time.perf_counter() - wall)
-        total = sum(sum(door.requests.values()) for door in source.doors)
+        total = sum(sum(client.requests.values()) for client in source.clients)
         found = {"users": len(users), "groups": len(groups), "memberships": len(members), "requests": total}
         del users, groups, members
-        await asyncio.gather(*(door.aclose() for door in source.doors))
+        await asyncio.gather(*(client.aclose() for client in source.clients))
         with quiet():
             cpu = time.process_time()
             await replay(kept, settings.concurrency)
@@ -183,7 +183,7 @@ async def measured(running: sandbox.RunningIdp, repeats: int) -> dict[str, Any]:
     cpu = time.process_time()
     snapshot = await read_source(source, Scope())
     best["tables"] = time.process_time() - cpu
-    await asyncio.gather(*(door.aclose() for door in source.doors))
+    await asyncio.gather(*(client.aclose() for client in source.clients))
     assert len(snapshot.users) == found["users"]
     return {**found, **best, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from connectors import http as door
+from connectors import http as client
 from connectors.contract import Changes, Scope
 from connectors.errors import (
     AuthenticationError,
@@ -36,8 +36,8 @@ GUESTS = 6
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(door, "HIGHEST_WAIT", 0.002)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(client, "HIGHEST_WAIT", 0.002)
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def source(idp: RunningIdp, secrets: dict[str, str] | None = None, **more:
     try:
         yield opened
     finally:
-        await asyncio.gather(*(one.aclose() for one in opened.doors))
+        await asyncio.gather(*(one.aclose() for one in opened.clients))
 
 
 async def read(idp: RunningIdp, *attributes: str, **more: Any) -> Snapshot:

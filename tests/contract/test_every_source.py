@@ -22,7 +22,7 @@ import httpx
 import orjson
 import pytest
 
-from connectors import http as door
+from connectors import http as client
 from connectors.contract import Held, Scope, Source
 from connectors.errors import (
     AuthenticationError,
@@ -70,7 +70,7 @@ class Served:
         try:
             yield opened
         finally:
-            await asyncio.gather(*(one.aclose() for one in opened.doors))
+            await asyncio.gather(*(one.aclose() for one in opened.clients))
 
     async def read(self, **settings: Any) -> Snapshot:
         async with self.source(**settings) as source:
@@ -104,8 +104,8 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other at once; how long they wait is tested elsewhere."""
-    monkeypatch.setattr(door, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(door, "HIGHEST_WAIT", 0.002)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(client, "HIGHEST_WAIT", 0.002)
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +178,7 @@ def test_no_connector_escapes() -> None:
 async def test_it_is_a_source(served: Served) -> None:
     async with served.source() as source:
         assert isinstance(source, Source)
-        assert source.doors
+        assert source.clients
 
 
 async def test_a_whole_read_is_the_company(served: Served) -> None:
@@ -276,7 +276,7 @@ async def test_a_key_that_stands_twice_is_refused_in_every_list(served: Served) 
     for name, path in served.lists().items():
         for nth in sorted({1, await served.requests(path)}):
             async with served.source() as source:
-                api = source.doors[0]
+                api = source.clients[0]
                 api._transport = doubling = Doubling(api._transport, path, nth)
                 with pytest.raises(IncompleteError, match="twice in one object"):
                     await read_source(source, Scope())

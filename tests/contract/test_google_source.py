@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from connectors import http as door
+from connectors import http as client
 from connectors.contract import Held, Scope
 from connectors.errors import (
     AuthenticationError,
@@ -52,8 +52,8 @@ def changing() -> Iterator[RunningIdp]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(door, "HIGHEST_WAIT", 0.002)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(client, "HIGHEST_WAIT", 0.002)
 
 
 @asynccontextmanager
@@ -63,7 +63,7 @@ async def source(idp: RunningIdp, key: str = "", **settings: Any) -> AsyncIterat
     try:
         yield opened
     finally:
-        await asyncio.gather(*(one.aclose() for one in opened.doors))
+        await asyncio.gather(*(one.aclose() for one in opened.clients))
 
 
 async def read(idp: RunningIdp, attributes: tuple[str, ...] = (), **settings: Any) -> Snapshot:
@@ -378,11 +378,11 @@ async def test_people_without_archived_are_active() -> None:
 
 @pytest.mark.parametrize("busy", ["userRateLimitExceeded", "quotaExceeded", "rateLimitExceeded", "429"])
 async def test_too_many_requests_are_asked_again(busy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "FIRST_WAIT", 0.05)
-    monkeypatch.setattr(door, "HIGHEST_WAIT", 1.0)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(client, "HIGHEST_WAIT", 1.0)
     with running("google", **SMALL, options={"limit": 8, "window": 0.2, "busy": busy}) as idp:
         assert triples(await read(idp)) == wanted(organisation(**SMALL))
-    monkeypatch.setattr(door, "HIGHEST_WAIT", 0.002)
+    monkeypatch.setattr(client, "HIGHEST_WAIT", 0.002)
     told = r"too many requests.*Tried 9 times"
     with (
         running("google", **SMALL, options={"limit": 0, "busy": busy}) as idp,
@@ -470,7 +470,7 @@ async def test_the_address_in_the_key_file_is_not_trusted(idp: RunningIdp) -> No
         file = {**orjson.loads(idp.secrets["private_key"]), "token_uri": elsewhere}
         async with source(idp, orjson.dumps(file).decode()) as one:
             await one.check()
-            assert [repr(one.doors[0]), repr(one.doors[1])] == [f"<Http sources.acme {idp.url}>"] * 2
+            assert [repr(one.clients[0]), repr(one.clients[1])] == [f"<Http sources.acme {idp.url}>"] * 2
     assert not caught
 
 

@@ -62,7 +62,7 @@ async def source(idp: RunningIdp, *, secret: str = "", **settings: Any) -> Async
     try:
         yield opened
     finally:
-        await asyncio.gather(*(door.aclose() for door in opened.doors))
+        await asyncio.gather(*(client.aclose() for client in opened.clients))
 
 
 async def read(idp: RunningIdp, *attributes: str, **settings: Any) -> Snapshot:

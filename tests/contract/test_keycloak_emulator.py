@@ -32,7 +32,7 @@ def company() -> Organisation:
     return organisation(**SIZE, seed=1)
 
 
-class Door:
+class Client:
     """Plain requests, with a token."""
 
     def __init__(self, idp: RunningIdp, prefix: str = "", realm: str = "acme") -> None:
@@ -64,8 +64,8 @@ class Door:
 
 
 @pytest.fixture
-def door(idp: RunningIdp) -> Door:
-    return Door(idp)
+def client(idp: RunningIdp) -> Client:
+    return Client(idp)
 
 
 def test_python_keycloak(idp: RunningIdp, company: Organisation) -> None:
@@ -132,8 +132,8 @@ def test_limit_as_python_keycloak_meets_it(company: Organisation) -> None:
             drive(script, *arguments, package=client_package(CLIENT))
 
 
-def test_token_errors(door: Door) -> None:
-    secret, told = door.secret, "Invalid client or Invalid client credentials"
+def test_token_errors(client: Client) -> None:
+    secret, told = client.secret, "Invalid client or Invalid client credentials"
     cases: list[tuple[dict[str, str], int, dict[str, str]]] = [
         ({"client_id": "nobody", "client_secret": secret}, 401, {"error": "invalid_client", "error_description": told}),
         ({"client_id": "crowdsync"}, 401, {"error": "unauthorized_client", "error_description": told}),
@@ -144,78 +144,78 @@ def test_token_errors(door: Door) -> None:
         ({"client_id": "crowdsync", "client_secret": secret, "realm": "none"}, 404, {"error": "Realm does not exist"}),
     ]  # fmt: skip
     for form, status, body in cases:
-        assert door.grant(**form) == (status, body)
+        assert client.grant(**form) == (status, body)
     basic = {"Authorization": "Basic " + __import__("base64").b64encode(f"crowdsync:{secret}".encode()).decode()}
     path = "/realms/acme/protocol/openid-connect/token"
-    assert door.call(path, basic, b"grant_type=client_credentials&client_id=crowdsync")[0] == 200
+    assert client.call(path, basic, b"grant_type=client_credentials&client_id=crowdsync")[0] == 200
 
 
-def test_requests_that_are_refused(door: Door) -> None:
-    assert door.get("/users", token="") == (401, {"error": "HTTP 401 Unauthorized"})
-    assert door.get("/users", token="x") == (401, {"error": "HTTP 401 Unauthorized"})
+def test_requests_that_are_refused(client: Client) -> None:
+    assert client.get("/users", token="") == (401, {"error": "HTTP 401 Unauthorized"})
+    assert client.get("/users", token="x") == (401, {"error": "HTTP 401 Unauthorized"})
     for query in ({"first": "abc"}, {"max": "9999999999"}):
-        assert door.get("/users", **query) == (404, {"error": "HTTP 404 Not Found"})
-    headers = {"Authorization": f"Bearer {door.token}"}
-    assert door.call("/admin/realms/nope/users", headers) == (404, {"error": "Realm not found."})
-    assert door.call("/admin/realms/master/users", headers) == (403, {"error": "HTTP 403 Forbidden"})
-    assert door.call("/auth/admin/realms/acme/users", headers)[0] == 404
-    assert door.get("/group-by-path//x")[1]["error"] == "missingNormalization"
-    assert door.get("/groups/nothing/members") == (404, {"error": "Could not find group by id"})
-    assert door.get("/users/nobody/groups") == (404, {"error": "User not found"})
+        assert client.get("/users", **query) == (404, {"error": "HTTP 404 Not Found"})
+    headers = {"Authorization": f"Bearer {client.token}"}
+    assert client.call("/admin/realms/nope/users", headers) == (404, {"error": "Realm not found."})
+    assert client.call("/admin/realms/master/users", headers) == (403, {"error": "HTTP 403 Forbidden"})
+    assert client.call("/auth/admin/realms/acme/users", headers)[0] == 404
+    assert client.get("/group-by-path//x")[1]["error"] == "missingNormalization"
+    assert client.get("/groups/nothing/members") == (404, {"error": "Could not find group by id"})
+    assert client.get("/users/nobody/groups") == (404, {"error": "User not found"})
 
 
-def test_paging(door: Door) -> None:
+def test_paging(client: Client) -> None:
     """Defaults: 100 users, 100 members, 10 children, all groups at the top; no cap, and below zero no limit."""
-    everybody = door.ids("/users", max=-1)
-    assert len(everybody) == door.get("/users/count")[1] == 250
-    assert door.ids("/users") == everybody[:100]
-    assert door.ids("/users/") == everybody[:100]
-    assert door.ids("/users", first=-5, max=3) == everybody[:3]
-    assert door.ids("/users", first=249, max=5000) == everybody[249:]
-    assert door.ids("/users", first=250) == door.ids("/users", max=0) == []
-    top = door.ids("/groups")
-    assert len(top) == door.get("/groups/count", top="true")[1]["count"] > 10
-    assert door.ids("/groups", first=1, max=2) == top[1:3]
-    parents = [group for group in door.get("/groups")[1] if group["subGroupCount"]]
+    everybody = client.ids("/users", max=-1)
+    assert len(everybody) == client.get("/users/count")[1] == 250
+    assert client.ids("/users") == everybody[:100]
+    assert client.ids("/users/") == everybody[:100]
+    assert client.ids("/users", first=-5, max=3) == everybody[:3]
+    assert client.ids("/users", first=249, max=5000) == everybody[249:]
+    assert client.ids("/users", first=250) == client.ids("/users", max=0) == []
+    top = client.ids("/groups")
+    assert len(top) == client.get("/groups/count", top="true")[1]["count"] > 10
+    assert client.ids("/groups", first=1, max=2) == top[1:3]
+    parents = [group for group in client.get("/groups")[1] if group["subGroupCount"]]
     for group in parents:
-        children = door.ids(f"/groups/{group['id']}/children", max=-1)
+        children = client.ids(f"/groups/{group['id']}/children", max=-1)
         assert len(children) == group["subGroupCount"]
-        assert door.ids(f"/groups/{group['id']}/children") == children[:10]
-        members = door.ids(f"/groups/{group['id']}/members", max=-1)
-        assert door.ids(f"/groups/{group['id']}/members") == members[:100]
-    flat = door.ids("/groups", search="*", populateHierarchy="false")
-    assert len(set(flat)) == len(flat) == door.get("/groups/count")[1]["count"] == 40
-    assert door.ids("/groups", search="", populateHierarchy="false") == top
+        assert client.ids(f"/groups/{group['id']}/children") == children[:10]
+        members = client.ids(f"/groups/{group['id']}/members", max=-1)
+        assert client.ids(f"/groups/{group['id']}/members") == members[:100]
+    flat = client.ids("/groups", search="*", populateHierarchy="false")
+    assert len(set(flat)) == len(flat) == client.get("/groups/count")[1]["count"] == 40
+    assert client.ids("/groups", search="", populateHierarchy="false") == top
 
 
-def test_which_fields_come(door: Door) -> None:
-    brief, full = (door.get("/users", max=1, briefRepresentation=x)[1][0] for x in ("true", "false"))
+def test_which_fields_come(client: Client) -> None:
+    brief, full = (client.get("/users", max=1, briefRepresentation=x)[1][0] for x in ("true", "false"))
     dropped = {"attributes", "totp", "disableableCredentialTypes", "requiredActions", "notBefore"}
     assert set(full) - set(brief) == dropped
     assert {"access", "enabled", "createdTimestamp", "emailVerified"} <= set(brief)
-    group = door.get("/groups")[1][0]
+    group = client.get("/groups")[1][0]
     assert "attributes" not in group
-    assert "attributes" in door.get("/groups", briefRepresentation="false")[1][0]
-    member = door.get(f"/groups/{group['id']}/members", max=1)[1][0]
+    assert "attributes" in client.get("/groups", briefRepresentation="false")[1][0]
+    member = client.get(f"/groups/{group['id']}/members", max=1)[1][0]
     assert "access" not in member
     assert "attributes" in member or member["username"].startswith("service-account-")
-    mine = door.get(f"/users/{member['id']}/groups")[1][0]
+    mine = client.get(f"/users/{member['id']}/groups")[1][0]
     assert not {"subGroupCount", "access", "attributes"} & set(mine)
 
 
-def test_service_accounts_come_with_named_filters_only(door: Door, company: Organisation) -> None:
+def test_service_accounts_come_with_named_filters_only(client: Client, company: Organisation) -> None:
     def services(**query: str) -> set[str]:
-        found = door.get("/users", max=-1, **query)[1]
+        found = client.get("/users", max=-1, **query)[1]
         return {user["username"] for user in found if user["username"].startswith("service-account-")}
 
     assert services() == services(search="service") == set()
     assert len(services(enabled="true")) == len(services(exact="true")) == 3
     assert services(username="service-account-jenkins", exact="true") == {"service-account-jenkins"}
     active = sum(person.active for person in company.people)
-    assert door.get("/users/count", enabled="true")[1] == active + 3
+    assert client.get("/users/count", enabled="true")[1] == active + 3
 
 
-def test_filters(door: Door, company: Organisation) -> None:
+def test_filters(client: Client, company: Organisation) -> None:
     person = company.people[7]
     for query in (
         {"username": person.username.upper(), "exact": "true"},
@@ -226,26 +226,26 @@ def test_filters(door: Door, company: Organisation) -> None:
         {"search": f"*{person.username[2:]}"},
         {"username": person.username[1:-1], "lastName": person.last_name, "email": person.email},
     ):
-        assert person.id in door.ids("/users", **query), query
-        assert door.get("/users/count", **query)[1] == len(door.ids("/users", max=-1, **query))
-    assert door.ids("/users", username=person.username[1:], exact="true") == []
-    assert door.ids("/users", search="id:nobody") == []
-    assert len(door.ids("/users", q=f"title:{person.title}", max=-1)) >= 1 if " " not in person.title else True
+        assert person.id in client.ids("/users", **query), query
+        assert client.get("/users/count", **query)[1] == len(client.ids("/users", max=-1, **query))
+    assert client.ids("/users", username=person.username[1:], exact="true") == []
+    assert client.ids("/users", search="id:nobody") == []
+    assert len(client.ids("/users", q=f"title:{person.title}", max=-1)) >= 1 if " " not in person.title else True
 
 
 def test_a_caller_without_view_users() -> None:
     with running("keycloak", **SIZE, options={"role": "query-users"}) as idp:
-        door = Door(idp)
-        assert door.get("/users") == (200, [])
-        assert door.get("/users/count") == (200, 250)
-        assert door.get("/groups") == (403, {"error": "HTTP 403 Forbidden"})
+        client = Client(idp)
+        assert client.get("/users") == (200, [])
+        assert client.get("/users/count") == (200, 250)
+        assert client.get("/groups") == (403, {"error": "HTTP 403 Forbidden"})
     with running("keycloak", **SIZE, options={"role": ""}) as idp:
-        assert Door(idp).get("/users/count") == (403, {"error": "HTTP 403 Forbidden"})
+        assert Client(idp).get("/users/count") == (403, {"error": "HTTP 403 Forbidden"})
 
 
 def test_an_old_server_under_a_path() -> None:
     with running("keycloak", **SIZE, options={"old": True, "prefix": "/auth"}) as idp:
-        door = Door(idp, "/auth")
+        client = Client(idp, "/auth")
 
         def walk(groups: list[Any]) -> Iterator[str]:
             for group in groups:
@@ -253,20 +253,20 @@ def test_an_old_server_under_a_path() -> None:
                 yield group["id"]
                 yield from walk(group["subGroups"])
 
-        tree = door.get("/groups")[1]
-        assert len(list(walk(tree))) == door.get("/groups/count")[1]["count"] == 40
-        assert door.get(f"/groups/{tree[0]['id']}/children")[0] == 405
-        listed = {user["id"]: user["enabled"] for user in door.get("/users", max=-1)[1]}
-        alone = {key: door.get(f"/users/{key}")[1]["enabled"] for key in listed}
+        tree = client.get("/groups")[1]
+        assert len(list(walk(tree))) == client.get("/groups/count")[1]["count"] == 40
+        assert client.get(f"/groups/{tree[0]['id']}/children")[0] == 405
+        listed = {user["id"]: user["enabled"] for user in client.get("/users", max=-1)[1]}
+        alone = {key: client.get(f"/users/{key}")[1]["enabled"] for key in listed}
         assert any(listed[key] and not alone[key] for key in listed)  # locked for a while
 
 
 def test_changes(company: Organisation) -> None:
     with running("keycloak", **SIZE) as idp:
-        door = Door(idp)
-        before = {user["id"]: user for user in door.get("/users", max=-1)[1]}
+        client = Client(idp)
+        before = {user["id"]: user for user in client.get("/users", max=-1)[1]}
         idp.change(seed=2, leavers=2, joiners=1, renamed=1, disabled=1)
-        after = {user["id"]: user for user in door.get("/users", max=-1)[1]}
+        after = {user["id"]: user for user in client.get("/users", max=-1)[1]}
         assert (len(before.keys() - after.keys()), len(after.keys() - before.keys())) == (2, 1)
         kept = before.keys() & after.keys()
         assert sum(before[key]["username"] != after[key]["username"] for key in kept) == 1

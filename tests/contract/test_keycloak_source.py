@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from connectors import http as door
+from connectors import http as client
 from connectors.contract import Held, Scope
 from connectors.errors import (
     AuthenticationError,
@@ -37,8 +37,8 @@ def idp() -> Iterator[RunningIdp]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, idp: RunningIdp) -> Iterator[None]:
-    monkeypatch.setattr(door, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(door, "HIGHEST_WAIT", 0.002)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(client, "HIGHEST_WAIT", 0.002)
     idp.faults()
     idp.reset_counts()
     yield
@@ -52,7 +52,7 @@ async def opened(idp: RunningIdp, **settings: Any) -> AsyncIterator[Keycloak]:
     try:
         yield source
     finally:
-        await asyncio.gather(*(one.aclose() for one in source.doors))
+        await asyncio.gather(*(one.aclose() for one in source.clients))
 
 
 async def read(idp: RunningIdp, scope: Scope = Scope(), **settings: Any) -> Snapshot:  # noqa: B008
@@ -67,8 +67,8 @@ async def test_a_read_costs_its_pages_and_a_call_for_each_group(idp: RunningIdp)
     sizes = people["group_id"].astype("str").value_counts()
     empty = 12 - len(sizes)
     more = sum((size - 1) // 10 for size in sizes)
-    robots = counts.pop("GET /groups/{id}/members") - 12 - empty - more
-    assert robots in (0, 1)  # a service account made a page longer than ten
+    service_accounts = counts.pop("GET /groups/{id}/members") - 12 - empty - more
+    assert service_accounts in (0, 1)  # a service account made a page longer than ten
     assert counts == {
         "POST /token": 1,
         "GET /users": 4 + 1,  # ten a page that overlap by one; once for people named as service accounts are

@@ -17,7 +17,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from connectors import http as door
+from connectors import http as client
 from connectors.contract import Scope
 from connectors.errors import (
     AuthenticationError,
@@ -49,8 +49,8 @@ def idp() -> Iterator[RunningIdp]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(door, "HIGHEST_WAIT", 0.002)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(client, "HIGHEST_WAIT", 0.002)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ async def source(idp: RunningIdp, secrets: dict[str, str] | None = None, **setti
     try:
         yield opened
     finally:
-        await asyncio.gather(*(one.aclose() for one in opened.doors))
+        await asyncio.gather(*(one.aclose() for one in opened.clients))
 
 
 async def read(idp: RunningIdp, attributes: tuple[str, ...] = (), **settings: Any) -> Snapshot:
@@ -165,7 +165,7 @@ async def test_an_api_token_does_as_well(idp: RunningIdp) -> None:
     idp.reset_counts()
     async with source(idp, {"token": idp.secrets["token"]}, client_id="", key_id="") as one:
         assert (await read_source(one, Scope())).digest() == right
-        assert len(one.doors) == 1
+        assert len(one.clients) == 1
         assert any("API token" in line for line in await one.check())
     assert "POST /oauth2/v1/token" not in idp.counts()
 

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from connectors import http as door
+from connectors import http as client
 from connectors.contract import Scope
 from connectors.errors import (
     AuthenticationError,
@@ -43,8 +43,8 @@ def idp() -> Iterator[RunningIdp]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(door, "HIGHEST_WAIT", 0.002)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(client, "HIGHEST_WAIT", 0.002)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ async def source(idp: RunningIdp, secret: str = "", **settings: Any) -> AsyncIte
     try:
         yield opened
     finally:
-        await asyncio.gather(*(one.aclose() for one in opened.doors))
+        await asyncio.gather(*(one.aclose() for one in opened.clients))
 
 
 async def read(idp: RunningIdp, attributes: tuple[str, ...] = (), **settings: Any) -> Snapshot:

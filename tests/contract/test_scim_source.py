@@ -772,4 +772,4 @@ async def test_two_groups_that_are_too_large_for_one_answer_are_read_one_by_one(
 def test_page_sizes_are_settings() -> None:
     settings = ScimSettings(url="http://h", page_size=7, group_page_size=3, group_members="get", max_megabytes=2)
     scim = Scim.open("acme", settings, {"token": "x"})
-    assert (scim._sizes, scim._how, scim.doors[0]._max_bytes) == ({"Users": 7, "Groups": 3}, "get", 2 * 2**20)
+    assert (scim._sizes, scim._how, scim.clients[0]._max_bytes) == ({"Users": 7, "Groups": 3}, "get", 2 * 2**20)

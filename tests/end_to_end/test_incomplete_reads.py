@@ -122,11 +122,11 @@ class Scene:
         basic = ("crowdsync", "secret")
         async with (
             Http(self.scim.url, name="acme", bearer=self.scim.token, transport=transport, **settings) as idp,
-            Http(self.crowd.url, name="crowd", basic=basic, **settings) as door,
+            Http(self.crowd.url, name="crowd", basic=basic, **settings) as client,
         ):
             with Store.open(f"sqlite:///{file}") as store:
                 source = Scim(idp, page_size=PAGE, group_page_size=PAGE)
-                yield road.run_of(source, Crowd(door, page_size=PAGE), store, policy, doors=(idp, door), id=name)
+                yield road.run_of(source, Crowd(client, page_size=PAGE), store, policy, clients=(idp, client), id=name)
 
     def restore(self) -> None:
         """Crowd as it was before the changes."""

@@ -57,11 +57,11 @@ async def walking(scim: RunningScim, crowd: RunningCrowd, file: Path) -> AsyncIt
     crowd.reset_counts()
     async with (
         Http(scim.url, name="acme", bearer=scim.token, attempts=1) as idp,
-        Http(crowd.url, name="crowd", basic=("crowdsync", "secret"), attempts=1) as door,
+        Http(crowd.url, name="crowd", basic=("crowdsync", "secret"), attempts=1) as client,
     ):
         with Store.open(f"sqlite:///{file}") as store:
             source = Scim(idp, page_size=PAGE, group_page_size=PAGE)
-            yield road.run_of(source, Crowd(door, page_size=PAGE), store, OPEN, doors=(idp, door))
+            yield road.run_of(source, Crowd(client, page_size=PAGE), store, OPEN, clients=(idp, client))
 
 
 def company(users: int, groups: int) -> Any:

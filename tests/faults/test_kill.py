@@ -277,14 +277,14 @@ def apply_in_child(url: str, store_url: str, made: Plan, number: int, point: Poi
 
 
 async def _apply(url: str, store_url: str, made: Plan, number: int, point: Point) -> None:
-    async with door(url, transport=DyingTransport(point)) as http:
+    async with client(url, transport=DyingTransport(point)) as http:
         with DyingStore.open(store_url) as store:
             crowd = DyingCrowd(http)
             store.point = crowd.point = point
             await road.apply(run_of(crowd, store, "killed"), made, number, size=point.size)
 
 
-def door(url: str, **settings: Any) -> Http:
+def client(url: str, **settings: Any) -> Http:
     return Http(url, name="crowd", basic=("crowdsync", "secret"), **settings)
 
 
@@ -325,7 +325,7 @@ async def _in_step(emulator: Any, store: Store) -> None:
     """Crowd and the links as earlier runs have made them; three accounts are inactive."""
     people = first_people()
     emulator.clear()
-    async with door(emulator.url) as http:
+    async with client(emulator.url) as http:
         for _ in range(2):
             source = road.FixedSource(snapshot(people, first_teams()))
             await road.walk(road.run_of(source, Crowd(http), store, POLICY, id="before"), force=True)
@@ -333,7 +333,7 @@ async def _in_step(emulator: Any, store: Store) -> None:
 
 
 async def _again(emulator: Any, store: Store, mode: str) -> road.Walked:
-    async with door(emulator.url) as http:
+    async with client(emulator.url) as http:
         return await road.walk(run_of(Crowd(http), store, "again"), mode=mode, force=True, size=6)
 
 

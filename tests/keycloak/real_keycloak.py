@@ -93,9 +93,9 @@ def fill(server: Server, realm: str, company: Organisation) -> None:
     ]
     tops = [group for key, group in groups.items() if key not in parents]
     server.make_realm(realm, users=users, groups=tops, clients=CLIENTS, secret=SECRET)
-    robot = server.robot(realm, CLIENTS[1])
+    service_account = server.service_account(realm, CLIENTS[1])
     for team in company.teams[:2]:
-        server.call("PUT", f"/{realm}/users/{robot}/groups/{team.id}")
+        server.call("PUT", f"/{realm}/users/{service_account}/groups/{team.id}")
 
 
 # --- the emulator beside the real one ----------------------------------------------------------------
@@ -127,14 +127,14 @@ def like(keycloak: Server, company: Organisation) -> Any:
 
 
 def test_what_the_emulator_is_tested_for_holds_on_the_real_one(like: Any, company: Organisation) -> None:
-    door = emulator.Door(like)
+    client = emulator.Client(like)
     emulator.test_python_keycloak(like, company)
-    emulator.test_token_errors(door)
-    emulator.test_requests_that_are_refused(door)
-    emulator.test_paging(door)
-    emulator.test_which_fields_come(door)
-    emulator.test_service_accounts_come_with_named_filters_only(door, company)
-    emulator.test_filters(door, company)
+    emulator.test_token_errors(client)
+    emulator.test_requests_that_are_refused(client)
+    emulator.test_paging(client)
+    emulator.test_which_fields_come(client)
+    emulator.test_service_accounts_come_with_named_filters_only(client, company)
+    emulator.test_filters(client, company)
 
 
 # --- the road ----------------------------------------------------------------------------------------
@@ -147,20 +147,22 @@ async def opened(server: Server, realm: str, **settings: Any) -> AsyncIterator[K
     try:
         yield source
     finally:
-        await asyncio.gather(*(door.aclose() for door in source.doors))
+        await asyncio.gather(*(client.aclose() for client in source.clients))
 
 
 async def cycle(server: Server, crowd: RunningCrowd, file: Path) -> tuple[road.Walked, int]:
     """One run, and how many requests it sent to Keycloak."""
     async with (
         opened(server, "large") as source,
-        Http(crowd.url, name="crowd", basic=("crowdsync", "secret")) as door,
+        Http(crowd.url, name="crowd", basic=("crowdsync", "secret")) as client,
     ):
         with Store.open(f"sqlite:///{file}") as store:
-            run = road.run_of(source, Crowd(door), store, OPEN, doors=(*source.doors, door), id=str(time.time_ns()))
+            run = road.run_of(
+                source, Crowd(client), store, OPEN, clients=(*source.clients, client), id=str(time.time_ns())
+            )
             walked = await road.walk(run)
         assert not walked.refusals
-        return walked, sum(sum(one.requests.values()) for one in source.doors)
+        return walked, sum(sum(one.requests.values()) for one in source.clients)
 
 
 def in_keycloak(server: Server, username: str, before: Collection[str] = ()) -> dict[str, Any]:
@@ -330,8 +332,8 @@ async def test_without_view_users_it_stops_and_says_so(keycloak: Server, like: A
     """The other client may only query users: the real one counts them and shows none."""
     realm_management = keycloak.call("GET", "/acme/clients", clientId="realm-management")[0]["id"]
     role = keycloak.call("GET", f"/acme/clients/{realm_management}/roles/query-users")
-    robot = keycloak.robot("acme", CLIENTS[2])
-    keycloak.call("POST", f"/acme/users/{robot}/role-mappings/clients/{realm_management}", [role])
+    service_account = keycloak.service_account("acme", CLIENTS[2])
+    keycloak.call("POST", f"/acme/users/{service_account}/role-mappings/clients/{realm_management}", [role])
     async with opened(keycloak, "acme", client_id=CLIENTS[2]) as source:
         with pytest.raises(ForbiddenError, match="250 counted and none shown"):
             [page async for page in source.users(Scope())]

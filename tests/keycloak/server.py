@@ -87,7 +87,7 @@ def running(log: Path) -> Iterator[Server]:
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"Keycloak did not start: {log.read_text()[-1500:]}")
             time.sleep(0.5)
-        with closing(server.door):
+        with closing(server.client):
             yield server
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -104,16 +104,16 @@ class Server:
 
     url: str
     password: str
-    door: httpx.Client = field(init=False)
+    client: httpx.Client = field(init=False)
     until: float = 0.0
 
     def __post_init__(self) -> None:
-        self.door = httpx.Client(base_url=self.url, trust_env=False, timeout=120)
+        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=120)
 
     def answers(self) -> bool:
         """Whether it is up."""
         try:
-            return self.door.get("/realms/master").status_code == 200
+            return self.client.get("/realms/master").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -121,10 +121,10 @@ class Server:
         """One call below `/admin/realms`: the JSON of its answer, or the id of what it made."""
         if time.monotonic() > self.until:
             form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": self.password}
-            said = self.door.post("/realms/master/protocol/openid-connect/token", data=form).raise_for_status().json()
-            self.door.headers["authorization"] = f"Bearer {said['access_token']}"
+            said = self.client.post("/realms/master/protocol/openid-connect/token", data=form).raise_for_status().json()
+            self.client.headers["authorization"] = f"Bearer {said['access_token']}"
             self.until = time.monotonic() + said["expires_in"] / 2
-        answer = self.door.request(method, f"/admin/realms{path}", json=body, params=query)
+        answer = self.client.request(method, f"/admin/realms{path}", json=body, params=query)
         assert answer.is_success, (method, path, answer.status_code, answer.text[:300])
         if answer.content:
             return answer.json()
@@ -142,7 +142,7 @@ class Server:
         """A realm with people, groups, and clients with a service account, of which the first may `view-users`.
 
         A user's `groups` are paths."""
-        robots = [
+        service_clients = [
             {
                 "clientId": client,
                 "secret": secret,
@@ -166,17 +166,17 @@ class Server:
         )
         profile = self.call("GET", f"/{realm}/users/profile")
         self.call("PUT", f"/{realm}/users/profile", {**profile, "unmanagedAttributePolicy": "ENABLED"})
-        for robot in robots:
-            self.call("POST", f"/{realm}/clients", robot)
+        for service in service_clients:
+            self.call("POST", f"/{realm}/clients", service)
         waiting = iter(users)
         while some := list(islice(waiting, AT_ONCE)):
             self.call("POST", f"/{realm}/partialImport", {"ifResourceExists": "FAIL", "users": some})
         role_owner = self.call("GET", f"/{realm}/clients", clientId="realm-management")[0]["id"]
         role = self.call("GET", f"/{realm}/clients/{role_owner}/roles/view-users")
-        robot_id = self.robot(realm, robots[0]["clientId"])
-        self.call("POST", f"/{realm}/users/{robot_id}/role-mappings/clients/{role_owner}", [role])
+        account_id = self.service_account(realm, service_clients[0]["clientId"])
+        self.call("POST", f"/{realm}/users/{account_id}/role-mappings/clients/{role_owner}", [role])
 
-    def robot(self, realm: str, client: str) -> str:
+    def service_account(self, realm: str, client: str) -> str:
         """The id of a client's service account."""
         found = self.call("GET", f"/{realm}/users", username=f"service-account-{client}", exact="true")
         return str(found[0]["id"])

@@ -1,4 +1,4 @@
-"""The network door against real servers on this machine: raw sockets that answer by a script."""
+"""The HTTP client against real servers on this machine: raw sockets that answer by a script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import hpack
 import pytest
 import trustme
 
-from connectors import http as door
+from connectors import http as network
 from connectors.errors import (
     AmbiguousError,
     AuthenticationError,
@@ -103,7 +103,7 @@ REAL_SLEEP = asyncio.sleep
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(asyncio, "sleep", clock.sleep)
-    monkeypatch.setattr(door, "_now", lambda: clock.now)
+    monkeypatch.setattr(network, "_now", lambda: clock.now)
     return clock
 
 
@@ -346,7 +346,7 @@ async def test_a_stream_that_drips_has_an_end_and_one_that_is_only_slow_does_not
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The limit is on the average rate; what we take ourselves between two pieces does not count."""
-    monkeypatch.setattr(door, "SLOWEST", 1000)
+    monkeypatch.setattr(network, "SLOWEST", 1000)
     sent = 0
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -415,11 +415,11 @@ async def test_the_wait_that_is_asked_for_is_kept(headers: list[str], seconds: f
 
 @pytest.mark.parametrize("value", ["", "soon", "-5", "1e9", "Wed, 99 Xxx", "٣"])
 def test_a_wait_that_is_no_wait_is_not_one(value: str) -> None:
-    assert door._named_wait({"retry-after": value, "x-ratelimit-reset": value}) is None
+    assert network._named_wait({"retry-after": value, "x-ratelimit-reset": value}) is None
 
 
 def test_a_moment_in_the_past_is_now() -> None:
-    assert door._named_wait({"retry-after": formatdate(time.time() - 100, usegmt=True)}) == 0
+    assert network._named_wait({"retry-after": formatdate(time.time() - 100, usegmt=True)}) == 0
 
 
 async def test_a_long_wait_is_handed_to_the_caller(clock: Clock) -> None:

@@ -170,10 +170,10 @@ async def test_no_redirect_and_no_link_leads_a_credential_elsewhere(
         monkeypatch.setattr(Http, "_pinned", through)
     seen: dict[str, int] = {}
     async with servers() as both:
-        doors = [Http(f"http://{both.own}", name="t", attempts=1, **login(at)) for at in (0, 1)]  # type: ignore[arg-type]
+        clients = [Http(f"http://{both.own}", name="t", attempts=1, **login(at)) for at in (0, 1)]  # type: ignore[arg-type]
         links = spellings(both.own, both.other)[:: 1 if pinned else 2]
         for at, link in enumerate(links):
-            http, streamed = doors[at % 2], at % 3 == 0
+            http, streamed = clients[at % 2], at % 3 == 0
             both.location = link.encode()
             paths = ["/moved"] if sendable(link) else []
             try:
@@ -184,7 +184,7 @@ async def test_no_redirect_and_no_link_leads_a_credential_elsewhere(
                 told = await outcome(http, path, streamed)
                 seen[told] = seen.get(told, 0) + 1
             assert not both.overheard, link
-        for http in doors:
+        for http in clients:
             await http.aclose()
     assert len(links) > (2500 if pinned else 1200)
     assert seen["RefusedError"] > (1000 if pinned else 500)

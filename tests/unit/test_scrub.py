@@ -114,8 +114,8 @@ async def test_no_source_repeats_what_it_was_told(kind: str, status: int) -> Non
                 await source.check()
             harmless(caught.value)
             assert len(server.requests) >= 1
-            for door in source.doors:
-                await door.aclose()
+            for client in source.clients:
+                await client.aclose()
 
 
 @pytest.mark.parametrize("kind", ["entra", "google", "idcs", "keycloak", "onelogin"])
@@ -130,8 +130,8 @@ async def test_no_token_endpoint_is_repeated_either(kind: str) -> None:
                 with pytest.raises(CrowdsyncError) as caught:
                     await source.check()
                 harmless(caught.value)
-                for door in source.doors:
-                    await door.aclose()
+                for client in source.clients:
+                    await client.aclose()
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 500])
