@@ -21,13 +21,13 @@ from tasks.decide.map import map_names
 from tasks.decide.match import match_accounts, orphans
 from tasks.decide.ownership import abandoned
 from tasks.decide.plan import make_plan
-from tasks.decide.selection import only_about
+from tasks.decide.selection import select
 from tasks.policy import Policy, policy_of
 from tasks.read.confirm import confirm_gone, parts
 from tasks.read.extract import extract_directory, extract_source
 from tasks.read.snapshot import check, keep, last_read, remember_away, remember_held, remember_read, settle_unfinished
 from tasks.run import StandAsideError, begin, stopped_short, watched
-from tasks.tell.report import Proposal, Report, conclude, file_plan, stood_aside, stored_about
+from tasks.tell.report import Proposal, Report, conclude, file_plan, stood_aside, stored_selection
 from tasks.write.apply import apply_plan
 from tasks.write.approve import agree
 
@@ -96,7 +96,7 @@ async def sync(request: SyncRequest) -> Report:
                 remember_read(run, reading, kept.id)
                 crowd = await check(run.store, crowd_stream, crowd, crowd_kept.digest)
             links = run.store.links(run.directory_name)
-            only = stored_about(run, request.plan) or only_about(
+            selection = stored_selection(run, request.plan) or select(
                 source, links, run.source_name, request.person, request.group
             )
 
@@ -110,7 +110,7 @@ async def sync(request: SyncRequest) -> Report:
                 matched = await match_accounts(desired, crowd, links, policy, run.source_name, source, advice)
                 away, digests = run.away(), (kept.digest, crowd_kept.digest)
                 plan = await make_plan(
-                    matched, source, crowd, policy, run.source_name, digests, away, only, scoped.doubts
+                    matched, source, crowd, policy, run.source_name, digests, away, selection, scoped.doubts
                 )
                 first, _ = parts(plan.gone)
                 if len(first):
@@ -121,9 +121,11 @@ async def sync(request: SyncRequest) -> Report:
 
             with run.timed("plan"):
                 proposal = await propose(policy)
-            remember_away(run, proposal.plan, only)
-            remember_held(run, proposal.plan, only)
-            filed = await file_plan(run, proposal, (kept, crowd_kept), replaces=request.plan or None, only=only)
+            remember_away(run, proposal.plan, selection)
+            remember_held(run, proposal.plan, selection)
+            filed = await file_plan(
+                run, proposal, (kept, crowd_kept), replaces=request.plan or None, selection=selection
+            )
             if request.mode == "sync" and filed.number and not filed.verdict.refusals:
                 if filed.verdict.asks:
                     filed = await agree(run, filed, propose)

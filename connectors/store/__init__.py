@@ -7,4 +7,4 @@ from connectors.store.journal import Plan
 from connectors.store.leases import Lease
 from connectors.store.store import Store
 
-__all__ = ["Decision", "Lease", "ReadCursor", "Plan", "Quarantine", "SavedSnapshot", "Store"]
+__all__ = ["Decision", "Lease", "Plan", "Quarantine", "ReadCursor", "SavedSnapshot", "Store"]

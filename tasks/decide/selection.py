@@ -15,7 +15,7 @@ from tasks.decide.names import among, crowd_ids
 
 
 @dataclass(frozen=True, slots=True)
-class Only:
+class Selection:
     """One person (id) or one group (Crowd name): the part of a plan that concerns them, and what it needs."""
 
     person: str = ""
@@ -25,7 +25,7 @@ class Only:
         return f"person:{self.person}" if self.person else f"group:{self.group}"
 
     @classmethod
-    def read(cls, about: str) -> Only | None:
+    def read(cls, about: str) -> Selection | None:
         """What a stored plan is about; None: everybody. Raises `ConfigurationError` where it is no plan of a sync."""
         kind, _, key = about.partition(":")
         if kind in ("link", "links"):
@@ -119,13 +119,13 @@ def _unwinding(
     return found
 
 
-def only_about(source: Snapshot, links: pd.DataFrame, name: str, person: str, group: str) -> Only | None:
+def select(source: Snapshot, links: pd.DataFrame, name: str, person: str, group: str) -> Selection | None:
     """The one person or group that a run is about; None: everybody.
 
     `person`: id, username or e-mail address in the source, or for one who is gone from there the Crowd username.
     Raises `ConfigurationError` where that is nobody, or several."""
     if group or not person:
-        return Only(group=group) if group else None
+        return Selection(group=group) if group else None
     users = source.users
     wanted = person.lower()
     for ids in (
@@ -142,5 +142,5 @@ def only_about(source: Snapshot, links: pd.DataFrame, name: str, person: str, gr
                 f"person: {person!r} fits {', '.join(ids.head(5))} in {name}; give one of these ids"
             )
         if len(ids):
-            return Only(person=str(ids.iloc[0]))
+            return Selection(person=str(ids.iloc[0]))
     raise ConfigurationError(f"person: {name} has nobody with the id, username or e-mail address {person!r}")

@@ -20,7 +20,7 @@ from tasks.decide.match import HANDED_OVER
 from tasks.decide.names import crowd_ids
 from tasks.decide.ownership import ByHand, ended_links, made_links
 from tasks.decide.plan import GIVER, Plan
-from tasks.decide.selection import Only
+from tasks.decide.selection import Selection
 from tasks.read import validate
 from tasks.read.extract import Reading, Since
 from tasks.run import Run
@@ -187,18 +187,18 @@ def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
     run.store.save_cursor(run.streams[0], cursor, at=now)
 
 
-def remember_away(run: Run, plan: Plan, only: Only | None) -> None:
+def remember_away(run: Run, plan: Plan, selection: Selection | None) -> None:
     """Keeps since when the people who have an account have been away.
 
     Also where the plan then waits or is refused: it is what was seen of the source. Not so by a preview, nor by a run
-    about one person or group (`only`): the clocks are everybody's."""
-    if run.lasting and only is None:
+    about one person or group (`selection`): the clocks are everybody's."""
+    if run.lasting and selection is None:
         run.store.save_departures(run.directory_name, run.source_name, plan.leaving, at=datetime.now(UTC))
 
 
-def remember_held(run: Run, plan: Plan, only: Only | None = None) -> None:
+def remember_held(run: Run, plan: Plan, selection: Selection | None = None) -> None:
     """Keeps for how many runs each record has been held; in the same runs as `remember_away`."""
-    if run.lasting and only is None:
+    if run.lasting and selection is None:
         held = held_keys(plan.held, plan.shielded)
         run.store.save_held(run.directory_name, run.source_name, held, run=run.id, at=datetime.now(UTC))
 

@@ -31,7 +31,7 @@ from tasks.decide.impact import Impact
 from tasks.decide.impact import lines as radius
 from tasks.decide.names import among, spelled
 from tasks.decide.plan import Plan
-from tasks.decide.selection import Only
+from tasks.decide.selection import Selection
 from tasks.policy import Policy
 from tasks.read.snapshot import held_keys
 from tasks.run import Run, finish, told
@@ -395,9 +395,9 @@ class Filed:
 
 
 async def file_plan(
-    run: Run, proposal: Proposal, kept: Kept, *, replaces: int | None, only: Only | None = None
+    run: Run, proposal: Proposal, kept: Kept, *, replaces: int | None, selection: Selection | None = None
 ) -> Filed:
-    """Stores the plan and shows it as an artifact; `only`: what it is about, where that is not everybody.
+    """Stores the plan and shows it as an artifact; `selection`: what it is about, where that is not everybody.
 
     With `replaces`, the plan is the proof that the stored one is still true: if it is not, the new one
     is stored, and refused for a person to look at. A plan that waits for agreement is taken up where it is still true.
@@ -416,7 +416,7 @@ async def file_plan(
             number = replaces
         elif run.writing:
             run.store.set_plan_status(replaces, "superseded", at=now)
-    elif run.writing and only is None:
+    elif run.writing and selection is None:
         asked = run.store.asked_plan(run.source_name, run.directory_name)
         if asked is not None and asked.digest == plan.digest:
             number = asked.id
@@ -439,7 +439,7 @@ async def file_plan(
             held=plan.held,
             at=now,
             status="planned",
-            about=str(only or ""),
+            about=str(selection or ""),
         )
     if replaces not in (None, number):
         moved = f"plan {replaces} is no longer true: the source, Crowd or the policy changed since; "
@@ -452,9 +452,9 @@ async def file_plan(
     return Filed(number, plan, verdict, impact, kept, proposal.orphans, waits, warnings=proposal.warnings)
 
 
-def stored_about(run: Run, number: int) -> Only | None:
+def stored_selection(run: Run, number: int) -> Selection | None:
     """What the stored plan is about that is to be carried out; None: everybody, or there is none (0)."""
-    return None if not number else Only.read(run.store.load_plan(number).about)
+    return None if not number else Selection.read(run.store.load_plan(number).about)
 
 
 async def asking(run: Run, other: str) -> bool:

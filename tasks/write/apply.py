@@ -28,7 +28,7 @@ from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, groups_frame, mem
 from connectors.store import Store
 from tasks.decide.ownership import ByHand
 from tasks.decide.plan import Plan
-from tasks.decide.selection import Only
+from tasks.decide.selection import Selection
 from tasks.policy import Canary
 from tasks.read.snapshot import lost_links, new_links, settle, told_by
 from tasks.run import Run
@@ -254,7 +254,7 @@ async def _apply(run: Run, plan: int, operations: pd.DataFrame, progress: Progre
 def canary(operations: pd.DataFrame, policy: Canary) -> pd.DataFrame:
     """Operations → the first part, in their order; none where the policy has no canary."""
     if policy.group:
-        return Only(group=policy.group).of(operations)
+        return Selection(group=policy.group).of(operations)
     return operations.head(policy.operations or 0)
 
 

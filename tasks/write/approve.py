@@ -18,7 +18,7 @@ from pydantic import Field
 from connectors.contract import Kind
 from connectors.store import Decision
 from tasks.decide.guard import Verdict, limits_of
-from tasks.decide.selection import Only
+from tasks.decide.selection import Selection
 from tasks.policy import Policy
 from tasks.run import Run, told
 from tasks.tell.report import Filed, Proposal, file_plan, question_markdown
@@ -55,8 +55,8 @@ async def agree(run: Run, filed: Filed, propose: Callable[[Policy], Awaitable[Pr
     assert filed.number is not None
     proposal = await propose(run.policy.without(Kind(kind) for kind in decision.without))
     run.store.set_plan_status(filed.number, "superseded", at=datetime.now(UTC))
-    only = Only.read(run.store.load_plan(filed.number).about)
-    smaller = await file_plan(run, proposal, filed.kept, replaces=None, only=only)
+    selection = Selection.read(run.store.load_plan(filed.number).about)
+    smaller = await file_plan(run, proposal, filed.kept, replaces=None, selection=selection)
     done = agreed(filed.verdict, decision).agreed
     return replace(smaller, verdict=replace(smaller.verdict, agreed=tuple(f"without: {text}" for text in done)))
 

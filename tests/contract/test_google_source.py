@@ -239,9 +239,9 @@ async def test_a_member_that_makes_no_sense_makes_no_group_smaller(
             return Answer(200, {}, orjson.dumps(page), idp.url)
 
         monkeypatch.setattr(one._http, "call", call)
-        (only,) = [found async for found in one.memberships(["0g"])]
-        assert (only.rows, only.last) == ([], True)
-        assert list(only.held) == [Held("group", "0g", "", "a member has no id or no type")]
+        (selection,) = [found async for found in one.memberships(["0g"])]
+        assert (selection.rows, selection.last) == ([], True)
+        assert list(selection.held) == [Held("group", "0g", "", "a member has no id or no type")]
 
 
 async def test_groups_that_were_not_listed_are_counted_too(idp: RunningIdp) -> None:

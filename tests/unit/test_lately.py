@@ -55,7 +55,7 @@ def asked(verdict: Verdict) -> list[str]:
     return [line.split(":")[0] for line in verdict.stops]
 
 
-def only(**limits: Any) -> Policy:
+def selection(**limits: Any) -> Policy:
     """No limit but these, and no danger."""
     none = {name: {} for name, field in Policy().limits.__class__.model_fields.items() if field.annotation is Limit}
     return Policy.model_validate({"limits": {**none, "unusual_times": None, **limits}, "approval": {"dangers": []}})
@@ -99,7 +99,7 @@ def judged(policy: Policy, known: Lately, directory: Snapshot, made: pd.DataFram
 
 
 def test_who_is_in_again_does_not_count_and_each_counts_once() -> None:
-    policy = only(user_deactivate={"absolute": 4})
+    policy = selection(user_deactivate={"absolute": 4})
     everybody_back = a_directory(dict.fromkeys(PEOPLE, True), {})
     for directory, stops in ((a_directory(PEOPLE, {}), True), (everybody_back, False)):
         twice = lately([*SHUT, *SHUT])
@@ -114,7 +114,7 @@ def test_who_is_in_again_does_not_count_and_each_counts_once() -> None:
 
 def test_the_base_is_as_it_was_at_the_beginning() -> None:
     directory = a_directory(PEOPLE, {})
-    policy = only(user_deactivate={"percent": 25})  # of 20: five, and of the 16 that are left four
+    policy = selection(user_deactivate={"percent": 25})  # of 20: five, and of the 16 that are left four
     assert not judged(policy, lately(SHUT), directory, OUT_ONE, owning(16)).stops
     two = the_operations((Kind.USER_DEACTIVATE, "p4", False), (Kind.USER_DEACTIVATE, "p5", False))
     assert judged(policy, lately(SHUT), directory, two, owning(16)).stops
@@ -122,7 +122,7 @@ def test_the_base_is_as_it_was_at_the_beginning() -> None:
 
 def test_what_a_person_agreed_to_is_counted_no_more() -> None:
     """Else the next leaver would wait for a person too, and so on all day."""
-    policy, directory = only(user_deactivate={"absolute": 4}), a_directory(PEOPLE, {})
+    policy, directory = selection(user_deactivate={"absolute": 4}), a_directory(PEOPLE, {})
     for at, stops in ((NOW, False), (NOW - HOUR / 2, False), (NOW - 9 * HOUR, True)):
         known = lately(SHUT, {"user_deactivate": at})
         assert bool(judged(policy, known, directory, OUT_ONE, owning(16)).stops) == stops
@@ -133,7 +133,7 @@ def test_what_a_person_agreed_to_is_counted_no_more() -> None:
 
 
 def test_a_verdict_says_which_limits_it_goes_past() -> None:
-    policy, directory = only(user_deactivate={"absolute": 0}), a_directory(PEOPLE, {})
+    policy, directory = selection(user_deactivate={"absolute": 0}), a_directory(PEOPLE, {})
     verdict = judged(policy, Lately(), directory, OUT_ONE, owning(16))
     assert verdict.passed == ()
 
@@ -160,20 +160,20 @@ def test_every_kind_that_takes_away_is_counted(limit: str, kind: Kind) -> None:
     target = "red" if "remove" in limit else ""
     now = the_operations((kind, member, target))
     before = [(kind.value, f"x{n}", target, NOW) for n in range(2)]
-    verdict = judged(only(**{limit: {"absolute": 2}}), lately(before), directory, now, owning(9, 9, 9))
+    verdict = judged(selection(**{limit: {"absolute": 2}}), lately(before), directory, now, owning(9, 9, 9))
     assert asked(verdict) == [limit]
     assert "(2 of them in the 24 hours before)" in verdict.stops[0]
-    assert not judged(only(**{limit: {"absolute": 3}}), lately(before), directory, now, owning(9, 9, 9)).stops
+    assert not judged(selection(**{limit: {"absolute": 3}}), lately(before), directory, now, owning(9, 9, 9)).stops
     if "remove" in limit:  # what was put back is not gone
         there = [(kind.value, member, target, NOW)] * 3
-        assert not judged(only(**{limit: {"absolute": 1}}), lately(there), directory, now, owning(9, 9, 9)).stops
+        assert not judged(selection(**{limit: {"absolute": 1}}), lately(there), directory, now, owning(9, 9, 9)).stops
 
 
 def test_the_limit_of_one_group_counts_too() -> None:
     directory = a_directory({f"p{n}": True for n in range(4)}, {"Red": ["p0", "p1"], "blue": ["p0", "p1"]})
     before = [(Kind.MEMBERSHIP_REMOVE.value, name, "red", NOW) for name in ("p2", "p3")]
     now = the_operations((Kind.MEMBERSHIP_REMOVE, "p0", "Red"), (Kind.MEMBERSHIP_REMOVE, "p0", "blue"))
-    verdict = judged(only(group_membership_remove={"percent": 50}), lately(before), directory, now, owning(4, 4))
+    verdict = judged(selection(group_membership_remove={"percent": 50}), lately(before), directory, now, owning(4, 4))
     assert verdict.stops == (
         "group_membership_remove: 3 of 4 members of 'Red' (2 of them in the 24 hours before) is more than the 2 that "
         "limits.group_membership_remove (50 %) allows",
@@ -194,7 +194,7 @@ def test_one_nesting_carries_everybody() -> None:
     verdict = judge(a_plan(now, owning(20, 21, 100)), Policy(), made)
     assert asked(verdict) == ["group_loss"]
     assert verdict.asks[0].limit == "group_loss"
-    assert not judge(a_plan(now, owning(20, 21, 100)), only(), made).stops
+    assert not judge(a_plan(now, owning(20, 21, 100)), selection(), made).stops
 
 
 def test_nobody_loses_what_they_have_by_another_way() -> None:
@@ -213,7 +213,7 @@ def test_nestings_taken_one_by_one_count_their_people_together() -> None:
     teams = {f"t{n}": [f"p{2 * n}", f"p{2 * n + 1}"] for n in range(10)}
     directory = a_directory(STAFF, teams | {"all": [f"@t{n}" for n in range(2, 10)], "more": ["@t2"]})
     before = lately([(Kind.NESTING_REMOVE.value, f"T{n}", "ALL", NOW) for n in range(2)])
-    policy = only(group_loss={"percent": 20})
+    policy = selection(group_loss={"percent": 20})
     one = the_operations((Kind.NESTING_REMOVE, "t2", "all"), (Kind.NESTING_REMOVE, "t2", "more"))
     made = impact(one, directory, policy, lately=before)
     assert (made.losers, made.losers_lately) == (2, 6)
@@ -319,7 +319,7 @@ def test_no_sequence_of_small_runs_takes_more_than_the_limit_without_a_question(
         "membership_remove": rng.choice([{"percent": rng.randint(0, 40)}, {"absolute": rng.randint(0, 6)}]),
     }
     hours = rng.choice([1, 6, 24])
-    policy = only(**limits, window_hours=hours)
+    policy = selection(**limits, window_hours=hours)
     removed: list[Removal] = []
     passed: dict[str, datetime] = {}
     out: dict[str, dict[Any, datetime]] = {name: {} for name in limits}  # what is gone without a question, and since

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, groups_frame, memberships_frame, users_frame
 from tasks.decide.match import LINKS, _owned, split_mark
-from tasks.decide.selection import Only
+from tasks.decide.selection import Selection
 
 PIECES = (
     *("a", "\t", "\n", "\r", "\b", "\f", "\0", "\x1f", "\x7f", '"', "\\", "\\\\", "/", "\\u0041", "\\t", '":["', '"]'),
@@ -60,4 +60,4 @@ def test_only_a_write_of_the_mark_is_one() -> None:
         },
         dtype="str",
     )
-    assert list(Only(group="staff").of(operations)["kind"]) == [Kind.USER_ATTRIBUTES, Kind.MEMBERSHIP_ADD]
+    assert list(Selection(group="staff").of(operations)["kind"]) == [Kind.USER_ATTRIBUTES, Kind.MEMBERSHIP_ADD]

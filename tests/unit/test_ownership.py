@@ -32,7 +32,7 @@ from tasks.decide.ownership import (
     pair,
     wanted,
 )
-from tasks.decide.selection import Only
+from tasks.decide.selection import Selection
 from tasks.policy import Policy
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -426,7 +426,7 @@ def test_a_move_ends_one_link_and_makes_another_and_its_audit_names_both() -> No
 def test_a_plan_of_ownership_is_none_that_a_sync_carries_out() -> None:
     for about in ("link:user:acme:1", "links:old>new:username:user"):
         with pytest.raises(ConfigurationError, match="only `crowdsync links` carries it out"):
-            Only.read(about)
+            Selection.read(about)
 
 
 def test_a_source_that_owns_something_and_is_configured_no_more_is_named() -> None:

@@ -42,7 +42,7 @@ from tests.property.test_road import (
     planned,
     since,
 )
-from tests.unit.test_focus import subjects, whose
+from tests.unit.test_selection import subjects, whose
 
 Row = dict[str, Any]
 """A value for every factor."""

@@ -36,7 +36,7 @@ from connectors.model import (
 from tasks.decide.map import FIELDS, usernames
 from tasks.decide.match import HANDED_OVER, SHARED, Matched
 from tasks.decide.names import among, clashes, crowd_ids
-from tasks.decide.selection import Only
+from tasks.decide.selection import Selection
 from tasks.policy import Policy, matches
 
 PHASES: Mapping[Kind, int] = {
@@ -139,22 +139,22 @@ def plan(
     digests: tuple[str, str] | None = None,
     *,
     away: Away | None = None,
-    only: Only | None = None,
+    selection: Selection | None = None,
     doubts: Sequence[str] = (),
 ) -> Plan:
     """Matched records → plan. `digests` are those of both snapshots, where they are known already. Without `away`
-    nobody has been away for long; with `only` it is the part of the plan that concerns one person or group. `doubts`
+    nobody has been away for long; with `selection` it is the part of the plan that concerns one person or group. `doubts`
     are those that the stages before had."""
     planning = _Planning(matched, source, directory, policy, source_name, away)
     operations, held, withheld = planning.operations()
     reported = pd.concat([_operations([]), *planning.reported], ignore_index=True)
-    if only is not None:
-        now, then = planning.names_of(only.person)
+    if selection is not None:
+        now, then = planning.names_of(selection.person)
         nested = directory.memberships[(directory.memberships["member_kind"] == "group").to_numpy()]
         nestings = list(nested[["group_id", "member_id"]].astype("str").itertuples(index=False, name=None))
-        operations = only.of(operations, now, then, nestings).reset_index(drop=True)
+        operations = selection.of(operations, now, then, nestings).reset_index(drop=True)
         operations["seq"] = np.arange(1, len(operations) + 1)
-        held = only.holding(held)
+        held = selection.holding(held)
         reported, withheld = reported[:0], {}
     source_digest, directory_digest = digests or (source.digest(), directory.digest())
     digest = hashlib.sha256()
@@ -1184,8 +1184,8 @@ async def make_plan(
     name: str,
     digests: tuple[str, str],
     away: Away | None = None,
-    only: Only | None = None,
+    selection: Selection | None = None,
     doubts: Sequence[str] = (),
 ) -> Plan:
     """The operations that turn the directory into the desired state."""
-    return plan(matched, source, directory, policy, name, digests, away=away, only=only, doubts=doubts)
+    return plan(matched, source, directory, policy, name, digests, away=away, selection=selection, doubts=doubts)

@@ -21,7 +21,7 @@ from tasks.decide.filter import in_scope
 from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.decide.plan import Plan, _Planning, plan
-from tasks.decide.selection import Only, only_about
+from tasks.decide.selection import Selection, select
 from tasks.policy import Policy
 from tests.property.model_crowd import ModelCrowd, ModelLinks, operation_of
 from tests.property.test_road import (
@@ -44,16 +44,16 @@ def mark(identity: str) -> dict[str, list[str]]:
     return {ID_ATTRIBUTE: [f"{SOURCE}:{identity}"]}
 
 
-def focusing(world: World, policy: Policy) -> Callable[[Only | None], Plan]:
+def selecting(world: World, policy: Policy) -> Callable[[Selection | None], Plan]:
     """The plan of a world, about everybody or one. What is the same for all is worked out once."""
     source, directory = world.source(), world.crowd.snapshot(policy.attributes.extra)
     matched = match(desired(in_scope(source, policy).snapshot, policy), directory, world.links.frame(), policy, SOURCE)
     planning = _Planning(matched, source, directory, policy, SOURCE, since(source))
     found = planning.operations()
 
-    def made(only: Only | None) -> Plan:
+    def made(selection: Selection | None) -> Plan:
         with patch.object(stage, "_Planning", lambda *_: planning), patch.object(planning, "operations", lambda: found):
-            return plan(matched, source, directory, policy, SOURCE, ("", ""), only=only)
+            return plan(matched, source, directory, policy, SOURCE, ("", ""), selection=selection)
 
     return made
 
@@ -84,13 +84,13 @@ def group(world: World, name: str, *members: str, now: tuple[str, ...] = (), the
         world.crowd.memberships |= {(made["key"], world.crowd.users[one]["key"]) for one in now}
 
 
-def about(world: World, policy: Policy | None = None, **only: str) -> list[Row]:
+def about(world: World, policy: Policy | None = None, **selection: str) -> list[Row]:
     """The plan about one; carried out it does what it says and leaves nothing to do for them."""
-    rules, chosen = policy or Policy(), Only(**only)
-    made = focusing(world, rules)(chosen)
+    rules, chosen = policy or Policy(), Selection(**selection)
+    made = selecting(world, rules)(chosen)
     then = replace(world, crowd=world.crowd.copy(), links=world.links.copy())
     applied(made, then.crowd, then.links, random.Random(1))
-    assert rows(focusing(then, rules)(chosen)) == []
+    assert rows(selecting(then, rules)(chosen)) == []
     return rows(made)
 
 
@@ -223,7 +223,7 @@ def test_a_person_who_is_gone_or_held_or_unknown() -> None:
     assert about(world, person="9") == [("user_deactivate", "left", "")]
     assert about(world, person="nobody") == []
     assert about(world, group="nothing") == []
-    of_held = focusing(world, Policy())(Only(person="2"))
+    of_held = selecting(world, Policy())(Selection(person="2"))
     assert rows(of_held) == []
     assert list(of_held.held["id"]) == ["2"]
 
@@ -233,20 +233,23 @@ def test_what_is_held_reported_and_withheld_is_told_of_the_one_only() -> None:
     group(world, "jira-administrators", "3", there=False)
     group(world, "also", "3")
     policy = Policy.model_validate({"operations": {"user_rename": "report"}})
-    whole = focusing(world, policy)(None)
+    whole = selecting(world, policy)(None)
     assert set(whole.held["id"]) == {"1", "2", "jira-administrators"}
     assert (whole.withheld, len(whole.reported)) == ({"user_rename": 1}, 1)
-    for only, held in (
-        (Only(person="1"), {"1"}),
-        (Only(person="3"), set()),
-        (Only(group="Jira-Administrators"), {"jira-administrators"}),
-        (Only(group="also"), set()),
+    for selection, held in (
+        (Selection(person="1"), {"1"}),
+        (Selection(person="3"), set()),
+        (Selection(group="Jira-Administrators"), {"jira-administrators"}),
+        (Selection(group="also"), set()),
     ):
-        made = focusing(world, policy)(only)
+        made = selecting(world, policy)(selection)
         assert set(made.held["id"]) == held
         assert (made.withheld, len(made.reported)) == ({}, 0)
         assert list(made.operations["seq"]) == list(range(1, len(made.operations) + 1))
-    digests = [focusing(world, policy)(only).digest for only in (None, Only(person="3"), Only(group="nothing"))]
+    digests = [
+        selecting(world, policy)(selection).digest
+        for selection in (None, Selection(person="3"), Selection(group="nothing"))
+    ]
     assert digests[0] == digests[1] != digests[2], "the whole plan is about nobody else"
 
 
@@ -279,7 +282,7 @@ def known() -> tuple[World, pd.DataFrame]:
     ],
 )
 def test_a_person_is_named_by_id_username_or_email(known: tuple[World, pd.DataFrame], person: str, key: str) -> None:
-    assert only_about(known[0].source(), known[1], SOURCE, person, "") == Only(person=key)
+    assert select(known[0].source(), known[1], SOURCE, person, "") == Selection(person=key)
 
 
 @pytest.mark.parametrize(
@@ -294,18 +297,20 @@ def test_a_person_is_named_by_id_username_or_email(known: tuple[World, pd.DataFr
 )
 def test_nobody_or_several_are_refused(known: tuple[World, pd.DataFrame], person: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^person: .*{words}"):
-        only_about(known[0].source(), known[1], SOURCE, person, "")
+        select(known[0].source(), known[1], SOURCE, person, "")
 
 
 def test_a_group_or_everybody(known: tuple[World, pd.DataFrame]) -> None:
-    assert only_about(known[0].source(), known[1], SOURCE, "", "Staff") == Only(group="Staff")
-    assert only_about(known[0].source(), known[1], SOURCE, "", "") is None
+    assert select(known[0].source(), known[1], SOURCE, "", "Staff") == Selection(group="Staff")
+    assert select(known[0].source(), known[1], SOURCE, "", "") is None
 
 
-@pytest.mark.parametrize("only", [Only(person="a:b"), Only(group="a:b"), Only(person="ann"), Only(group="Staff")])
-def test_what_a_plan_is_about_survives_its_own_text(only: Only) -> None:
-    assert Only.read(str(only)) == only
-    assert Only.read("") is None
+@pytest.mark.parametrize(
+    "only", [Selection(person="a:b"), Selection(group="a:b"), Selection(person="ann"), Selection(group="Staff")]
+)
+def test_what_a_plan_is_about_survives_its_own_text(selection: Selection) -> None:
+    assert Selection.read(str(selection)) == selection
+    assert Selection.read("") is None
 
 
 # ── random worlds ───────────────────────────────────────────────────────────────────────────────
@@ -436,21 +441,23 @@ def test_random_worlds(part: int) -> None:
     for seed in range(part, WORLDS, PARTS):
         world, policy, rng = a_world(seed)
         try:
-            of = focusing(world, policy)
+            of = selecting(world, policy)
         except ConfigurationError:  # a scope that matches nobody
             continue
         worlds += 1
         whole = of(None)
         keys = subjects(whole, world)
         owner = whose(whole, world, keys)
-        chosen = [Only(person=one) for one in everybody(world)] + [Only(group=g) for g in every_group(world, whole)]
-        for only in chosen:
-            made = of(only)
-            note = f"\nseed {seed}, {only}:\n{describe(made)}\nof\n{describe(whole)}"
-            if only.person:
-                check_person(only.person, whole, made, keys, owner)
+        chosen = [Selection(person=one) for one in everybody(world)] + [
+            Selection(group=g) for g in every_group(world, whole)
+        ]
+        for selection in chosen:
+            made = of(selection)
+            note = f"\nseed {seed}, {selection}:\n{describe(made)}\nof\n{describe(whole)}"
+            if selection.person:
+                check_person(selection.person, whole, made, keys, owner)
             else:
-                check_group(only.group, whole, made)
+                check_group(selection.group, whole, made)
             assert set(rows(made)) <= set(rows(whole)), note
             if made.operations.empty:
                 continue
@@ -460,7 +467,7 @@ def test_random_worlds(part: int) -> None:
                 applied(made, then.crowd, then.links, rng)
             except AssertionError as error:
                 raise AssertionError(f"{error}{note}") from error
-            again = focusing(then, policy)(only)
+            again = selecting(then, policy)(selection)
             assert again.operations.empty, f"again:\n{describe(again)}{note}"
     print(f"part {part}: {worlds} worlds, {plans} plans about one, {operations} operations")
 
@@ -471,24 +478,26 @@ def test_one_after_the_other_they_lead_to_where_the_whole_plan_leads(part: int) 
     for seed in range(part, WORLDS, PARTS):
         world, policy, rng = a_world(seed)
         try:
-            whole = focusing(world, policy)(None)
+            whole = selecting(world, policy)(None)
         except ConfigurationError:
             continue
         worlds += 1
         crowd, links = world.crowd.copy(), world.links.copy()
         applied(whole, crowd, links, rng)
         then = replace(world, crowd=world.crowd.copy(), links=world.links.copy())
-        chosen = [Only(person=one) for one in everybody(world)] + [Only(group=g) for g in every_group(world, whole)]
+        chosen = [Selection(person=one) for one in everybody(world)] + [
+            Selection(group=g) for g in every_group(world, whole)
+        ]
         rng.shuffle(chosen)
         done: list[str] = []
-        of = focusing(then, policy)
-        for only in chosen:
-            made = of(only)
+        of = selecting(then, policy)
+        for selection in chosen:
+            made = of(selection)
             if len(made.operations):
                 steps += 1
-                done.append(f"{only}\n{describe(made)}")
+                done.append(f"{selection}\n{describe(made)}")
                 applied(made, then.crowd, then.links, rng)
-                of = focusing(then, policy)
+                of = selecting(then, policy)
         left = planned(world.source(), then.crowd, then.links, policy)
         state, wanted = then.crowd.state(world.crowd.keys), crowd.state(world.crowd.keys)
         wrong: dict[str, Any] = {
