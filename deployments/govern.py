@@ -84,9 +84,9 @@ def policy_schema() -> None:
 
 def explain(source: Source, person: Person) -> None:
     """Say why a person is as they are in Crowd: scope, username and every value, rule by rule. From the last read."""
-    from tasks.decide.explain import Crowd
+    from tasks.decide.explain import Known
     from tasks.decide.explain import explain as explained_rows
-    from tasks.decide.plan import Away
+    from tasks.decide.plan import Departures
     from tasks.policy import policy_of
     from tasks.read.validate import trimmed
 
@@ -100,8 +100,8 @@ def explain(source: Source, person: Person) -> None:
         directory = settings.directory_of(source).name
         there, crowd = store.latest_snapshot(f"directory:{directory}"), None
         if there is not None:
-            away = Away(store.departures(directory, source), datetime.now(UTC))
-            crowd = Crowd(store.load_snapshot(there.id), store.links(directory), source, away)
+            departures = Departures(store.departures(directory, source), datetime.now(UTC))
+            crowd = Known(store.load_snapshot(there.id), store.links(directory), source, departures)
         rows = explained_rows(read, rules, person, crowd)
         show.explained(console, source, person, rows, latest["taken_at"].iloc[0])
 

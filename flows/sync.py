@@ -25,9 +25,17 @@ from tasks.decide.selection import select
 from tasks.policy import Policy, policy_of
 from tasks.read.confirm import confirm_gone, parts
 from tasks.read.extract import extract_directory, extract_source
-from tasks.read.snapshot import check, keep, last_read, remember_away, remember_held, remember_read, settle_unfinished
-from tasks.run import StandAsideError, begin, stopped_short, watched
-from tasks.tell.report import Proposal, Report, conclude, file_plan, stood_aside, stored_selection
+from tasks.read.snapshot import (
+    check,
+    keep,
+    last_read,
+    remember_departures,
+    remember_held,
+    remember_read,
+    settle_unfinished,
+)
+from tasks.run import SkippedError, begin, stopped_short, watched
+from tasks.tell.report import Proposal, Report, conclude, file_plan, skipped_report, stored_selection
 from tasks.write.apply import apply_plan
 from tasks.write.approve import agree
 
@@ -48,7 +56,7 @@ class SyncRequest(BaseModel):
     plan: int = Field(0, ge=0, title="Plan", description="Apply the stored plan of this number, if it is still true.")
     policy: Policy | None = Field(None, title="Policy", description="Empty: the one in crowdsync.toml.")
     unattended: bool = Field(
-        False, title="Unattended", description="Nobody started it: stand aside while the source is in quarantine."
+        False, title="Unattended", description="Nobody started it: skip it while the source is in quarantine."
     )
 
     @model_validator(mode="after")
@@ -108,9 +116,9 @@ async def sync(request: SyncRequest) -> Report:
                 scoped = await filter_scope(source, policy, known)
                 desired = await map_names(scoped.snapshot, policy)
                 matched = await match_accounts(desired, crowd, links, policy, run.source_name, source, advice)
-                away, digests = run.away(), (kept.digest, crowd_kept.digest)
+                departures, digests = run.departures(), (kept.digest, crowd_kept.digest)
                 plan = await make_plan(
-                    matched, source, crowd, policy, run.source_name, digests, away, selection, scoped.doubts
+                    matched, source, crowd, policy, run.source_name, digests, departures, selection, scoped.doubts
                 )
                 first, _ = parts(plan.gone)
                 if len(first):
@@ -121,7 +129,7 @@ async def sync(request: SyncRequest) -> Report:
 
             with run.timed("plan"):
                 proposal = await propose(policy)
-            remember_away(run, proposal.plan, selection)
+            remember_departures(run, proposal.plan, selection)
             remember_held(run, proposal.plan, selection)
             filed = await file_plan(
                 run, proposal, (kept, crowd_kept), replaces=request.plan or None, selection=selection
@@ -137,5 +145,5 @@ async def sync(request: SyncRequest) -> Report:
                         await apply_plan(run, filed.plan, filed.number)
             loud = abandoned(crowd, links, settings.sources_of(run.directory_name), run.directory_name, run.source_name)
             return await conclude(run, filed, request.mode, since=reading.full_at, loud=loud)
-    except StandAsideError as why:
-        return await stood_aside(request.source, settings.directory_of(request.source).name, str(why))
+    except SkippedError as why:
+        return await skipped_report(request.source, settings.directory_of(request.source).name, str(why))

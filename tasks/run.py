@@ -28,7 +28,7 @@ from connectors.model import ID_ATTRIBUTE, sizes_only
 from connectors.settings import DirectorySettings, Settings
 from connectors.source import SourceSettings
 from connectors.store import Store
-from tasks.decide.plan import Away
+from tasks.decide.plan import Departures
 from tasks.decide.recent import Lately
 from tasks.policy import Policy, policy_of
 from tasks.process import gone, here
@@ -76,9 +76,9 @@ class Run:
         ours = frozenset({ID_ATTRIBUTE, *self.policy.attributes.extra})
         return Scope(self.policy.wanted()), Scope(ours)
 
-    def away(self) -> Away:
+    def departures(self) -> Departures:
         """Who has been away since when, and what time it is."""
-        return Away(self.store.departures(self.directory_name, self.source_name), datetime.now(UTC))
+        return Departures(self.store.departures(self.directory_name, self.source_name), datetime.now(UTC))
 
     def past(self) -> pd.DataFrame:
         """How many operations of each kind the plans before had."""
@@ -159,7 +159,7 @@ def question(settings: SourceSettings, policy: Policy) -> str:
     return hashlib.sha256(orjson.dumps(asked, default=sorted, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-class StandAsideError(RefusedError):
+class SkippedError(RefusedError):
     """The run had to leave the field to another one, or its source alone; nothing is wrong with it."""
 
 
@@ -169,8 +169,8 @@ async def begin(
 ) -> AsyncIterator[Run]:
     """Opens a run; whatever ends it before `finish` is recorded as its failure.
 
-    A run that writes is the only one of its directory. An `unattended` one stands aside while its source is in
-    quarantine. Raises `StandAsideError` there, and where another run writes and the directory's `busy` is "skip".
+    A run that writes is the only one of its directory. An `unattended` one is skipped while its source is in
+    quarantine. Raises `SkippedError` there, and where another run writes and the directory's `busy` is "skip".
     """
     chosen, crowd = settings.source(source), settings.directory_of(source)
     async with open_source(source, chosen) as idp, open_directory(crowd) as (directory, client):
@@ -200,13 +200,13 @@ async def begin(
             try:
                 close_gone(store)
                 if unattended:
-                    stand_aside(store, source)
+                    refuse_in_quarantine(store, source)
                 async with writer(run, crowd) if mode == "sync" else nullcontext(), limited(source, chosen.run_hours):
                     yield run
             except Pause:
                 finish(run, "waiting", {"error": "waits for a person to agree"})
                 raise
-            except StandAsideError as error:
+            except SkippedError as error:
                 finish(run, "skipped", {"error": str(error)})
                 raise
             except BaseException as error:
@@ -241,7 +241,7 @@ async def writer(run: Run, crowd: DirectorySettings) -> AsyncIterator[None]:
             yield
     except BusyError as error:
         if crowd.busy == "skip":
-            raise StandAsideError(str(error)) from None
+            raise SkippedError(str(error)) from None
         raise
 
 
@@ -266,11 +266,11 @@ async def limited(source: str, hours: float) -> AsyncIterator[None]:
         ) from None
 
 
-def stand_aside(store: Store, source: str) -> None:
-    """Raises `StandAsideError` while a source is in quarantine."""
+def refuse_in_quarantine(store: Store, source: str) -> None:
+    """Raises `SkippedError` while a source is in quarantine."""
     known = store.quarantine(source, now=datetime.now(UTC))
     if known is not None:
-        raise StandAsideError(
+        raise SkippedError(
             f"{source} failed {known.failures} times in a row and is left alone until "
             f"{known.until:%Y-%m-%d %H:%M} UTC (the last time: {known.error}); a run that a person starts tries at once"
         )
@@ -279,7 +279,7 @@ def stand_aside(store: Store, source: str) -> None:
 async def watched(run: Run, reading: Awaitable[Result]) -> Result:
     """A read of the source, whose failure puts it in quarantine and whose success ends that; both are told.
 
-    What a preview finds does neither: scheduled runs must not stand aside because of what it alone asked for."""
+    What a preview finds does neither: scheduled runs must not be skipped because of what it alone asked for."""
     if not run.lasting:
         return await reading
     try:

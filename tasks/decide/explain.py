@@ -17,7 +17,7 @@ from connectors.model import Snapshot, attributes_text, sizes_only
 from tasks.decide.filter import Rulings, Scoped, cut, ruled, said, values_of
 from tasks.decide.map import EVERYONE, FIELDS, Desired, desired, readable, readable_attributes, username_steps
 from tasks.decide.match import LINKS, match
-from tasks.decide.plan import Away, plan
+from tasks.decide.plan import Departures, plan
 from tasks.decide.values import traced
 from tasks.policy import Condition, Groups, Policy, Value
 
@@ -26,13 +26,13 @@ Stage = Literal["source", "filter", "map", "match", "plan"]
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Crowd:
-    """What a source meets: the directory as it was read, its links, the source's name, and who has been away."""
+class Known:
+    """What a source meets: the directory as it was read, its links, the source's name, and who has left since when."""
 
     directory: Snapshot
     links: pd.DataFrame
     source: str
-    away: Away | None = None
+    departures: Departures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Explained:
     after: tuple[str, ...]
 
 
-def explain(source: Snapshot, policy: Policy, key: str, crowd: Crowd | None = None) -> list[Explained]:
+def explain(source: Snapshot, policy: Policy, key: str, crowd: Known | None = None) -> list[Explained]:
     """The whole way of one person, by id, username or e-mail, through scope and mapping, and why they are held where
     they meet `crowd` (without it, an empty one).
 
@@ -79,11 +79,11 @@ def explain(source: Snapshot, policy: Policy, key: str, crowd: Crowd | None = No
     return [*rows, *met] if met else rows + _groups(source, policy, scoped, wanted, identity)
 
 
-def _held_in(source: Snapshot, policy: Policy, wanted: Desired, identity: str, crowd: Crowd | None) -> list[Explained]:
+def _held_in(source: Snapshot, policy: Policy, wanted: Desired, identity: str, crowd: Known | None) -> list[Explained]:
     """Why a person of the desired state is held: by another one, by their account, or by what stands in Crowd."""
-    here = crowd or Crowd(Snapshot.of(), pd.DataFrame(columns=list(LINKS), dtype="str"), "")
+    here = crowd or Known(Snapshot.of(), pd.DataFrame(columns=list(LINKS), dtype="str"), "")
     matched = match(wanted, here.directory, here.links, policy, here.source, source)
-    made = plan(matched, source, here.directory, policy, here.source, ("", ""), away=here.away)
+    made = plan(matched, source, here.directory, policy, here.source, ("", ""), departures=here.departures)
     held = made.held[(made.held["kind"] == "user") & (made.held["id"] == identity)]
     stages: dict[str, Stage] = {"match": "match", "plan": "plan"}
     return [

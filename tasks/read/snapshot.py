@@ -187,17 +187,17 @@ def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
     run.store.save_cursor(run.streams[0], cursor, at=now)
 
 
-def remember_away(run: Run, plan: Plan, selection: Selection | None) -> None:
+def remember_departures(run: Run, plan: Plan, selection: Selection | None) -> None:
     """Keeps since when the people who have an account have been away.
 
     Also where the plan then waits or is refused: it is what was seen of the source. Not so by a preview, nor by a run
     about one person or group (`selection`): the clocks are everybody's."""
     if run.lasting and selection is None:
-        run.store.save_departures(run.directory_name, run.source_name, plan.leaving, at=datetime.now(UTC))
+        run.store.save_departures(run.directory_name, run.source_name, plan.leavers, at=datetime.now(UTC))
 
 
 def remember_held(run: Run, plan: Plan, selection: Selection | None = None) -> None:
-    """Keeps for how many runs each record has been held; in the same runs as `remember_away`."""
+    """Keeps for how many runs each record has been held; in the same runs as `remember_departures`."""
     if run.lasting and selection is None:
         held = held_keys(plan.held, plan.shielded)
         run.store.save_held(run.directory_name, run.source_name, held, run=run.id, at=datetime.now(UTC))

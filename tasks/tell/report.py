@@ -627,7 +627,7 @@ async def conclude(
     return report
 
 
-async def stood_aside(source: str, directory: str, why: str) -> Report:
+async def skipped_report(source: str, directory: str, why: str) -> Report:
     """The report of a run that left the field to another one, or its source alone."""
     get_run_logger().info("Skipped: %s", why)
     return Report(run=str(flow_run.id or ""), source=source, directory=directory, status="skipped", plan=None, why=why)

@@ -20,7 +20,7 @@ from connectors.store import Store
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from tasks.policy import policy_of
-from tasks.run import StandAsideError, begin, watched
+from tasks.run import SkippedError, begin, watched
 from tasks.write.lease import BusyError, only_writer
 from tests import road
 
@@ -225,13 +225,13 @@ async def test_a_failing_source_is_left_alone_and_its_recovery_is_known(place: P
             with pytest.raises(RefusedError, match="acme says 500"):
                 async with begin(settings, "acme", policy, mode) as run:
                     await watched(run, broken())
-        with pytest.raises(StandAsideError, match=f"acme failed {failures} times in a row .* acme says 500"):
+        with pytest.raises(SkippedError, match=f"acme failed {failures} times in a row .* acme says 500"):
             async with begin(settings, "acme", policy, "sync", unattended=True):
                 raise AssertionError("it ran")
     async with begin(settings, "acme", policy, "preview") as run:
         await watched(run, asyncio.sleep(0))
         run.finished = True
-    with pytest.raises(StandAsideError, match="acme failed 2 times"):
+    with pytest.raises(SkippedError, match="acme failed 2 times"):
         async with begin(settings, "acme", policy, "sync", unattended=True):
             raise AssertionError("it ran")
     async with begin(settings, "acme", policy, "sync") as run:  # a person tries at once

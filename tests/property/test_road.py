@@ -38,7 +38,7 @@ from connectors.model import (
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired
 from tasks.decide.match import match
-from tasks.decide.plan import Away, Plan, plan
+from tasks.decide.plan import Departures, Plan, plan
 from tasks.policy import Policy
 from tasks.read.snapshot import lost_links, new_links, settle
 from tasks.write.apply import lanes
@@ -236,11 +236,11 @@ def any_policy(rng: random.Random, tags: Sequence[str] = ("",)) -> Policy:
     )
 
 
-def since(source: Snapshot) -> Away:
+def since(source: Snapshot) -> Departures:
     """Half of all people, and of those who are not there, have been away for long enough to be deleted."""
     ids = [*source.users["id"], *(f"gone{n}-{i}" for n in range(2) for i in range(50)), "gone0", "gone1"]
     then = [NOW - timedelta(days=DAYS + 10 if crc32(i.encode()) % 2 else 1) for i in ids]
-    return Away(pd.DataFrame({"id": pd.array(ids, dtype="str"), "since": pd.to_datetime(then, utc=True)}), NOW)
+    return Departures(pd.DataFrame({"id": pd.array(ids, dtype="str"), "since": pd.to_datetime(then, utc=True)}), NOW)
 
 
 def planned(source: Snapshot, crowd: ModelCrowd, links: ModelLinks, policy: Policy) -> Plan:
@@ -248,7 +248,7 @@ def planned(source: Snapshot, crowd: ModelCrowd, links: ModelLinks, policy: Poli
     matched = match(
         desired(in_scope(source, policy).snapshot, policy), directory, links.frame(), policy, SOURCE, source
     )
-    return plan(matched, source, directory, policy, SOURCE, ("", ""), away=since(source))
+    return plan(matched, source, directory, policy, SOURCE, ("", ""), departures=since(source))
 
 
 def begin(made: Plan, links: ModelLinks) -> None:

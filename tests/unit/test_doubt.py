@@ -233,7 +233,7 @@ def test_a_held_leaver_leaves(action: str, kinds: set[str]) -> None:
     assert {row[1] for row in done(made)} <= {"ann"}, "of the other one nothing is known"
     assert made.shielded.empty
     assert set(reasons(made)) == {"1", "2"}, "held all the same: nothing else is changed"
-    assert list(made.leaving["id"]) == ["1"], "the clock runs"
+    assert list(made.leavers["id"]) == ["1"], "the clock runs"
 
 
 def test_a_held_person_who_is_out_of_scope_for_certain_leaves() -> None:

@@ -26,7 +26,7 @@ from tasks.decide.guard import Finding, Verdict, judge
 from tasks.decide.impact import impact
 from tasks.decide.map import desired
 from tasks.decide.match import match
-from tasks.decide.plan import COLUMNS, Away, Owned, Plan, plan
+from tasks.decide.plan import COLUMNS, Departures, Owned, Plan, plan
 from tasks.decide.recent import Lately
 from tasks.policy import (
     FEATURES,
@@ -473,8 +473,10 @@ def the_leavers(policy: Policy, since: Sequence[tuple[str, datetime]] = (), worl
     wanted = desired(in_scope(source, policy).snapshot, policy)
     found = match(wanted, directory, made.links.frame(), policy, SOURCE)
     ids, then = zip(*since, strict=True) if since else ((), ())
-    away = Away(pd.DataFrame({"id": pd.array(ids, dtype="str"), "since": pd.to_datetime(list(then), utc=True)}), NOW)
-    return plan(found, source, directory, policy, SOURCE, ("", ""), away=away)
+    departures = Departures(
+        pd.DataFrame({"id": pd.array(ids, dtype="str"), "since": pd.to_datetime(list(then), utc=True)}), NOW
+    )
+    return plan(found, source, directory, policy, SOURCE, ("", ""), departures=departures)
 
 
 def named(rows: set[tuple[str, str, str]], name: str) -> set[tuple[str, str, str]]:
@@ -491,7 +493,7 @@ def test_leavers(way: str, action: str) -> None:
     assert set(of_people["reason"]) <= {WHY[way]}
     assert set(of_people["source_id"]) <= {WAYS[way]}
     told = {WAYS[one]: WHY[one] for one in WAYS}
-    assert dict(zip(made.leaving["id"], made.leaving["why"], strict=True)) == told, "whatever is done about it"
+    assert dict(zip(made.leavers["id"], made.leavers["why"], strict=True)) == told, "whatever is done about it"
 
 
 def test_leavers_by_default() -> None:
@@ -507,7 +509,7 @@ def test_who_has_left_already_is_left_alone() -> None:
         applied(the_leavers(policy, world=replace(made, crowd=crowd)), crowd, made.links.copy(), random.Random(1))
         again = the_leavers(policy, world=replace(made, crowd=crowd))
         assert again.operations.empty, action
-        assert set(again.leaving["id"]) == set(WAYS.values()), "they are still away: the days go on"
+        assert set(again.leavers["id"]) == set(WAYS.values()), "they are still away: the days go on"
 
 
 LONG_AGO = [(who, NOW - timedelta(days=30)) for who in WAYS.values()]

@@ -847,7 +847,7 @@ def test_plan_treats_people_who_left_as_the_policy_says(way: str, expected: list
         (None, None) if way in ("nothing", "take_groups") else ("is gone from the source", "is out of scope")
     )
     leaving = {"2": "is gone from the source", "3": "is gone from the source", "4": "is out of scope"}
-    assert dict(zip(made.leaving["id"], made.leaving["why"], strict=True)) == leaving, "whatever is done about it"
+    assert dict(zip(made.leavers["id"], made.leavers["why"], strict=True)) == leaving, "whatever is done about it"
     if way.startswith("deactivate"):
         assert records(made, Kind.USER_DEACTIVATE)[0]["active"] is False
         assert records(made, Kind.USER_DEACTIVATE)[0]["last_name"] == "L"

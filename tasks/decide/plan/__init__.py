@@ -83,7 +83,7 @@ class Plan:
     """`operations`: seq, phase and `COLUMNS`; `record` and `before` are JSON text or "".
     `withheld`: operations that the policy's features keep out, counted by kind; `reported` are those of them that it
     wants to see, in the columns of `operations` from kind on.
-    `leaving`: the people (id, why) who have an account and are away: out of scope, disabled or gone.
+    `leavers`: the people (id, why) who have an account and are away: out of scope, disabled or gone.
     `gone`: of whom and what (kind, id) the plan takes something because a list did not name them: ask by key first.
     `shielded`: people (`HELD` and `account`) who have left by the source's clear word and whose active account stays,
     because whose it is is in doubt. `warnings` has the columns of `HELD`. `doubts`: sentences on the policy or the
@@ -97,7 +97,7 @@ class Plan:
     held: pd.DataFrame
     withheld: Mapping[str, int]
     reported: pd.DataFrame
-    leaving: pd.DataFrame
+    leavers: pd.DataFrame
     links: pd.DataFrame
     stale: pd.DataFrame
     owned: Owned
@@ -123,8 +123,8 @@ class Plan:
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Away:
-    """What the planner knows of time: who has been away since when (id, since: UTC), and what time it is."""
+class Departures:
+    """What the planner knows of time: who left since when (id, since: UTC), and what time it is."""
 
     since: pd.DataFrame
     now: datetime
@@ -138,14 +138,14 @@ def plan(
     source_name: str,
     digests: tuple[str, str] | None = None,
     *,
-    away: Away | None = None,
+    departures: Departures | None = None,
     selection: Selection | None = None,
     doubts: Sequence[str] = (),
 ) -> Plan:
-    """Matched records → plan. `digests` are those of both snapshots, where they are known already. Without `away`
-    nobody has been away for long; with `selection` it is the part of the plan that concerns one person or group. `doubts`
+    """Matched records → plan. `digests` are those of both snapshots, where they are known already. Without `departures`
+    nobody has been away for long; with `selection` it is the part that concerns one person or group. `doubts`
     are those that the stages before had."""
-    planning = _Planning(matched, source, directory, policy, source_name, away)
+    planning = _Planning(matched, source, directory, policy, source_name, departures)
     operations, held, withheld = planning.operations()
     reported = pd.concat([_operations([]), *planning.reported], ignore_index=True)
     if selection is not None:
@@ -166,7 +166,7 @@ def plan(
         held,
         withheld,
         reported,
-        planning.away,
+        planning.leavers,
         planning.links(),
         planning.stale(operations),
         planning.owned(),
@@ -187,7 +187,7 @@ class _Planning:
         directory: Snapshot,
         policy: Policy,
         source_name: str,
-        away: Away | None,
+        departures: Departures | None,
     ) -> None:
         self.matched, self.source, self.policy, self.source_name = matched, source, policy, source_name
         self.directory = directory
@@ -195,7 +195,7 @@ class _Planning:
         self.accounts, self.directory_groups = matched.accounts, matched.directory_groups
         self.held = [matched.held]
         self.withheld: dict[str, int] = {}
-        self.since = None if away is None else away.since
+        self.since = None if departures is None else departures.since
         self.reported: list[pd.DataFrame] = []
         self.accounts_closed = self._closed_to_us(self.accounts, policy.protection.users, "username")
         self.accounts_frozen = self._frozen("user", self.accounts, self.accounts_closed)
@@ -211,7 +211,7 @@ class _Planning:
         self.user_index, self.group_index = pd.Index(self.users["id"]), pd.Index(self.groups["id"])
         self.user_at = self.account_index.get_indexer(pd.Index(self.users["account"]))
         self.group_at = self.directory_group_index.get_indexer(pd.Index(self.groups["account"]))
-        self._find_away(away)
+        self._find_leavers(departures)
 
     def _closed_to_us(self, records: pd.DataFrame, protected: Iterable[str], name: str) -> np.ndarray:
         """Crowd records that are never touched: protected ones, and those whose owner is not certain."""
@@ -270,7 +270,7 @@ class _Planning:
 
     # ── people ──────────────────────────────────────────────────────────────────────────────────
 
-    def _find_away(self, away: Away | None) -> None:
+    def _find_leavers(self, departures: Departures | None) -> None:
         """Accounts that we own and whose person is gone, out of scope or disabled: what is due for each. Whoever is
         held counts too, where the source's word that they left is clear: doubt about the rest does not shield them.
 
@@ -310,9 +310,9 @@ class _Planning:
             (disabled, leavers.disabled, "is disabled in the source"),
         ):
             self.due[which], self.why[which] = action, why
-        if leavers.delete_after_days is not None and away is not None and len(away.since):
-            before = pd.Timestamp(away.now) - pd.Timedelta(days=leavers.delete_after_days)
-            long = away.since[away.since["since"] <= before]
+        if leavers.delete_after_days is not None and departures is not None and len(departures.since):
+            before = pd.Timestamp(departures.now) - pd.Timedelta(days=leavers.delete_after_days)
+            long = departures.since[departures.since["since"] <= before]
             late = ours & np.isin(self.due, ["deactivate", "take_groups", *_BOTH])
             late[late] = among(pd.Series(owner[late], dtype="str"), long["id"])
             since = dict(zip(long["id"], long["since"].dt.strftime("%Y-%m-%d"), strict=True))
@@ -326,7 +326,7 @@ class _Planning:
         self.leaving = (self.absent | outside | spoken | (self.due == "delete")) & ~self.accounts_frozen
         self.losing = np.isin(self.due, ["take_groups", *_BOTH]) & ~self.accounts_frozen
         left = self.due != ""
-        self.away = pd.DataFrame(
+        self.leavers = pd.DataFrame(
             {"id": pd.array(owner[left], dtype="str"), "why": pd.array(self.why[left], dtype="str")}
         )
 
@@ -1183,9 +1183,11 @@ async def make_plan(
     policy: Policy,
     name: str,
     digests: tuple[str, str],
-    away: Away | None = None,
+    departures: Departures | None = None,
     selection: Selection | None = None,
     doubts: Sequence[str] = (),
 ) -> Plan:
     """The operations that turn the directory into the desired state."""
-    return plan(matched, source, directory, policy, name, digests, away=away, selection=selection, doubts=doubts)
+    return plan(
+        matched, source, directory, policy, name, digests, departures=departures, selection=selection, doubts=doubts
+    )
