@@ -123,7 +123,7 @@ async def sync(request: SyncRequest) -> Report:
                 first, _ = parts(plan.gone)
                 if len(first):
                     await confirm_gone(run.source, first, len(first))
-                impact = await measure(plan.operations, crowd, policy, run.past(), run.lately())
+                impact = await measure(plan.operations, crowd, policy, run.past(), run.recent())
                 verdict = await guard_plan(plan, policy, impact, request.force)
                 return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)), plan.warnings)
 

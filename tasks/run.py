@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import orjson
 import pandas as pd
-from prefect.events import emit_event
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
@@ -29,10 +28,11 @@ from connectors.settings import DirectorySettings, Settings
 from connectors.source import SourceSettings
 from connectors.store import Store
 from tasks.decide.plan import Departures
-from tasks.decide.recent import Lately
+from tasks.decide.removals import RecentRemovals
 from tasks.policy import Policy, policy_of
 from tasks.process import gone, here
 from tasks.read.blocks import directory_secret, source_secrets
+from tasks.tell.events import emit
 from tasks.write.lease import BusyError, Writing, only_writer
 
 Result = TypeVar("Result")
@@ -84,13 +84,13 @@ class Run:
         """How many operations of each kind the plans before had."""
         return self.store.past_counts(self.source_name, self.directory_name, self.policy.limits.unusual_runs)
 
-    def lately(self) -> Lately:
+    def recent(self) -> RecentRemovals:
         """What was taken away in the window of the limits."""
         hours = self.policy.limits.window_hours
         if not hours:
-            return Lately()
+            return RecentRemovals()
         who, since = (self.source_name, self.directory_name), datetime.now(UTC) - timedelta(hours=hours)
-        return Lately(self.store.removals(*who, since), self.store.passed_limits(*who, since), hours)
+        return RecentRemovals(self.store.removals(*who, since), self.store.passed_limits(*who, since), hours)
 
     def key(self, what: str) -> str:
         """The key of an artifact: its versions on the Prefect page are those of this source."""
@@ -277,7 +277,7 @@ def refuse_in_quarantine(store: Store, source: str) -> None:
 
 
 async def watched(run: Run, reading: Awaitable[Result]) -> Result:
-    """A read of the source, whose failure puts it in quarantine and whose success ends that; both are told.
+    """A read of the source, whose failure puts it in quarantine and whose success ends that; an event says so.
 
     What a preview finds does neither: scheduled runs must not be skipped because of what it alone asked for."""
     if not run.lasting:
@@ -287,19 +287,12 @@ async def watched(run: Run, reading: Awaitable[Result]) -> Result:
     except CrowdsyncError as error:
         known = run.store.failed(run.source_name, str(error), at=datetime.now(UTC))
         until = f"{known.until:%Y-%m-%d %H:%M} UTC"
-        told("source.quarantined", run.source_name, failures=known.failures, until=until, error=known.error)
+        emit("source.quarantined", run.source_name, failures=known.failures, until=until, error=known.error)
         raise
     was = run.store.recovered(run.source_name, at=datetime.now(UTC))
     if was is not None:
-        told("source.recovered", run.source_name, failures=was.failures, since=f"{was.since:%Y-%m-%d %H:%M} UTC")
+        emit("source.recovered", run.source_name, failures=was.failures, since=f"{was.since:%Y-%m-%d %H:%M} UTC")
     return read
-
-
-def told(event: str, source: str, **payload: Any) -> None:
-    """Emits an event of Prefect that automations can act on: `crowdsync.<event>` about the source."""
-    if flow_run.id:
-        resource = {"prefect.resource.id": f"crowdsync.source.{source}", "prefect.resource.name": source}
-        emit_event(f"crowdsync.{event}", resource=resource, payload={"source": source, **payload})
 
 
 async def diagnosed(run: Run, settings: Settings, error: BaseException) -> BaseException:

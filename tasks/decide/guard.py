@@ -19,7 +19,7 @@ from connectors.model import Snapshot, sizes_only
 from tasks.decide.impact import Impact, impact
 from tasks.decide.names import crowd_ids
 from tasks.decide.plan import Plan
-from tasks.decide.recent import Lately
+from tasks.decide.removals import RecentRemovals
 from tasks.policy import Limit, Policy
 
 WAY = "look at the plan, then approve it, raise the limit, or run with --force"
@@ -100,7 +100,7 @@ def limits_of(findings: Iterable[Finding]) -> tuple[str, ...]:
 
 
 def _limits(plan: Plan, policy: Policy, radius: Impact | None) -> Iterator[Finding]:
-    lately = {} if radius is None else radius.lately
+    recent = {} if radius is None else radius.recent
     counts, owned = plan.counts(), plan.owned
     shut_out = plan.shut_out()
     for name, base, of in (
@@ -119,29 +119,29 @@ def _limits(plan: Plan, policy: Policy, radius: Impact | None) -> Iterator[Findi
         count = counts.get(name, 0)
         if name == "user_deactivate":  # whoever is deleted is shut out too
             kinds, count = (Kind.USER_DEACTIVATE, Kind.USER_DELETE), shut_out
-        text = _over(name, count, base, of, policy, lately.get(name, 0))
+        text = _over(name, count, base, of, policy, recent.get(name, 0))
         if text:
             yield Finding(text, kinds, name)
 
 
-def _over(name: str, count: int, base: int, of: str, policy: Policy, lately: int = 0) -> str:
-    """What is wrong with taking `count` of `base`, where `lately` were taken before: the base is as it was then."""
+def _over(name: str, count: int, base: int, of: str, policy: Policy, recent: int = 0) -> str:
+    """What is wrong with taking `count` of `base`, where `recent` were taken before: the base is as it was then."""
     limit: Limit = getattr(policy.limits, name)
-    allowed = limit.allowed(base + lately)
-    if allowed is None or not count or count + lately <= allowed:
+    allowed = limit.allowed(base + recent)
+    if allowed is None or not count or count + recent <= allowed:
         return ""
     rules = [] if limit.absolute is None else [f"{limit.absolute}"]
     rules += [] if limit.percent is None else [f"{limit.percent:g} %"]
     rule = f"limits.{name} ({' and '.join(rules)})"
-    before = f" ({lately} of them in the {policy.limits.window_hours:g} hours before)" if lately else ""
-    return f"{name}: {count + lately} of {base + lately} {of}{before} is more than the {allowed} that {rule} allows"
+    before = f" ({recent} of them in the {policy.limits.window_hours:g} hours before)" if recent else ""
+    return f"{name}: {count + recent} of {base + recent} {of}{before} is more than the {allowed} that {rule} allows"
 
 
 def _group_loss(plan: Plan, radius: Impact, policy: Policy) -> Iterator[Finding]:
     """The people who stay and lose a group, by whatever way they were in it."""
-    lately = max(radius.losers_lately - radius.losers, 0)
-    base = max(plan.owned.active - lately, 0)  # they are active accounts still
-    text = _over("group_loss", radius.losers, base, "active owned accounts, who lose a group,", policy, lately)
+    recent = max(radius.losers_recently - radius.losers, 0)
+    base = max(plan.owned.active - recent, 0)  # they are active accounts still
+    text = _over("group_loss", radius.losers, base, "active owned accounts, who lose a group,", policy, recent)
     if text:
         yield Finding(text, (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE, Kind.GROUP_DELETE), "group_loss")
 
@@ -175,13 +175,13 @@ def _of_groups(radius: Impact, policy: Policy) -> Iterator[Finding]:
             continue
         changes: pd.DataFrame = radius.group_changes
         removes = kind is Kind.MEMBERSHIP_REMOVE
-        lately = crowd_ids(changes["group"]).map(radius.lately_groups if removes else {}).fillna(0).astype("int64")
-        allowed = (changes["members_before"] + lately).map(limit.allowed)
-        over = (changes[column] > 0) & (changes[column] + lately > allowed)
+        recent = crowd_ids(changes["group"]).map(radius.recent_groups if removes else {}).fillna(0).astype("int64")
+        allowed = (changes["members_before"] + recent).map(limit.allowed)
+        over = (changes[column] > 0) & (changes[column] + recent > allowed)
         if over.any():
-            worst = int((changes[column] + lately - allowed).where(over, -1).argmax())
+            worst = int((changes[column] + recent - allowed).where(over, -1).argmax())
             count, base, before = (
-                int(side.iloc[worst]) for side in (changes[column], changes["members_before"], lately)
+                int(side.iloc[worst]) for side in (changes[column], changes["members_before"], recent)
             )
             text = _over(name, count, base, f"members of {changes['group'].iloc[worst]!r}", policy, before)
             more = int(over.sum()) - 1
@@ -250,10 +250,14 @@ def _list(names: object) -> str:
 
 @task(name="impact", task_run_name="impact", cache_policy=NO_CACHE, persist_result=False)
 async def measure(
-    operations: pd.DataFrame, directory: Snapshot, policy: Policy, past: pd.DataFrame, lately: Lately | None = None
+    operations: pd.DataFrame,
+    directory: Snapshot,
+    policy: Policy,
+    past: pd.DataFrame,
+    recent: RecentRemovals | None = None,
 ) -> Impact:
     """What the plan does to people."""
-    return impact(operations, directory, policy, past, lately)
+    return impact(operations, directory, policy, past, recent)
 
 
 @task(name="guard", task_run_name="guard", cache_policy=NO_CACHE, persist_result=False)

@@ -34,7 +34,8 @@ from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
 from tasks.read.snapshot import held_keys
-from tasks.run import Run, finish, told
+from tasks.run import Run, finish
+from tasks.tell.events import emit
 
 ROWS: Final = 200
 """Rows that the Prefect page shows at ease; the whole plan is in the store."""
@@ -535,7 +536,7 @@ def tell(run: Run, report: Report) -> None:
     loud = held_keys(*(one for one in (report.shielded, report.lasting) if len(one)))
     loud = loud.merge(known[["kind", "id", "told_at"]], on=["kind", "id"], how="left")
     if (loud["told_at"].isna() | (loud["told_at"] <= pd.Timestamp(now - TOLD_AGAIN))).any():
-        told("source.unheeded", run.source_name, plan=report.plan, headlines=list(report.loud))
+        emit("source.unheeded", run.source_name, plan=report.plan, headlines=list(report.loud))
         run.store.tell_held(run.directory_name, run.source_name, loud, at=now)
 
 
@@ -613,7 +614,7 @@ async def conclude(
     if report.loud and mode == "sync":
         tell(run, report)
     if verdict.refusals:
-        told("plan.refused", run.source_name, plan=number, refusals=list(verdict.refusals))
+        emit("plan.refused", run.source_name, plan=number, refusals=list(verdict.refusals))
         raise ReportedError("; ".join(verdict.refusals), report)
     if run.stopped:
         done = outcomes.get("done", 0) + outcomes.get("already", 0)

@@ -20,7 +20,8 @@ from connectors.store import Decision
 from tasks.decide.guard import Verdict, limits_of
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
-from tasks.run import Run, told
+from tasks.run import Run
+from tasks.tell.events import emit
 from tasks.tell.report import Filed, Proposal, file_plan, question_markdown
 
 
@@ -76,7 +77,7 @@ async def decided(run: Run, filed: Filed) -> Decision | None:
     if not deployment.id or flow_run.parent_flow_run_id:
         return None
     hours = run.policy.approval.expires_hours
-    told("plan.waiting", run.source_name, plan=filed.number, asks=[ask.text for ask in filed.verdict.asks])
+    emit("plan.waiting", run.source_name, plan=filed.number, asks=[ask.text for ask in filed.verdict.asks])
     question = question_markdown(filed, hours)
     answer = await asuspend_flow_run(
         wait_for_input=Agreement.with_initial_data(description=question),

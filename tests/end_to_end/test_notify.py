@@ -197,13 +197,13 @@ def test_plans_are_told(place: Place) -> None:
     """What the road says of a plan, in a run of it."""
     from prefect import flow
 
-    from tasks.run import told
+    from tasks.tell.events import emit
 
     @flow(name="sync")
     async def saying() -> None:
-        told("plan.waiting", "acme", plan=41, asks=["90 accounts are more than 5", "half of a group"])
-        told("plan.refused", "acme", plan=42, refusals=["this would shut everybody out"])
-        told("source.unheeded", "acme", plan=None, headlines=["1 person is in against the source's word"])
+        emit("plan.waiting", "acme", plan=41, asks=["90 accounts are more than 5", "half of a group"])
+        emit("plan.refused", "acme", plan=42, refusals=["this would shut everybody out"])
+        emit("source.unheeded", "acme", plan=None, headlines=["1 person is in against the source's word"])
 
     async def called() -> Any:
         return await saying()

@@ -177,7 +177,7 @@ def direct(crowd: ModelCrowd, team: str) -> set[int]:
 
 
 NOTHING_LATELY = ("lately", "lately_groups")
-"""What these worlds have none of; tests/unit/test_lately.py has."""
+"""What these worlds have none of; tests/unit/test_recent_removals.py has."""
 
 
 def expected(world: World) -> dict[str, Any]:

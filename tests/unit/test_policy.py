@@ -27,7 +27,7 @@ from tasks.decide.impact import impact
 from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.decide.plan import COLUMNS, Departures, Owned, Plan, plan
-from tasks.decide.recent import Lately
+from tasks.decide.removals import RecentRemovals
 from tasks.policy import (
     FEATURES,
     PRIVILEGED,
@@ -799,12 +799,12 @@ def counted_since(policy: Policy) -> timedelta | None:
     class Journal:
         def removals(self, source: str, directory: str, since: datetime) -> pd.DataFrame:
             asked.append(since)
-            return Lately().removals
+            return RecentRemovals().removals
 
         def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:
             return {}
 
-    run_of(None, None, Journal(), policy).lately()  # type: ignore[arg-type]
+    run_of(None, None, Journal(), policy).recent()  # type: ignore[arg-type]
     if not asked:
         return None
     return timedelta(hours=round((datetime.now(UTC) - asked[0]) / timedelta(hours=1)))

@@ -300,7 +300,7 @@ def test_a_feature_that_is_off_does_not_hide_who_left() -> None:
 
 def test_people_are_told_once_a_day_and_at_once_of_what_is_new(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
-    monkeypatch.setattr(telling, "told", lambda event, source, **payload: sent.append((event, payload["headlines"])))
+    monkeypatch.setattr(telling, "emit", lambda event, source, **payload: sent.append((event, payload["headlines"])))
 
     def report(*held: tuple[str, ...], shielded: tuple[tuple[str, ...], ...] = ()) -> None:
         plan = a_plan(*held, shielded=shielded)

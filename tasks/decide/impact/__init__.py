@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from connectors.contract import Kind
 from connectors.model import Snapshot, memberships_from_codes, sizes_only
 from tasks.decide.names import among, arrow_text, crowd_ids
-from tasks.decide.recent import Lately
+from tasks.decide.removals import RecentRemovals
 from tasks.policy import Policy, matches
 
 LEAST_RUNS: Final = 3
@@ -68,9 +68,9 @@ class Impact:
     by their name after the plan, and lose, by their name before it). `shut_out`: people who could log in and were
     in a group, and are inactive, deleted or in no group after. `group_changes`: group, members_before, added,
     removed (direct members; the group that loses most first). `past`: kind → (median, most) of the runs before.
-    `losers`: how many people stay active and lose a group that they had, directly or nested; `losers_lately`: the same
+    `losers`: how many people stay active and lose a group that they had, directly or nested; `losers_recently`: the same
     with what was taken away in the window of the limits. `deserted`: such of `emptied` as many people lose so
-    (`approval.emptied_members`). `lately`, `lately_groups`: what was taken away in that window, by limit, and members
+    (`approval.emptied_members`). `recent`, `recent_groups`: what was taken away in that window, by limit, and members
     by group (as Crowd looks it up).
     """
 
@@ -86,10 +86,10 @@ class Impact:
     unusual: tuple[Unusual, ...]
     past: Mapping[str, tuple[float, int]]
     losers: int = 0
-    losers_lately: int = 0
+    losers_recently: int = 0
     deserted: tuple[str, ...] = ()
-    lately: Mapping[str, int] = field(default_factory=dict)
-    lately_groups: Mapping[str, int] = field(default_factory=dict)
+    recent: Mapping[str, int] = field(default_factory=dict)
+    recent_groups: Mapping[str, int] = field(default_factory=dict)
 
 
 def impact(
@@ -97,13 +97,13 @@ def impact(
     directory: Snapshot,
     policy: Policy,
     past: pd.DataFrame | None = None,
-    lately: Lately | None = None,
+    recent: RecentRemovals | None = None,
 ) -> Impact:
     """Operations in the order of seq, and the directory before them → their impact.
 
     `past`: a row per plan that was applied, newest first, and a column per kind, as `Store.past_counts` gives;
-    `lately`: what was taken away in the window of the limits."""
-    lately = lately or Lately()
+    `recent`: what was taken away in the window of the limits."""
+    recent = recent or RecentRemovals()
     course = _course(operations, directory)
     before, after = course.sides()
     names = course.group_names
@@ -117,11 +117,11 @@ def impact(
     lost = before.active & before.placed() & ~(after.active & after.placed())
     runs = _runs(past, policy)
     gone = course.people_changes()[1], course.nestings.changes(course.node, course.node)[1]
-    losers = losers_lately = _losers(before, after, [gone[0]], [gone[1]])
-    earlier, members, nestings = _with(before, course, lately, directory)
+    losers = losers_recently = _losers(before, after, [gone[0]], [gone[1]])
+    earlier, members, nestings = _with(before, course, recent, directory)
     if losers and earlier is not before:
-        losers_lately = _losers(earlier, after, [gone[0], members], [gone[1], nestings])
-    of_groups = lately.pairs("group_membership_remove", Kind.MEMBERSHIP_REMOVE, directory)["group"].value_counts()
+        losers_recently = _losers(earlier, after, [gone[0], members], [gone[1], nestings])
+    of_groups = recent.pairs("group_membership_remove", Kind.MEMBERSHIP_REMOVE, directory)["group"].value_counts()
     return Impact(
         active_before=int(before.active.sum()),
         active_after=int(after.active.sum()),
@@ -139,10 +139,10 @@ def impact(
             if kind.value in runs.columns and len(runs)
         },
         losers=losers,
-        losers_lately=losers_lately,
+        losers_recently=losers_recently,
         deserted=_sorted(names[_deserted(emptied, earlier, after, policy.approval.emptied_members)]),
-        lately=lately.counts(directory),
-        lately_groups={str(group): int(count) for group, count in of_groups.items()},
+        recent=recent.counts(directory),
+        recent_groups={str(group): int(count) for group, count in of_groups.items()},
     )
 
 
@@ -307,12 +307,12 @@ class _Side:
             found[:] = False
 
 
-def _with(before: _Side, course: _Course, lately: Lately, directory: Snapshot) -> tuple[_Side, Pairs, Pairs]:
+def _with(before: _Side, course: _Course, recent: RecentRemovals, directory: Snapshot) -> tuple[_Side, Pairs, Pairs]:
     """The directory before, and what was taken away lately put back, as far as both sides of it are there; and what
     that is: memberships, nestings."""
     back: list[Pairs] = []
     for kind, members in ((Kind.MEMBERSHIP_REMOVE, course.accounts), (Kind.NESTING_REMOVE, course.teams)):
-        taken = lately.pairs("group_loss", kind, directory)
+        taken = recent.pairs("group_loss", kind, directory)
         group, member = (_at(of.ids, arrow_text(taken[c])) for of, c in ((course.teams, "group"), (members, "member")))
         known = (group >= 0) & (member >= 0)
         back.append((group[known], member[known]))

@@ -19,7 +19,7 @@ from connectors.store import Store
 from tasks.decide.guard import Verdict, judge
 from tasks.decide.impact import impact
 from tasks.decide.plan import Owned, Plan
-from tasks.decide.recent import COLUMNS, Lately
+from tasks.decide.removals import COLUMNS, RecentRemovals
 from tasks.policy import Limit, Policy
 from tasks.write.approve import agreed
 from tests.property.model_crowd import ModelCrowd
@@ -34,10 +34,12 @@ Removal = tuple[str, str, str, datetime]
 """Kind, name, target, when."""
 
 
-def lately(removals: Iterable[Removal], passed: dict[str, datetime] | None = None, active: bool = True) -> Lately:
+def recent(
+    removals: Iterable[Removal], passed: dict[str, datetime] | None = None, active: bool = True
+) -> RecentRemovals:
     rows = [(kind, name, target, name, active, at) for kind, name, target, at in removals]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS)) if rows else Lately().removals
-    return Lately(frame.astype({"at": "datetime64[us, UTC]"}), passed or {}, 24)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)) if rows else RecentRemovals().removals
+    return RecentRemovals(frame.astype({"at": "datetime64[us, UTC]"}), passed or {}, 24)
 
 
 def owning(active: int, memberships: int = 0, nestings: int = 0) -> Owned:
@@ -74,7 +76,7 @@ def test_few_at_a_time_are_many() -> None:
         world.users = [row for row in world.users if int(row[0][1:]) >= gone + step]
         world.memberships = [row for row in world.memberships if int(row[1][1:]) >= gone + step]
         made = planned(world.source(), world.crowd, world.links, policy)
-        radius = impact(made.operations, world.crowd.snapshot(), policy, lately=lately(removed))
+        radius = impact(made.operations, world.crowd.snapshot(), policy, recent=recent(removed))
         verdict = judge(made, policy, radius)
         assert bool(verdict.stops) == (gone + step > 10)
         if verdict.stops:
@@ -94,20 +96,20 @@ SHUT = [(Kind.USER_DEACTIVATE.value, f"P{n}", "", NOW - n * HOUR) for n in range
 OUT_ONE = the_operations((Kind.USER_DEACTIVATE, "p4", False))
 
 
-def judged(policy: Policy, known: Lately, directory: Snapshot, made: pd.DataFrame, owned: Owned) -> Verdict:
-    return judge(a_plan(made, owned), policy, impact(made, directory, policy, lately=known))
+def judged(policy: Policy, known: RecentRemovals, directory: Snapshot, made: pd.DataFrame, owned: Owned) -> Verdict:
+    return judge(a_plan(made, owned), policy, impact(made, directory, policy, recent=known))
 
 
 def test_who_is_in_again_does_not_count_and_each_counts_once() -> None:
     policy = selection(user_deactivate={"absolute": 4})
     everybody_back = a_directory(dict.fromkeys(PEOPLE, True), {})
     for directory, stops in ((a_directory(PEOPLE, {}), True), (everybody_back, False)):
-        twice = lately([*SHUT, *SHUT])
+        twice = recent([*SHUT, *SHUT])
         assert bool(judged(policy, twice, directory, OUT_ONE, owning(16)).stops) == stops
-    assert not judged(policy, lately(SHUT, active=False), a_directory(PEOPLE, {}), OUT_ONE, owning(16)).stops, (
+    assert not judged(policy, recent(SHUT, active=False), a_directory(PEOPLE, {}), OUT_ONE, owning(16)).stops, (
         "nor then"
     )
-    assert not judged(policy, lately(SHUT), a_directory(PEOPLE, {}), the_operations(), owning(16)).stops, (
+    assert not judged(policy, recent(SHUT), a_directory(PEOPLE, {}), the_operations(), owning(16)).stops, (
         "takes nothing"
     )
 
@@ -115,18 +117,18 @@ def test_who_is_in_again_does_not_count_and_each_counts_once() -> None:
 def test_the_base_is_as_it_was_at_the_beginning() -> None:
     directory = a_directory(PEOPLE, {})
     policy = selection(user_deactivate={"percent": 25})  # of 20: five, and of the 16 that are left four
-    assert not judged(policy, lately(SHUT), directory, OUT_ONE, owning(16)).stops
+    assert not judged(policy, recent(SHUT), directory, OUT_ONE, owning(16)).stops
     two = the_operations((Kind.USER_DEACTIVATE, "p4", False), (Kind.USER_DEACTIVATE, "p5", False))
-    assert judged(policy, lately(SHUT), directory, two, owning(16)).stops
+    assert judged(policy, recent(SHUT), directory, two, owning(16)).stops
 
 
 def test_what_a_person_agreed_to_is_counted_no_more() -> None:
     """Else the next leaver would wait for a person too, and so on all day."""
     policy, directory = selection(user_deactivate={"absolute": 4}), a_directory(PEOPLE, {})
     for at, stops in ((NOW, False), (NOW - HOUR / 2, False), (NOW - 9 * HOUR, True)):
-        known = lately(SHUT, {"user_deactivate": at})
+        known = recent(SHUT, {"user_deactivate": at})
         assert bool(judged(policy, known, directory, OUT_ONE, owning(16)).stops) == stops
-    other = lately(SHUT, {"membership_remove": NOW})
+    other = recent(SHUT, {"membership_remove": NOW})
     assert judged(policy, other, directory, OUT_ONE, owning(16)).stops, (
         "a limit that was not asked about goes on counting"
     )
@@ -134,7 +136,7 @@ def test_what_a_person_agreed_to_is_counted_no_more() -> None:
 
 def test_a_verdict_says_which_limits_it_goes_past() -> None:
     policy, directory = selection(user_deactivate={"absolute": 0}), a_directory(PEOPLE, {})
-    verdict = judged(policy, Lately(), directory, OUT_ONE, owning(16))
+    verdict = judged(policy, RecentRemovals(), directory, OUT_ONE, owning(16))
     assert verdict.passed == ()
 
     class Yes:
@@ -160,20 +162,20 @@ def test_every_kind_that_takes_away_is_counted(limit: str, kind: Kind) -> None:
     target = "red" if "remove" in limit else ""
     now = the_operations((kind, member, target))
     before = [(kind.value, f"x{n}", target, NOW) for n in range(2)]
-    verdict = judged(selection(**{limit: {"absolute": 2}}), lately(before), directory, now, owning(9, 9, 9))
+    verdict = judged(selection(**{limit: {"absolute": 2}}), recent(before), directory, now, owning(9, 9, 9))
     assert asked(verdict) == [limit]
     assert "(2 of them in the 24 hours before)" in verdict.stops[0]
-    assert not judged(selection(**{limit: {"absolute": 3}}), lately(before), directory, now, owning(9, 9, 9)).stops
+    assert not judged(selection(**{limit: {"absolute": 3}}), recent(before), directory, now, owning(9, 9, 9)).stops
     if "remove" in limit:  # what was put back is not gone
         there = [(kind.value, member, target, NOW)] * 3
-        assert not judged(selection(**{limit: {"absolute": 1}}), lately(there), directory, now, owning(9, 9, 9)).stops
+        assert not judged(selection(**{limit: {"absolute": 1}}), recent(there), directory, now, owning(9, 9, 9)).stops
 
 
 def test_the_limit_of_one_group_counts_too() -> None:
     directory = a_directory({f"p{n}": True for n in range(4)}, {"Red": ["p0", "p1"], "blue": ["p0", "p1"]})
     before = [(Kind.MEMBERSHIP_REMOVE.value, name, "red", NOW) for name in ("p2", "p3")]
     now = the_operations((Kind.MEMBERSHIP_REMOVE, "p0", "Red"), (Kind.MEMBERSHIP_REMOVE, "p0", "blue"))
-    verdict = judged(selection(group_membership_remove={"percent": 50}), lately(before), directory, now, owning(4, 4))
+    verdict = judged(selection(group_membership_remove={"percent": 50}), recent(before), directory, now, owning(4, 4))
     assert verdict.stops == (
         "group_membership_remove: 3 of 4 members of 'Red' (2 of them in the 24 hours before) is more than the 2 that "
         "limits.group_membership_remove (50 %) allows",
@@ -190,7 +192,7 @@ def test_one_nesting_carries_everybody() -> None:
     directory = a_directory(STAFF, NESTED)
     now = the_operations((Kind.NESTING_REMOVE, "staff", "jira-users"))
     made = impact(now, directory, Policy())
-    assert made.losers == made.losers_lately == 19, "p0 is in it directly"
+    assert made.losers == made.losers_recently == 19, "p0 is in it directly"
     verdict = judge(a_plan(now, owning(20, 21, 100)), Policy(), made)
     assert asked(verdict) == ["group_loss"]
     assert verdict.asks[0].limit == "group_loss"
@@ -212,16 +214,16 @@ def test_nestings_taken_one_by_one_count_their_people_together() -> None:
     """Each carries a tenth; the second one passes the limit, and people are counted once."""
     teams = {f"t{n}": [f"p{2 * n}", f"p{2 * n + 1}"] for n in range(10)}
     directory = a_directory(STAFF, teams | {"all": [f"@t{n}" for n in range(2, 10)], "more": ["@t2"]})
-    before = lately([(Kind.NESTING_REMOVE.value, f"T{n}", "ALL", NOW) for n in range(2)])
+    before = recent([(Kind.NESTING_REMOVE.value, f"T{n}", "ALL", NOW) for n in range(2)])
     policy = selection(group_loss={"percent": 20})
     one = the_operations((Kind.NESTING_REMOVE, "t2", "all"), (Kind.NESTING_REMOVE, "t2", "more"))
-    made = impact(one, directory, policy, lately=before)
-    assert (made.losers, made.losers_lately) == (2, 6)
+    made = impact(one, directory, policy, recent=before)
+    assert (made.losers, made.losers_recently) == (2, 6)
     verdict = judge(a_plan(one, owning(20, 20, 9)), policy, made)
     assert "6 of 20 active owned accounts, who lose a group, (4 of them in the 24 hours before)" in verdict.stops[0]
     assert not judge(a_plan(one, owning(20, 20, 9)), policy, impact(one, directory, policy)).stops
     back = a_directory(STAFF, teams | {"all": [f"@t{n}" for n in range(10)], "more": ["@t2"]})
-    assert impact(one, back, policy, lately=before).losers_lately == 2, "the others are in it again"
+    assert impact(one, back, policy, recent=before).losers_recently == 2, "the others are in it again"
 
 
 @given(st.randoms(use_true_random=False))
@@ -251,16 +253,16 @@ def test_losers_are_those_of_a_plain_count(rng: random.Random) -> None:
         *((Kind.MEMBERSHIP_REMOVE, p, g) for g, p in taken[0]),
         *((Kind.NESTING_REMOVE, b, a) for a, b in taken[1]),
     )
-    known = lately(
+    known = recent(
         [(Kind.MEMBERSHIP_REMOVE.value, p, g, NOW) for g, p in earlier[0]]
         + [(Kind.NESTING_REMOVE.value, b, a, NOW) for a, b in earlier[1]]
     )
-    made = impact(now, directory(*there), Policy(), lately=known)
+    made = impact(now, directory(*there), Policy(), recent=known)
     stay = {p for p, active in people.items() if active and p not in shut}
     after = has(there[0] - taken[0], there[1] - taken[1])
     losers = len({p for _, p in has(*there) - after} & stay)
     assert made.losers == losers
-    assert made.losers_lately == (len({p for _, p in has(pairs, nests) - after} & stay) if losers else 0)
+    assert made.losers_recently == (len({p for _, p in has(pairs, nests) - after} & stay) if losers else 0)
 
 
 # ── groups that are left without members ────────────────────────────────────────────────────────
@@ -300,9 +302,9 @@ def test_an_emptied_group_is_one_that_people_lose_who_stay(
 def test_a_group_emptied_one_by_one_is_emptied() -> None:
     directory = a_directory(STAFF, {"red": ["p1"]})
     now = the_operations((Kind.MEMBERSHIP_REMOVE, "p1", "red"))
-    before = lately([(Kind.MEMBERSHIP_REMOVE.value, name, "red", NOW) for name in ("p2", "p3")])
+    before = recent([(Kind.MEMBERSHIP_REMOVE.value, name, "red", NOW) for name in ("p2", "p3")])
     assert impact(now, directory, Policy()).deserted == ()
-    assert impact(now, directory, Policy(), lately=before).deserted == ("red",)
+    assert impact(now, directory, Policy(), recent=before).deserted == ("red",)
 
 
 # ── any limit, any sequence ─────────────────────────────────────────────────────────────────────
@@ -336,7 +338,7 @@ def test_no_sequence_of_small_runs_takes_more_than_the_limit_without_a_question(
         shut = rng.sample(active, min(rng.randint(0, 3), max(len(active) - 1, 0)))
         taken = rng.sample(sorted(pairs), min(rng.randint(0, 3), len(pairs)))
         begins = now - timedelta(hours=hours)
-        known = replace(lately([one for one in removed if one[3] > begins], passed), hours=hours)
+        known = replace(recent([one for one in removed if one[3] > begins], passed), hours=hours)
         groups = {f"g{n}": [name for group, name in pairs if group == f"g{n}"] for n in range(3)}
         directory = a_directory(people, groups)
         made = the_operations(
@@ -425,5 +427,5 @@ def test_the_last_sync_of_a_source(store: Store) -> None:  # noqa: F811
 
 
 def test_a_model_of_nobody_is_no_trouble() -> None:
-    assert Lately().counts(ModelCrowd().snapshot()) == {}
-    assert impact(the_operations(), Snapshot.of(), Policy(), lately=lately(SHUT)).lately == {"user_deactivate": 4}
+    assert RecentRemovals().counts(ModelCrowd().snapshot()) == {}
+    assert impact(the_operations(), Snapshot.of(), Policy(), recent=recent(SHUT)).recent == {"user_deactivate": 4}

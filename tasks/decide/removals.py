@@ -29,7 +29,7 @@ def _nothing() -> pd.DataFrame:
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Lately:
+class RecentRemovals:
     """`removals`: what was taken away in the window (`COLUMNS`). `passed`: limits that a person let a plan go past in
     it, and when. `hours`: how long the window is."""
 
