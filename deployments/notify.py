@@ -1,6 +1,6 @@
 """Messages to people, as automations of Prefect: what happened, to which source, and what to do.
 
-Automations act on the events that the road emits (`tasks.tell.events.emit`) and on the states of runs; they run in Prefect's
+Automations act on the events that the road emits (`tasks.tell.events`) and on the states of runs; they run in Prefect's
 server. Where the messages go is a notification block: one that somebody made in the UI, or a webhook of our own.
 """
 

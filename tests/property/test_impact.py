@@ -176,7 +176,7 @@ def direct(crowd: ModelCrowd, team: str) -> set[int]:
     return {u for g, u in crowd.memberships if team in crowd.groups and g == crowd.groups[team]["key"]}
 
 
-NOTHING_LATELY = ("lately", "lately_groups")
+NOTHING_RECENT = ("recent", "recent_groups")
 """What these worlds have none of; tests/unit/test_recent_removals.py has."""
 
 
@@ -206,9 +206,9 @@ def expected(world: World) -> dict[str, Any]:
     deserted = {team for team in emptied if len(members(was, team) & stay) >= policy.approval.emptied_members}
     return {
         "losers": len(lost),
-        "losers_lately": len(lost),
+        "losers_recently": len(lost),
         "deserted": tuple(sorted(called[team] for team in deserted)),
-        **{name: {} for name in NOTHING_LATELY},
+        **{name: {} for name in NOTHING_RECENT},
         "active_before": len(may[0]),
         "active_after": len(may[1]),
         "seats_before": seats[0],
@@ -283,7 +283,7 @@ def test_every_measure_against_plain_python(seed: int) -> None:
         seen.update(world.operations["kind"])
     # Nothing is tested only on its absence.
     assert all(seen[kind] for kind in Kind), seen
-    assert all(seen[name] for name in Impact.__slots__ if name not in NOTHING_LATELY), seen
+    assert all(seen[name] for name in Impact.__slots__ if name not in NOTHING_RECENT), seen
 
 
 def test_chains_and_swaps_of_renames() -> None:

@@ -68,8 +68,8 @@ class Impact:
     by their name after the plan, and lose, by their name before it). `shut_out`: people who could log in and were
     in a group, and are inactive, deleted or in no group after. `group_changes`: group, members_before, added,
     removed (direct members; the group that loses most first). `past`: kind → (median, most) of the runs before.
-    `losers`: how many people stay active and lose a group that they had, directly or nested; `losers_recently`: the same
-    with what was taken away in the window of the limits. `deserted`: such of `emptied` as many people lose so
+    `losers`: how many people stay active and lose a group that they had, directly or nested; `losers_recently`: the
+    same with what was taken away in the window of the limits. `deserted`: such of `emptied` as many people lose so
     (`approval.emptied_members`). `recent`, `recent_groups`: what was taken away in that window, by limit, and members
     by group (as Crowd looks it up).
     """
