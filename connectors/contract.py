@@ -7,11 +7,11 @@ pages that ends with `Page(last=True)`: a stream that ends without one is not a 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from connectors.model import GroupRow, MembershipRow, UserRow, sizes_only
+from connectors.operations import Operation
 
 if TYPE_CHECKING:
     from connectors.http import Http
@@ -176,49 +176,6 @@ class Source(Protocol):
         Raises `ConfigurationError`, `AuthenticationError` or `RefusedError` with the way out.
         """
         ...
-
-
-class Kind(StrEnum):
-    """The kinds of operation. Each is one write to Crowd."""
-
-    USER_CREATE = "user_create"
-    USER_UPDATE = "user_update"
-    USER_RENAME = "user_rename"
-    USER_ACTIVATE = "user_activate"
-    USER_DEACTIVATE = "user_deactivate"
-    USER_DELETE = "user_delete"
-    USER_ATTRIBUTES = "user_attributes"
-    GROUP_CREATE = "group_create"
-    GROUP_UPDATE = "group_update"
-    GROUP_DELETE = "group_delete"
-    GROUP_ATTRIBUTES = "group_attributes"
-    MEMBERSHIP_ADD = "membership_add"
-    MEMBERSHIP_REMOVE = "membership_remove"
-    NESTING_ADD = "nesting_add"
-    NESTING_REMOVE = "nesting_remove"
-
-
-@sizes_only
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One idempotent write, stated as the condition that must hold afterwards.
-
-    | kind | name | target | record |
-    |---|---|---|---|
-    | user_create, user_update, user_activate, user_deactivate | username | | email, first_name, last_name, display_name, active: the whole record; create also attributes |
-    | user_rename | the old username | the new username | attributes: the expected id attribute |
-    | user_delete, group_delete | name | | |
-    | user_attributes, group_attributes | name | | attributes: only those to replace; an empty list removes one |
-    | group_create, group_update | group name | | description |
-    | membership_add, membership_remove | username | group name | |
-    | nesting_add, nesting_remove | child group name | parent group name | |
-    """  # noqa: E501
-
-    seq: int
-    kind: Kind
-    name: str
-    target: str = ""
-    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @sizes_only

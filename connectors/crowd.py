@@ -35,7 +35,7 @@ from typing import Any, Final, TypeVar
 
 from lxml import etree
 
-from connectors.contract import Group, Held, Kind, Operation, Outcome, Page, Person, Scope
+from connectors.contract import Group, Held, Outcome, Page, Person, Scope
 from connectors.errors import (
     AmbiguousError,
     AuthenticationError,
@@ -57,6 +57,7 @@ from connectors.model import (
     attributes_text,
     crowd_id,
 )
+from connectors.operations import Kind, Operation
 
 Row = TypeVar("Row", UserRow, GroupRow)
 Json = dict[str, Any]

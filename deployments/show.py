@@ -37,7 +37,7 @@ _STATUS = {
 
 def report(console: Console, report: Report) -> None:
     """A run's end: sizes, counts, what was held and why, what failed. Refusals are errors, and not repeated here."""
-    from connectors.contract import Kind
+    from connectors.operations import Kind
     from tasks.tell.report import SIGNS, count_line, written
 
     colour = _STATUS.get(report.status, "yellow")

@@ -15,9 +15,9 @@ import orjson
 import pandas as pd
 from sqlalchemy import Table, select, update
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import sizes_only
+from connectors.operations import Kind
 from connectors.store import audit, bulk
 from connectors.store.database import Database
 from connectors.store.history import rows_frame

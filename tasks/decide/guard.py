@@ -13,9 +13,9 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.contract import Kind
 from connectors.errors import LimitError
 from connectors.model import Snapshot, sizes_only
+from connectors.operations import Kind
 from tasks.decide.impact import Impact, impact
 from tasks.decide.names import crowd_ids
 from tasks.decide.plan import Plan

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from connectors.contract import Kind
 from connectors.model import Snapshot, sizes_only
+from connectors.operations import Kind
 from tasks.decide.names import among, crowd_ids
 
 COLUMNS: Final = ("kind", "name", "target", "source_id", "active", "at")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id
+from connectors.operations import Kind
 from tasks.decide.names import among, crowd_ids
 
 

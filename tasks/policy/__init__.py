@@ -37,9 +37,9 @@ from pydantic import (
     model_validator,
 )
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, MAX_TEXT
+from connectors.operations import Kind
 from connectors.settings import Settings, explain
 from tasks.decide.names import arrow_text, fold, skeletons
 

@@ -13,8 +13,8 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot
+from connectors.operations import Kind
 from connectors.store import ReadCursor, SavedSnapshot, Store
 from tasks.decide.match import HANDED_OVER
 from tasks.decide.names import crowd_ids

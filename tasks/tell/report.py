@@ -22,9 +22,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError
 from connectors.model import held_frame, sizes_only
+from connectors.operations import Kind
 from connectors.store import SavedSnapshot
 from tasks.decide.guard import Verdict
 from tasks.decide.impact import Impact

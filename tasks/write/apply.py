@@ -22,9 +22,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from connectors.contract import Directory, Kind, Operation
+from connectors.contract import Directory
 from connectors.errors import RecordError, RefusedError, RetryableError
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, groups_frame, memberships_frame, users_frame
+from connectors.operations import Kind, Operation
 from connectors.store import Store
 from tasks.decide.ownership import ByHand
 from tasks.decide.plan import Plan

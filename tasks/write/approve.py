@@ -15,7 +15,7 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
-from connectors.contract import Kind
+from connectors.operations import Kind
 from connectors.store import Decision
 from tasks.decide.guard import Verdict, limits_of
 from tasks.decide.selection import Selection

@@ -20,11 +20,12 @@ import pandas as pd
 import pyarrow as pa
 from lxml import etree
 
-from connectors.contract import Kind, Operation, Scope
+from connectors.contract import Scope
 from connectors.crowd import ROOT, WRITES, Crowd
 from connectors.http import Http
 from connectors.idp.scim import Scim
 from connectors.model import ID_ATTRIBUTE, Snapshot
+from connectors.operations import Kind, Operation
 from connectors.paging import AHEAD
 from connectors.store import Store
 from tasks.read.extract import read_directory, read_source

@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 
-from connectors.contract import Directory, Kind, Operation, Scope
+from connectors.contract import Directory, Scope
 from connectors.crowd import WRITES, Crowd, _Memberships
 from connectors.errors import (
     AmbiguousError,
@@ -26,6 +26,7 @@ from connectors.errors import (
 )
 from connectors.http import Http
 from connectors.model import ID_ATTRIBUTE
+from connectors.operations import Kind, Operation
 
 CROWD = {"X-Embedded-Crowd-Version": "Crowd/7.1.2", "Content-Type": "application/json"}
 Handler = Callable[[httpx.Request], httpx.Response]

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from connectors.contract import Kind, Operation, Outcome
+from connectors.contract import Outcome
 from connectors.errors import RecordError, RefusedError
+from connectors.operations import Kind, Operation
 from connectors.settings import load
 from tasks.policy import Canary, Policy
 from tasks.run import begin

@@ -307,9 +307,10 @@ def test_no_content_in_prefects_logs_of_debugging(served: Served) -> None:
 def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path: Path) -> None:
     from prefect import flow
 
-    from connectors.contract import Kind, Operation, Outcome
+    from connectors.contract import Outcome
     from connectors.errors import RetryableError
     from connectors.model import Snapshot, held_frame, users_frame
+    from connectors.operations import Kind, Operation
     from connectors.store import Store
     from tasks.decide.plan import COLUMNS
     from tasks.policy import Policy

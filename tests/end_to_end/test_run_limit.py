@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from connectors.contract import Operation, Outcome, Page, Scope
+from connectors.contract import Outcome, Page, Scope
 from connectors.errors import RefusedError
 from connectors.model import UserRow
+from connectors.operations import Operation
 from connectors.settings import load
 from connectors.store import Store
 from tasks.policy import policy_of

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from connectors.contract import Kind, Operation, Outcome, Scope
+from connectors.contract import Outcome, Scope
 from connectors.crowd import WRITES, Crowd
 from connectors.errors import ForbiddenError, RecordError, RetryableError
 from connectors.http import Http
 from connectors.model import ID_ATTRIBUTE
+from connectors.operations import Kind, Operation
 from deployments.sandbox.crowd import running
 
 OURS = {ID_ATTRIBUTE: ["okta:1"]}

@@ -28,7 +28,7 @@ import pandas as pd
 import psycopg
 import pytest
 
-from connectors.contract import Kind, Operation, Outcome
+from connectors.contract import Outcome
 from connectors.crowd import Crowd
 from connectors.http import Http
 from connectors.model import (
@@ -40,6 +40,7 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
+from connectors.operations import Kind, Operation
 from connectors.store import Store
 from deployments.sandbox import crowd as sandbox
 from tasks import apply, validate

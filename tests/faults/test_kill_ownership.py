@@ -23,10 +23,11 @@ import orjson
 import pandas as pd
 import pytest
 
-from connectors.contract import Operation, Outcome
+from connectors.contract import Outcome
 from connectors.crowd import Crowd
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, held_frame
+from connectors.operations import Operation
 from connectors.settings import load
 from connectors.store import Store
 from tasks import apply, run, transfer, validate

@@ -15,7 +15,6 @@ from typing import Any
 import orjson
 import pandas as pd
 
-from connectors.contract import Kind, Operation
 from connectors.model import (
     ID_ATTRIBUTE,
     MAX_TEXT,
@@ -26,6 +25,7 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
+from connectors.operations import Kind, Operation
 from tasks.decide.match import LINKS
 
 FIELDS = ("email", "first_name", "last_name", "display_name", "active")

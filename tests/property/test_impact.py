@@ -17,8 +17,8 @@ import orjson
 import pandas as pd
 import pytest
 
-from connectors.contract import Kind, Operation
 from connectors.model import crowd_id
+from connectors.operations import Kind, Operation
 from tasks.decide.impact import Impact, State, Unusual, after, impact
 from tasks.policy import Policy
 from tests.property.model_crowd import CrowdRefusal, ModelCrowd

@@ -22,7 +22,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from connectors.contract import Kind, Operation
 from connectors.errors import ConfigurationError
 from connectors.model import (
     DISABLED,
@@ -35,6 +34,7 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
+from connectors.operations import Kind, Operation
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired
 from tasks.decide.match import match

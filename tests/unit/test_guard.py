@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from connectors.contract import Kind
 from connectors.errors import LimitError
 from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame
+from connectors.operations import Kind
 from tasks.decide.guard import WAY, Finding, Verdict, judge
 from tasks.decide.impact import Impact, Unusual, impact
 from tasks.decide.plan import Owned, Plan

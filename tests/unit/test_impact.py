@@ -8,8 +8,8 @@ import orjson
 import pandas as pd
 import pytest
 
-from connectors.contract import Kind
 from connectors.model import Snapshot, groups_frame, held_frame, memberships_frame, users_frame
+from connectors.operations import Kind
 from tasks.decide.impact import Impact, Unusual, after, impact, lines
 from tasks.policy import Policy
 

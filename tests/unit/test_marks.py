@@ -7,8 +7,8 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, groups_frame, memberships_frame, users_frame
+from connectors.operations import Kind
 from tasks.decide.match import LINKS, _owned, split_mark
 from tasks.decide.selection import Selection
 

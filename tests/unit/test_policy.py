@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame
+from connectors.operations import Kind
 from connectors.settings import load
 from connectors.store import ReadCursor
 from tasks.decide.filter import in_scope

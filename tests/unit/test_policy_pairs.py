@@ -19,9 +19,9 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, crowd_id
+from connectors.operations import Kind
 from tasks.decide.filter import Scoped
 from tasks.decide.map import EVERYONE
 from tasks.decide.plan import Plan

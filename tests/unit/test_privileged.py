@@ -12,8 +12,8 @@ import pytest
 from confusable_homoglyphs import confusables
 from pydantic import ValidationError
 
-from connectors.contract import Kind
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, held_frame
+from connectors.operations import Kind
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired
 from tasks.decide.match import match

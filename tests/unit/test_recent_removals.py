@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.contract import Kind
 from connectors.model import Snapshot, held_frame
+from connectors.operations import Kind
 from connectors.store import Store
 from tasks.decide.guard import Verdict, judge
 from tasks.decide.impact import impact

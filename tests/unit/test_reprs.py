@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from connectors.contract import Held, Operation, Page
+from connectors.contract import Held, Page
 from connectors.model import Snapshot, held_frame, users_frame
+from connectors.operations import Operation
 from tasks.policy import Policy
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ import orjson
 import pandas as pd
 import pytest
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError
 from connectors.model import ID_ATTRIBUTE, crowd_id
+from connectors.operations import Kind
 from tasks.decide import plan as stage
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError, RefusedError
 from connectors.model import (
     ID_ATTRIBUTE,
@@ -26,6 +25,7 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
+from connectors.operations import Kind
 from connectors.store import Store
 from tasks.decide.filter import Scoped, in_scope, ruled
 from tasks.decide.map import FIELDS, desired, usernames

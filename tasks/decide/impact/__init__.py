@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.contract import Kind
 from connectors.model import Snapshot, memberships_from_codes, sizes_only
+from connectors.operations import Kind
 from tasks.decide.names import among, arrow_text, crowd_ids
 from tasks.decide.removals import RecentRemovals
 from tasks.policy import Policy, matches

@@ -18,9 +18,9 @@ import orjson
 import pandas as pd
 import pyarrow.compute as pc
 
-from connectors.contract import Kind
 from connectors.errors import ConfigurationError, RefusedError
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, sizes_only
+from connectors.operations import Kind
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired, usernames
 from tasks.decide.match import split_mark

@@ -21,7 +21,6 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from connectors.contract import Kind
 from connectors.model import (
     DISABLED,
     ID_ATTRIBUTE,
@@ -33,6 +32,7 @@ from connectors.model import (
     sizes_only,
     sorted_unique,
 )
+from connectors.operations import Kind
 from tasks.decide.map import FIELDS, usernames
 from tasks.decide.match import HANDED_OVER, SHARED, Matched
 from tasks.decide.names import among, clashes, crowd_ids
