@@ -66,11 +66,12 @@ class Operation:
 class Found:
     """A record of Crowd as it is now, whoever read it: its name as spelt there, its fields by their names in
     `connectors.model`, its attributes. Of a membership or nesting only whether it is there counts; of a record that is
-    there and cannot be read only its name is known, so that no condition about the rest holds."""
+    there and cannot be read (`whole` is false) only its name, so that no condition about the rest holds."""
 
     name: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    whole: bool = True
 
 
 # ── what must hold afterwards ───────────────────────────────────────────────────────────────────────────────────
@@ -100,19 +101,20 @@ def account(operation: Operation) -> dict[str, Any]:
 def same_fields(operation: Operation, found: Found | None) -> bool:
     """Its fields are those of the operation; an empty one asks for nothing, as Crowd understands it in a replace."""
     wanted = account(operation).items()
-    return found is not None and all(value in ("", found.fields.get(name)) for name, value in wanted)
+    return found is not None and found.whole and all(value in ("", found.fields.get(name)) for name, value in wanted)
 
 
 def same_description(operation: Operation, found: Found | None) -> bool:
     """Its description is that of the operation, an empty one too."""
-    return found is not None and (found.fields.get("description") or "") == operation.record["description"]
+    return found is not None and found.whole and found.fields.get("description", "") == operation.record["description"]
 
 
 def same_attributes(operation: Operation, found: Found | None) -> bool:
     """The attributes that the operation names have its values, in any order; an empty list means that there is none.
     A record that is gone has lost its attributes too, and that is not what was to be done to it."""
-    wanted = operation.record["attributes"].items()
-    return found is not None and all(sorted(found.attributes.get(k, ())) == sorted(v) for k, v in wanted)
+    if found is None or not found.whole:
+        return False
+    return all(sorted(found.attributes.get(k, ())) == sorted(v) for k, v in operation.record["attributes"].items())
 
 
 def ours(operation: Operation, found: Found | None) -> bool:

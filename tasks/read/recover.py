@@ -49,7 +49,7 @@ def _finder(operations: Sequence[Operation], directory: Snapshot) -> Callable[[O
         # Who is there and could not be read is not gone.
         held = directory.held[(directory.held["kind"] == entity) & directory.held["id"].isin(names)]
         for name, as_spelt in zip(held["id"], held["name"], strict=True):
-            records[entity, name] = Found(as_spelt)
+            records[entity, name] = Found(as_spelt, whole=False)
         chosen = frame[frame["id"].isin(names)]
         for row in chosen.itertuples(index=False, name=None):
             fields: dict[str, Any] = dict(zip(chosen.columns, row, strict=True))
