@@ -57,7 +57,7 @@ from connectors.model import (
     attributes_text,
     crowd_id,
 )
-from connectors.operations import Kind, Operation
+from connectors.operations import KINDS, Found, Holds, Kind, Operation, account, ours
 
 Row = TypeVar("Row", UserRow, GroupRow)
 Json = dict[str, Any]
@@ -79,6 +79,13 @@ ADDRESS_REFUSED: Final = (
 )
 _JSON: Final = {"accept": "application/json"}
 _XML: Final = {"accept": "application/xml"}
+_FIELDS: Final = {
+    "email": "email",
+    "first-name": "first_name",
+    "last-name": "last_name",
+    "display-name": "display_name",
+    "description": "description",
+}
 _BOOLEAN: Final = {"true": True, "false": False}
 _REASON: Final = re.compile(r"[A-Z_]{1,60}")
 _OTHER_ENCODING: Final = re.compile(rb"<\?xml[^>]*encoding\s*=\s*.(?!utf-8['\"])", re.IGNORECASE)
@@ -94,15 +101,14 @@ _children: Any = etree.XPath("groups/group/@name", smart_strings=False)
 
 def _user(operation: Operation) -> Json:
     """The whole user, as PUT needs it: what is not named there is blanked."""
-    record = operation.record
-    active = {Kind.USER_ACTIVATE: True, Kind.USER_DEACTIVATE: False}.get(operation.kind, record["active"])
+    fields = account(operation)
     return {
         "name": operation.name,
-        "first-name": record["first_name"],
-        "last-name": record["last_name"],
-        "display-name": record["display_name"],
-        "email": record["email"],
-        "active": bool(active),
+        "first-name": fields["first_name"],
+        "last-name": fields["last_name"],
+        "display-name": fields["display_name"],
+        "email": fields["email"],
+        "active": bool(fields["active"]),
     }
 
 
@@ -122,44 +128,21 @@ def _group(operation: Operation) -> Json:
     return {"name": operation.name, "type": "GROUP", "description": description, "active": True}
 
 
-def _same_user(operation: Operation, found: Json | None) -> bool:
-    wanted = _user(operation)
-    del wanted["name"]  # Crowd keeps the case of the first write
-    return found is not None and all((found.get(key) or "") == (value or "") for key, value in wanted.items())
+def _found(record: Json | None) -> Found | None:
+    """What Crowd answers of one record → what conditions are told of."""
+    if record is None:
+        return None
+    active = record.get("active")
+    return Found(
+        record["name"],
+        {name: record.get(theirs) or "" for theirs, name in _FIELDS.items()}
+        | {"active": _BOOLEAN.get(active) if isinstance(active, str) else active},
+        _values(record),
+    )
 
 
-def _same_group(operation: Operation, found: Json | None) -> bool:
-    return found is not None and (found.get("description") or "") == operation.record["description"]
-
-
-def _same_attributes(operation: Operation, found: Json | None) -> bool:
-    now = _values(found)
-    wanted = operation.record["attributes"].items()
-    return found is not None and all(sorted(now.get(k, [])) == sorted(v) for k, v in wanted)
-
-
-def _ours(operation: Operation, found: Json | None) -> bool:
-    """Whether the record carries the id that the operation expects: the proof of ownership."""
-    expected = list(operation.record.get("attributes", {}).get(ID_ATTRIBUTE, ()))
-    return bool(expected) and _values(found).get(ID_ATTRIBUTE) == expected
-
-
-def _renamed(operation: Operation, found: Json | None) -> bool:
-    if found is not None and crowd_id(operation.name) == crowd_id(operation.target):  # only its case
-        return bool(found["name"] == operation.target) and _ours(operation, found)
-    return _ours(operation, found)
-
-
-def _there(_: Operation, found: Json | None) -> bool:
-    return found is not None
-
-
-def _absent(_: Operation, found: Json | None) -> bool:
-    return found is None
-
-
-def _values(found: Json | None) -> dict[str, list[str]]:
-    listed = ((found or {}).get("attributes") or {}).get("attributes") or ()
+def _values(record: Json) -> dict[str, list[str]]:
+    listed = (record.get("attributes") or {}).get("attributes") or ()
     values: dict[str, list[str]] = {}
     for one in listed:  # of two of one name both count, so that neither passes for the whole
         values.setdefault(one.get("name", ""), []).extend(one.get("values") or [])
@@ -168,7 +151,7 @@ def _values(found: Json | None) -> dict[str, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """How one kind of operation is written, and how it is read back.
+    """How one kind of operation is written, and how it is read back; what must hold then stands in `KINDS`.
 
     Parameters map a query parameter to a field of the operation. `already`: reasons that say that the
     condition holds. `taken`: reasons that may say so, which a read decides.
@@ -178,12 +161,11 @@ class Write:
     path: str
     params: Mapping[str, str]
     permission: str
-    holds: Callable[[Operation, Json | None], bool]
     body: Callable[[Operation], Json] | None = None
     already: frozenset[str] = frozenset()
     taken: frozenset[str] = frozenset()
     read: tuple[str, Mapping[str, str]] | None = None  # path and parameters, where not those of the write
-    known: Callable[[Operation, Json | None], bool] | None = None  # `holds` for a first try that met `taken`
+    known: Holds | None = None  # the condition for a first try that met `taken`, where it is another one
 
 
 _BY_USER: Final = {"username": "name"}
@@ -201,30 +183,30 @@ _TAKEN: Final = frozenset({"INVALID_USER", "USER_NOT_FOUND"})
 
 # fmt: off
 WRITES: Final[Mapping[Kind, Write]] = {
-    Kind.USER_CREATE: Write("POST", "/user", {}, "Add user", _ours, _new_user,
+    Kind.USER_CREATE: Write("POST", "/user", {}, "Add user", _new_user,
                             taken=frozenset({"INVALID_USER"}), read=_READ_USER),
-    **{kind: Write("PUT", "/user", _BY_USER, "Modify user", _same_user, _user)
+    **{kind: Write("PUT", "/user", _BY_USER, "Modify user", _user)
        for kind in (Kind.USER_UPDATE, Kind.USER_ACTIVATE, Kind.USER_DEACTIVATE)},
-    Kind.USER_RENAME: Write("POST", "/user/rename", _BY_USER, "Modify user", _renamed,
+    Kind.USER_RENAME: Write("POST", "/user/rename", _BY_USER, "Modify user",
                             lambda operation: {"new-name": operation.target},
                             taken=_TAKEN, read=("/user", {"username": "target"})),
-    Kind.USER_DELETE: Write("DELETE", "/user", _BY_USER, "Remove user", _absent, already=_GONE),
-    Kind.USER_ATTRIBUTES: Write("POST", "/user/attribute", _BY_USER, "Modify user attributes",
-                                _same_attributes, _attributes, read=_READ_USER),
-    Kind.GROUP_CREATE: Write("POST", "/group", {}, "Add group", _there, _group,
-                             taken=frozenset({"INVALID_GROUP"}), read=_READ_GROUP, known=_ours),
-    Kind.GROUP_UPDATE: Write("PUT", "/group", _BY_GROUP, "Modify group", _same_group, _group),
-    Kind.GROUP_DELETE: Write("DELETE", "/group", _BY_GROUP, "Remove group", _absent, already=_GONE),
-    Kind.GROUP_ATTRIBUTES: Write("POST", "/group/attribute", _BY_GROUP, "Modify group attributes",
-                                 _same_attributes, _attributes, read=_READ_GROUP),
-    Kind.MEMBERSHIP_ADD: Write("POST", _MEMBERSHIP, _BY_USER, "Modify group", _there,
+    Kind.USER_DELETE: Write("DELETE", "/user", _BY_USER, "Remove user", already=_GONE),
+    Kind.USER_ATTRIBUTES: Write("POST", "/user/attribute", _BY_USER, "Modify user attributes", _attributes,
+                                read=_READ_USER),
+    Kind.GROUP_CREATE: Write("POST", "/group", {}, "Add group", _group,
+                             taken=frozenset({"INVALID_GROUP"}), read=_READ_GROUP, known=ours),
+    Kind.GROUP_UPDATE: Write("PUT", "/group", _BY_GROUP, "Modify group", _group),
+    Kind.GROUP_DELETE: Write("DELETE", "/group", _BY_GROUP, "Remove group", already=_GONE),
+    Kind.GROUP_ATTRIBUTES: Write("POST", "/group/attribute", _BY_GROUP, "Modify group attributes", _attributes,
+                                 read=_READ_GROUP),
+    Kind.MEMBERSHIP_ADD: Write("POST", _MEMBERSHIP, _BY_USER, "Modify group",
                                lambda operation: {"name": operation.target},
                                already=_EXISTS, read=(_MEMBERSHIP, _BY_PAIR)),
-    Kind.MEMBERSHIP_REMOVE: Write("DELETE", _MEMBERSHIP, _BY_PAIR, "Modify group", _absent, already=_GONE),
-    Kind.NESTING_ADD: Write("POST", _NESTING, {"groupname": "target"}, "Modify group", _there,
+    Kind.MEMBERSHIP_REMOVE: Write("DELETE", _MEMBERSHIP, _BY_PAIR, "Modify group", already=_GONE),
+    Kind.NESTING_ADD: Write("POST", _NESTING, {"groupname": "target"}, "Modify group",
                             lambda operation: {"name": operation.name},
                             already=_EXISTS, read=(_NESTING, _BY_NEST)),
-    Kind.NESTING_REMOVE: Write("DELETE", _NESTING, _BY_NEST, "Modify group", _absent, already=_GONE),
+    Kind.NESTING_REMOVE: Write("DELETE", _NESTING, _BY_NEST, "Modify group", already=_GONE),
 }
 # fmt: on
 
@@ -487,12 +469,12 @@ class Crowd:
 
     async def holds(self, operation: Operation) -> bool:
         """One read: whether the operation's condition holds now."""
-        write = WRITES[operation.kind]
-        return write.holds(operation, await self._read_back(operation, write))
+        return KINDS[operation.kind].holds(operation, await self._read_back(operation))
 
-    async def _read_back(self, operation: Operation, write: Write) -> Json | None:
+    async def _read_back(self, operation: Operation) -> Found | None:
+        write = WRITES[operation.kind]
         path, params = write.read or (write.path, write.params)
-        return await self._record(path, {key: getattr(operation, value) for key, value in params.items()})
+        return _found(await self._record(path, {key: getattr(operation, value) for key, value in params.items()}))
 
     async def _judge(self, operation: Operation, answer: Answer, where: str, attempted: bool) -> Outcome | None:
         """What Crowd's answer means; None: it does not say whether the write took place."""
@@ -505,8 +487,8 @@ class Crowd:
         if reason in write.already:
             return Outcome("already", reason)
         if reason in write.taken:
-            known = write.holds if attempted or write.known is None else write.known
-            if known(operation, await self._read_back(operation, write)):
+            known = KINDS[operation.kind].holds if attempted or write.known is None else write.known
+            if known(operation, await self._read_back(operation)):
                 return Outcome("already", reason)
             raise RecordError(
                 f"{where}: {reason}. The name is taken by a record that this link does not own, or Crowd "

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+import orjson
+
 from connectors.model import ID_ATTRIBUTE, crowd_id, sizes_only
 
 
@@ -63,11 +65,13 @@ class Operation:
 @dataclass(frozen=True, slots=True)
 class Found:
     """A record of Crowd as it is now, whoever read it: its name as spelt there, its fields by their names in
-    `connectors.model`, its attributes. Of a membership or nesting only whether it is there counts."""
+    `connectors.model`, its attributes. Of a membership or nesting only whether it is there counts; of a record that is
+    there and cannot be read (`whole` is false) only its name, so that no condition about the rest holds."""
 
     name: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    whole: bool = True
 
 
 # ── what must hold afterwards ───────────────────────────────────────────────────────────────────────────────────
@@ -87,44 +91,49 @@ def absent(_: Operation, found: Found | None) -> bool:
     return found is None
 
 
+def account(operation: Operation) -> dict[str, Any]:
+    """The fields that an account has afterwards: the whole record without its attributes, active as the kind says."""
+    fields = {name: value for name, value in operation.record.items() if name != "attributes"}
+    active = {Kind.USER_ACTIVATE: True, Kind.USER_DEACTIVATE: False}.get(operation.kind)
+    return fields if active is None else {**fields, "active": active}
+
+
 def same_fields(operation: Operation, found: Found | None) -> bool:
     """Its fields are those of the operation; an empty one asks for nothing, as Crowd understands it in a replace."""
-    wanted = {name: value for name, value in operation.record.items() if name != "attributes" and value != ""}
-    active = {Kind.USER_ACTIVATE: True, Kind.USER_DEACTIVATE: False}.get(operation.kind)
-    if active is not None:
-        wanted["active"] = active
-    return found is not None and all(found.fields.get(name) == value for name, value in wanted.items())
+    wanted = account(operation).items()
+    return found is not None and found.whole and all(value in ("", found.fields.get(name)) for name, value in wanted)
 
 
 def same_description(operation: Operation, found: Found | None) -> bool:
     """Its description is that of the operation, an empty one too."""
-    return found is not None and (found.fields.get("description") or "") == operation.record["description"]
+    return found is not None and found.whole and found.fields.get("description", "") == operation.record["description"]
 
 
 def same_attributes(operation: Operation, found: Found | None) -> bool:
-    """The attributes that the operation names have its values; an empty list means that there is none."""
-    wanted = operation.record["attributes"].items()
-    return found is not None and all(sorted(found.attributes.get(k, ())) == sorted(v) for k, v in wanted)
+    """The attributes that the operation names have its values, in any order; an empty list means that there is none.
+    A record that is gone has lost its attributes too, and that is not what was to be done to it."""
+    if found is None or not found.whole:
+        return False
+    return all(sorted(found.attributes.get(k, ())) == sorted(v) for k, v in operation.record["attributes"].items())
 
 
 def ours(operation: Operation, found: Found | None) -> bool:
-    """It bears the ownership mark that the operation expects."""
+    """It bears the ownership mark that the operation expects, and no other."""
     expected = list(operation.record.get("attributes", {}).get(ID_ATTRIBUTE, ()))
     return bool(expected) and found is not None and list(found.attributes.get(ID_ATTRIBUTE, ())) == expected
 
 
 def renamed(operation: Operation, found: Found | None) -> bool:
     """What has the new name bears the expected mark; where only the case changes, it is also spelt like it."""
-    spelt = crowd_id(operation.name) != crowd_id(operation.target) or (
-        found is not None and found.name == operation.target
-    )
-    return spelt and ours(operation, found)
+    case_only = crowd_id(operation.name) == crowd_id(operation.target)
+    return ours(operation, found) and (not case_only or (found is not None and found.name == operation.target))
 
 
 # ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 Entity = Literal["user", "group", "membership", "nesting"]
+Link = Literal["makes", "marks", "moves", "ends"]
 Need = tuple[Literal["user", "group", "name"], Literal["name", "target"]]
 """A user or group that is there, or a username that is free; and the field of the operation that says which."""
 
@@ -155,8 +164,9 @@ class Spec:
     brings: tuple[Need, ...]
     """What others will miss where it was not done."""
     holds: Holds
-    link: Literal["makes", "moves", "ends", ""] = ""
-    """What becomes of the link of its record."""
+    link: Link | None = None
+    """What becomes of the link of its record. "marks": it is made where the operation's reason says so (an adoption, a
+    hand-over), for the ownership mark is one of the attributes."""
     stands: Literal["name", "target"] = "name"
     """The field with the name that the record has afterwards."""
     shuts_out: bool = False
@@ -188,17 +198,17 @@ KINDS: Final[Mapping[Kind, Spec]] = {
                            (_USER, ("name", "target")), (("user", "target"), ("name", "name")), renamed,
                            link="moves", stands="target"),
     Kind.GROUP_CREATE: Spec(6, "group", "gives", "group_create", _GROUPS, "+", "create group", 12,
-                            (_GROUP,), (_GROUP,), there, link="makes"),
+                            (), (_GROUP,), there, link="makes"),
     Kind.USER_CREATE: Spec(6, "user", "gives", "user_create", _ACCOUNTS, "+", "create account", 11,
-                           (_USER, ("name", "name")), (_USER,), ours, link="makes"),
+                           (("name", "name"),), (_USER,), ours, link="makes"),
     Kind.GROUP_UPDATE: Spec(7, "group", "", "group_update", None, "~", "update group", 8, (_GROUP,), (),
                             same_description),
     Kind.GROUP_ATTRIBUTES: Spec(7, "group", "", "", None, "~", "mark group", 15, (_GROUP,), (_GROUP,),
-                                same_attributes),
+                                same_attributes, link="marks"),
     Kind.USER_UPDATE: Spec(7, "user", "", "user_update", _ACCOUNTS, "~", "update", 9, (_USER,), (), same_fields),
     Kind.USER_ACTIVATE: Spec(7, "user", "gives", "user_activate", None, "+", "activate", 7, (_USER,), (), same_fields),
     Kind.USER_ATTRIBUTES: Spec(7, "user", "", "", None, "~", "set attributes", 10, (_USER,), (_USER,),
-                               same_attributes),
+                               same_attributes, link="marks"),
     Kind.NESTING_ADD: Spec(8, "nesting", "gives", "nesting", None, "+", "put group into group", 13,
                            (_GROUP, _INTO), (), there),
     Kind.MEMBERSHIP_ADD: Spec(9, "membership", "gives", "membership_add", ("memberships", "memberships"),
@@ -215,7 +225,7 @@ def kinds(
     *,
     entity: Entity | None = None,
     effect: Literal["takes", "gives"] | None = None,
-    link: Literal["makes", "moves", "ends"] | None = None,
+    link: Link | None = None,
     shuts_out: bool | None = None,
 ) -> tuple[Kind, ...]:
     """The kinds with all of these properties, in the order of `KINDS`."""
@@ -237,9 +247,19 @@ def needs(operation: Operation) -> Iterator[tuple[str, str]]:
 def brings(operation: Operation) -> Iterator[tuple[str, str]]:
     """What others will miss where the operation was not done, as in `needs`."""
     spec = KINDS[operation.kind]
-    if spec.holds is same_attributes and not sets_mark(operation):
+    if spec.link == "marks" and not sets_mark(operation):
         return iter(())  # (without its mark a record is not ours, so that nothing else may be done to it)
     return _named(operation, spec.brings)
+
+
+def stands(operation: Operation) -> str:
+    """The name that its record has afterwards, folded."""
+    return crowd_id(getattr(operation, KINDS[operation.kind].stands))
+
+
+def was_active(before: str) -> bool:
+    """Whether the account could log in before; `before` is what the plan and the journal keep of it, as JSON text."""
+    return bool(before) and orjson.loads(before).get("active") is True
 
 
 def _named(operation: Operation, needed: Iterable[Need]) -> Iterator[tuple[str, str]]:

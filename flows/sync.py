@@ -25,16 +25,11 @@ from tasks.decide.selection import select
 from tasks.policy import Policy, policy_of
 from tasks.read.confirm import confirm_gone, parts
 from tasks.read.extract import extract_directory, extract_source
-from tasks.read.snapshot import (
-    check,
-    keep,
-    last_read,
-    remember_departures,
-    remember_held,
-    remember_read,
-    settle_unfinished,
-)
+from tasks.read.recover import settle_unfinished
+from tasks.read.remember import last_read, remember_departures, remember_held, remember_read
+from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import SkippedError, begin, stopped_short, watched
+from tasks.stages import apply_runner
 from tasks.tell.report import Proposal, Report, conclude, file_plan, skipped_report, stored_selection
 from tasks.write.apply import apply_plan
 from tasks.write.approve import agree
@@ -88,21 +83,21 @@ async def sync(request: SyncRequest) -> Report:
             stream, crowd_stream = run.streams
             scope, crowd_scope = run.scopes
             with run.timed("extract"):
-                since = None if request.full else last_read(run)
+                since = None if request.full else await last_read(run)
                 reading, crowd = await gather(
                     watched(run, extract_source(run.source, scope, run.source_name, since)),
                     extract_directory(run.directory, crowd_scope),
                 )
                 source = reading.snapshot
             with run.timed("snapshot"):
-                kept = await keep(run.store, stream, source, run.id)
-                crowd_kept = await keep(run.store, crowd_stream, crowd, run.id)
+                kept = await save_snapshot(run.store, stream, source, run.id)
+                crowd_kept = await save_snapshot(run.store, crowd_stream, crowd, run.id)
                 if run.writing:
-                    settle_unfinished(run.store, run.directory_name, crowd)
+                    await settle_unfinished(run.store, run.directory_name, crowd)
             with run.timed("validate"):
-                source = await check(run.store, stream, source, kept.digest)
-                remember_read(run, reading, kept.id)
-                crowd = await check(run.store, crowd_stream, crowd, crowd_kept.digest)
+                source = await validated(run.store, stream, source, kept.digest)
+                await remember_read(run, reading, kept.id)
+                crowd = await validated(run.store, crowd_stream, crowd, crowd_kept.digest)
             links = run.store.links(run.directory_name)
             selection = stored_selection(run, request.plan) or select(
                 source, links, run.source_name, request.person, request.group
@@ -129,8 +124,8 @@ async def sync(request: SyncRequest) -> Report:
 
             with run.timed("plan"):
                 proposal = await propose(policy)
-            remember_departures(run, proposal.plan, selection)
-            remember_held(run, proposal.plan, selection)
+            await remember_departures(run, proposal.plan, selection)
+            await remember_held(run, proposal.plan, selection)
             filed = await file_plan(
                 run, proposal, (kept, crowd_kept), replaces=request.plan or None, selection=selection
             )
@@ -142,7 +137,8 @@ async def sync(request: SyncRequest) -> Report:
                         _, others = parts(filed.plan.gone)
                         if len(others):
                             await confirm_gone(run.source, others, len(others))
-                        await apply_plan(run, filed.plan, filed.number)
+                        applied = await apply_plan(run, filed.plan, filed.number, apply_runner)
+                        run.verified, run.stopped = applied.verified, applied.stopped
             loud = abandoned(crowd, links, settings.sources_of(run.directory_name), run.directory_name, run.source_name)
             return await conclude(run, filed, request.mode, since=reading.full_at, loud=loud)
     except SkippedError as why:

@@ -7,7 +7,7 @@ less what Crowd itself keeps; `reload` puts such a content back.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -27,9 +27,12 @@ from tasks.decide.match import match
 from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
 from tasks.read.extract import read_directory, read_source
-from tasks.read.snapshot import check, keep, settle_unfinished
+from tasks.read.recover import settle_unfinished
+from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Run
-from tasks.write.apply import CHUNK, OPEN, Progress, apply_operations, chunks, save_links
+from tasks.write.apply import apply_plan
+from tasks.write.canary import apply_canary
+from tasks.write.chunks import CHUNK, Progress, apply_chunk
 
 SOURCE, DIRECTORY = "acme", "crowd"
 RETRIES = 3
@@ -103,11 +106,11 @@ async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int =
     (stream, crowd_stream), (scope, crowd_scope) = run.streams, run.scopes
     source = await read_source(run.source, scope)
     crowd = await read_directory(run.directory, crowd_scope)
-    kept = await keep.fn(run.store, stream, source, run.id)
-    crowd_kept = await keep.fn(run.store, crowd_stream, crowd, run.id)
-    settled = settle_unfinished(run.store, run.directory_name, crowd)
-    source = await check.fn(run.store, stream, source, kept.digest)
-    crowd = await check.fn(run.store, crowd_stream, crowd, crowd_kept.digest)
+    kept = await save_snapshot(run.store, stream, source, run.id)
+    crowd_kept = await save_snapshot(run.store, crowd_stream, crowd, run.id)
+    settled = await settle_unfinished(run.store, run.directory_name, crowd)
+    source = await validated(run.store, stream, source, kept.digest)
+    crowd = await validated(run.store, crowd_stream, crowd, crowd_kept.digest)
     wanted = desired(in_scope(source, run.policy).snapshot, run.policy)
     matched = match(wanted, crowd, run.store.links(run.directory_name), run.policy, run.source_name, source)
     made = plan(matched, source, crowd, run.policy, run.source_name, (kept.digest, crowd_kept.digest))
@@ -133,30 +136,38 @@ async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int =
     return Walked(made, number, (kept, crowd_kept), verdict.stops, journal, settled)
 
 
-async def apply(run: Run, made: Plan, number: int, *, size: int = CHUNK) -> None:
-    """`tasks.write.apply.apply_plan`, its chunks tried again at once instead of as Prefect tasks."""
-    run.store.set_plan_status(number, "applying", at=datetime.now(UTC), expected=("planned", "refused"))
-    save_links(run, made, number)
-    progress = Progress()
-    for first, last in chunks(made.operations, size):
+class AtOnce:
+    """`tasks.write.apply.Runner`: what may go through later is tried again at once."""
+
+    async def begin(self, run: Run, operations: int) -> Callable[[float], Awaitable[None]]:
+        async def tell(percent: float) -> None:
+            pass
+
+        return tell
+
+    async def canary(self, run: Run, plan: int, first: pd.DataFrame, progress: Progress) -> None:
+        await self._tried(lambda: apply_canary(run, plan, first, progress))
+
+    async def chunk(
+        self, run: Run, plan: int, bounds: tuple[int, int], progress: Progress, *, number: int, total: int
+    ) -> None:
+        await self._tried(lambda: apply_chunk(run, plan, bounds, progress))
+
+    async def _tried(self, part: Callable[[], Awaitable[None]]) -> None:
         for left in range(RETRIES, -1, -1):
             try:
-                await apply_operations(
-                    run.store.operations(number, states=OPEN, first=first, last=last),
-                    run.directory,
-                    run.store,
-                    number,
-                    source=run.source_name,
-                    directory_name=run.directory_name,
-                    run=run.id,
-                    progress=progress,
-                    concurrency=run.concurrency,
-                    writing=run.writing,
-                )
+                await part()
                 break
             except RetryableError:
                 if not left:
                     raise
+
+
+async def apply(run: Run, made: Plan, number: int, *, size: int = CHUNK) -> None:
+    """`tasks.write.apply.apply_plan`, and the plan's status afterwards. Raises what stopped it."""
+    applied = await apply_plan(run, made, number, AtOnce(), size=size)
+    if applied.stopped is not None:
+        raise applied.stopped
     failed = run.store.operations(number, states=["failed", "skipped"])
     run.store.set_plan_status(number, "failed" if len(failed) else "applied", at=datetime.now(UTC))
 

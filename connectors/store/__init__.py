@@ -6,5 +6,6 @@ from connectors.store.history import ReadCursor, SavedSnapshot
 from connectors.store.journal import Plan
 from connectors.store.leases import Lease
 from connectors.store.store import Store
+from connectors.store.threads import in_thread
 
-__all__ = ["Decision", "Lease", "Plan", "Quarantine", "ReadCursor", "SavedSnapshot", "Store"]
+__all__ = ["Decision", "Lease", "Plan", "Quarantine", "ReadCursor", "SavedSnapshot", "Store", "in_thread"]

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Select, Table, func, select, update
 
 from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import sizes_only
+from connectors.operations import kinds, was_active
 from connectors.store import audit, bulk, leases
 from connectors.store import links as link_table
 from connectors.store.database import Database
@@ -44,8 +45,6 @@ STATES: Final = ("planned", "intended", "done", "already", "failed", "skipped", 
 SETTLED: Final = ("done", "already", "undone")
 """No further call may be made for an operation in one of these states."""
 
-TAKING: Final = ("user_deactivate", "user_delete", "group_delete", "membership_remove", "nesting_remove")
-"""The kinds of operation that take something away."""
 LONGEST: Final = timedelta(days=31)
 """No run waits longer than that for a person."""
 
@@ -240,8 +239,8 @@ class Journal:
                 plan = plans.setdefault(plan_id, {})
                 if kind is not None:  # the plan has no operations
                     plan[kind] = n
-        kinds = sorted({kind for plan in plans.values() for kind in plan})
-        columns = {kind: [plan.get(kind, 0) for plan in plans.values()] for kind in kinds}
+        had = sorted({kind for plan in plans.values() for kind in plan})
+        columns = {kind: [plan.get(kind, 0) for plan in plans.values()] for kind in had}
         return pd.DataFrame({"plan": list(plans)} | columns, dtype="int64")
 
     def removals(self, source: str, directory: str, since: datetime) -> pd.DataFrame:
@@ -255,13 +254,13 @@ class Journal:
             .where(PLAN.c.directory == directory, PLAN.c.source == source)
             # A plan's status is set after its last outcome, unless it was cut short.
             .where((PLAN.c.status_at >= instant(since)) | PLAN.c.status.in_(["applying", "interrupted"]))
-            .where(OPERATION.c.kind.in_(TAKING), OPERATION.c.state.in_(["done", "already"]))
+            .where(OPERATION.c.kind.in_(kinds(effect="takes")), OPERATION.c.state.in_(["done", "already"]))
             .where(OPERATION.c.finished_at >= instant(since))
             .order_by(OPERATION.c.finished_at, OPERATION.c.plan_id, OPERATION.c.seq)
         )
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
-        active = frame["before"].str.contains('"active":true', regex=False).astype(bool)
+        active = frame["before"].map(was_active).astype(bool)
         at = pd.to_datetime(frame["finished_at"], utc=True, format="ISO8601")
         return frame.drop(columns=["before", "finished_at"]).assign(active=active, at=at)
 

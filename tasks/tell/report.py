@@ -33,7 +33,7 @@ from tasks.decide.names import among, spelled
 from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
-from tasks.read.snapshot import held_keys
+from tasks.read.remember import held_keys
 from tasks.run import Run, finish
 from tasks.tell.events import emit
 

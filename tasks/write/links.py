@@ -26,6 +26,7 @@ from connectors.errors import ConfigurationError, CrowdsyncError, RetryableError
 from connectors.model import ID_ATTRIBUTE, Snapshot, frame_digest, held_frame, sizes_only
 from connectors.settings import DirectorySettings, Settings
 from connectors.store import Store
+from tasks.decide.links import lost_links, new_links, recorded_by
 from tasks.decide.ownership import (
     KINDS,
     ByHand,
@@ -45,9 +46,10 @@ from tasks.decide.ownership import (
 from tasks.policy import Policy, policy_of
 from tasks.read import validate
 from tasks.read.extract import read_directory, read_whole
-from tasks.read.snapshot import check, keep, lost_links, new_links, settle_unfinished, told_by
+from tasks.read.recover import settle_unfinished
+from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import open_directory, open_source
-from tasks.write.apply import OPEN, Progress, apply_operations, chunks
+from tasks.write.chunks import OPEN, Progress, apply_operations, chunks
 from tasks.write.lease import Writing, only_writer
 
 KEYS: Final = ("username", "email")
@@ -120,7 +122,7 @@ async def _read(
 ) -> Hand:
     snapshot = await read_directory(directory, Scope(_asked(store, crowd.name)))
     if writing is not None:
-        settle_unfinished(store, crowd.name, snapshot)
+        await settle_unfinished(store, crowd.name, snapshot)
     links = store.links(crowd.name)
     return Hand(run, crowd, store, directory, snapshot, links, crowd_records(snapshot, links, policy), writing)
 
@@ -252,7 +254,7 @@ def _link_alone(hand: Hand, number: int, alone: pd.DataFrame, source: str, by_ha
         dropped=lost_links(alone, source),
         directory=hand.crowd.name,
         run=hand.run,
-        **told_by(by_hand, number, alone),
+        **recorded_by(by_hand, number, alone),
     )
 
 
@@ -339,8 +341,8 @@ async def _read_again(settings: Settings, source: str, policy: Policy, hand: Han
     async with open_source(source, settings.source(source)) as idp:
         snapshot = (await read_whole(idp, Scope(policy.wanted()))).snapshot
     stream = f"source:{source}"
-    kept = await keep.fn(hand.store, stream, snapshot, hand.run)
-    return wanted(source, now, await check.fn(hand.store, stream, snapshot, kept.digest), policy)
+    kept = await save_snapshot(hand.store, stream, snapshot, hand.run)
+    return wanted(source, now, await validated(hand.store, stream, snapshot, kept.digest), policy)
 
 
 def _shown(hand: Hand, about: str, made: pd.DataFrame) -> bool:

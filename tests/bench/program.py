@@ -22,8 +22,8 @@ import pandas as pd
 from prefect.tasks import Task
 
 import flows.sync
+import tasks.stages
 import tasks.tell.report
-import tasks.write.apply
 from connectors.model import Snapshot
 from flows.sync import SyncRequest, sync
 from tests.bench.child import answer
@@ -112,7 +112,7 @@ def frame_bytes(frame: pd.DataFrame) -> int:
 def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
     """Every task notes its time; without orchestration, it is no task any more."""
     patches: list[Any] = []
-    for module in (flows.sync, tasks.write.apply):
+    for module in (flows.sync, tasks.stages):
         for name, value in vars(module).items():
             if isinstance(value, Task):
                 noted = watch.timed(value.name, value.fn)
@@ -123,8 +123,8 @@ def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
             pass
 
         for module, name in (
-            (tasks.write.apply, "acreate_progress_artifact"),
-            (tasks.write.apply, "aupdate_progress_artifact"),
+            (tasks.stages, "acreate_progress_artifact"),
+            (tasks.stages, "aupdate_progress_artifact"),
             (tasks.tell.report, "acreate_table_artifact"),
             (tasks.tell.report, "acreate_markdown_artifact"),
         ):

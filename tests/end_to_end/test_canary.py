@@ -14,7 +14,8 @@ from connectors.operations import Kind, Operation
 from connectors.settings import load
 from tasks.policy import Canary, Policy
 from tasks.run import begin
-from tasks.write.apply import Progress, apply_canary, canary
+from tasks.write.canary import apply_canary, canary
+from tasks.write.chunks import Progress
 from tests import road
 from tests.end_to_end.test_one_writer import Place, place
 
@@ -30,7 +31,7 @@ async def first_part(run: Any, made: road.Walked, of: Canary) -> int:
     assert made.number is not None
     first = canary(made.plan.operations, of)
     run.store.set_plan_status(made.number, "applying", at=datetime.now(UTC))
-    await apply_canary.fn(run, made.number, first, len(first), Progress())
+    await apply_canary(run, made.number, first, Progress())
     return len(first)
 
 

@@ -32,7 +32,7 @@ from deployments.sandbox.crowd import running as running_crowd
 from deployments.sandbox.scim import RunningScim, prepared
 from tasks.policy import Limit, Limits, Policy
 from tasks.read.extract import read_directory, read_source
-from tasks.read.snapshot import check
+from tasks.read.snapshot import validated
 from tests import road
 
 PAGE = 10
@@ -158,7 +158,7 @@ async def staged(scim: RunningScim, crowd: RunningCrowd, home: Path) -> Scene:
     scim.change(**CHANGES)
     async with scene.walking("before") as run:  # the rows are judged here, once: it takes a second
         for stream, read in zip(run.streams, await both(run), strict=True):
-            await check.fn(run.store, stream, read, read.digest())
+            await validated(run.store, stream, read, read.digest())
     assert not (home / "before.db-wal").exists()
     before = road.content(crowd)
     crowd.faults([{"kind": "slow", "method": "GET", **read, "times": 0} for read in CROWD_READS.values()])

@@ -314,7 +314,8 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
     from connectors.store import Store
     from tasks.decide.plan import COLUMNS
     from tasks.policy import Policy
-    from tasks.write.apply import Progress, apply_chunk
+    from tasks.stages import apply_chunk
+    from tasks.write.chunks import Progress
     from tests import road
 
     class Faltering:

@@ -43,9 +43,10 @@ from connectors.model import (
 from connectors.operations import Kind, Operation
 from connectors.store import Store
 from deployments.sandbox import crowd as sandbox
-from tasks import apply, validate
 from tasks.decide.plan import Plan
 from tasks.policy import Policy
+from tasks.read import validate
+from tasks.write import chunks
 from tests import postgres, road
 
 POINTS = 200
@@ -317,7 +318,7 @@ def emulator() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "FLUSH", FLUSH)
+    monkeypatch.setattr(chunks, "FLUSH", FLUSH)
     # Validation is not the subject, and takes half a second for every new content.
     monkeypatch.setattr(validate, "broken_rows", lambda _: held_frame())
 

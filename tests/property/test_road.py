@@ -36,12 +36,13 @@ from connectors.model import (
 )
 from connectors.operations import Kind, Operation
 from tasks.decide.filter import in_scope
+from tasks.decide.links import lost_links, new_links
 from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.decide.plan import Departures, Plan, plan
 from tasks.policy import Policy
-from tasks.read.snapshot import lost_links, new_links, settle
-from tasks.write.apply import lanes
+from tasks.read.recover import settle
+from tasks.write.chunks import lanes
 from tests.property.model_crowd import ModelCrowd, ModelLinks, operation_of
 
 SOURCE = "acme"

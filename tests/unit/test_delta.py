@@ -20,7 +20,7 @@ from connectors.store import ReadCursor, Store
 from deployments.sandbox.organisation import changed, organisation
 from tasks.policy import Policy
 from tasks.read.extract import Reading, Since, extract_source, merged
-from tasks.read.snapshot import last_read, remember_read
+from tasks.read.remember import last_read, remember_read
 from tasks.run import Run, question
 from tests.road import FixedSource
 
@@ -168,9 +168,9 @@ def run_with(source: Any, store: Store, asked: str = "q", **reads: float) -> Run
 
 async def read(run: Run, full: bool = False) -> Reading:
     """The first two stages of the flow."""
-    reading = await extract_source.fn(run.source, Scope(), "acme", None if full else last_read(run))
+    reading = await extract_source.fn(run.source, Scope(), "acme", None if full else await last_read(run))
     kept = run.store.save_snapshot(run.streams[0], reading.snapshot, taken_at=datetime.now(UTC), run=run.id)
-    remember_read(run, reading, kept.id)
+    await remember_read(run, reading, kept.id)
     return reading
 
 
@@ -228,13 +228,13 @@ async def test_a_source_without_deltas_is_read_whole(store: Store) -> None:
     assert store.cursor("source:acme") is None
 
 
-def test_a_clock_that_went_back_proves_nothing(store: Store) -> None:
+async def test_a_clock_that_went_back_proves_nothing(store: Store) -> None:
     source = DeltaSource(BEFORE, Changes("m2"))
     kept = store.save_snapshot("source:acme", BEFORE, taken_at=datetime.now(UTC), run="r")
     store.save_cursor(
         "source:acme", ReadCursor("m1", "q", datetime.now(UTC) + timedelta(hours=1), kept.id), at=datetime.now(UTC)
     )
-    assert last_read(run_with(source, store)) is None
+    assert await last_read(run_with(source, store)) is None
 
 
 def test_another_question_is_another_mark() -> None:
@@ -266,9 +266,9 @@ def test_the_same_question_is_the_same_mark_in_every_process() -> None:
     assert len(asked) == 1
 
 
-def test_since_is_what_a_delta_starts_from(store: Store) -> None:
+async def test_since_is_what_a_delta_starts_from(store: Store) -> None:
     kept = store.save_snapshot("source:acme", BEFORE, taken_at=datetime.now(UTC), run="r")
     store.save_cursor("source:acme", ReadCursor("m1", "q", datetime.now(UTC), kept.id), at=datetime.now(UTC))
-    since = last_read(run_with(DeltaSource(BEFORE, Changes("m2")), store))
+    since = await last_read(run_with(DeltaSource(BEFORE, Changes("m2")), store))
     assert isinstance(since, Since)
     assert (since.cursor, since.before.digest(), len(since.before.held)) == ("m1", BEFORE.digest(), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -41,10 +42,10 @@ from tasks.policy import (
     matches,
     policy_of,
 )
-from tasks.read.snapshot import last_read
+from tasks.read.remember import last_read
 from tasks.tell.report import changes, lasting, plan_rows
-from tasks.write.apply import canary
 from tasks.write.approve import decide
+from tasks.write.canary import canary
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import NOW, SOURCE, World, applied, planned
 from tests.road import run_of
@@ -832,7 +833,7 @@ def read_whole(policy: Policy) -> bool:
     store = SimpleNamespace(cursor=lambda stream: known, load_snapshot=lambda number: Snapshot.of())
     source = SimpleNamespace(capabilities=SimpleNamespace(delta=True))
     run = SimpleNamespace(source=source, store=store, policy=policy, asked="asked", streams=("s", "d"))
-    return last_read(run) is None  # type: ignore[arg-type]
+    return asyncio.run(last_read(run)) is None  # type: ignore[arg-type]
 
 
 def first_part(policy: Policy) -> list[tuple[str, str, str]]:

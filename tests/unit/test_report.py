@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import io
 import re
@@ -28,7 +29,7 @@ from deployments import show, terminal
 from tasks.decide.explain import Explained
 from tasks.decide.plan import Owned, Plan
 from tasks.policy import Policy
-from tasks.read.snapshot import remember_held
+from tasks.read.remember import remember_held
 from tasks.run import Run
 from tasks.tell import report as telling
 from tasks.tell.report import Report, _cell, _plain, lasting, left_in, left_out, report_markdown, tell, unheeded
@@ -216,7 +217,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def after_runs(run: Run, number: int, plan: Plan) -> pd.DataFrame:
     for n in range(number):
         run.id = f"run {n}"
-        remember_held(run, plan)
+        asyncio.run(remember_held(run, plan))
     return lasting(run, plan)
 
 

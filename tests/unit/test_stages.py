@@ -33,7 +33,7 @@ from tasks.decide.match import Matched, match
 from tasks.decide.plan import MARKS, PHASES, Plan, plan
 from tasks.policy import Policy, Usernames
 from tasks.read import validate
-from tasks.read.snapshot import check
+from tasks.read.snapshot import validated
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, applied, planned
 
@@ -1108,12 +1108,12 @@ async def test_validate_takes_blanks_off_what_a_source_says_and_leaves_crowd_alo
     odd = person("1", "\u00a0ann\n", " a@x.org ", first_name=" A", last_name="L\t", display_name=" ", active=False)
     whole = snapshot([odd, person("2", "\x00", active=False)], [team("g", " Core ")])
     for _ in range(2):  # the second time, the verdict is a kept one
-        rest = await check.fn(store, "source:acme", whole, whole.digest())
+        rest = await validated(store, "source:acme", whole, whole.digest())
         assert rest.users.iloc[0, :6].tolist() == ["1", "ann", "a@x.org", "A", "L", ""]
         assert list(rest.groups["name"]) == [" Core "]
         assert rest.held[["id", "away"]].to_numpy().tolist() == [["2", "disabled"]]
     other = snapshot([person("ann", " ann", "n/a")])
-    rest = await check.fn(store, "directory:crowd", other, other.digest())
+    rest = await validated(store, "directory:crowd", other, other.digest())
     assert rest.users.equals(other.users)
     assert rest.held.empty
     store.close()

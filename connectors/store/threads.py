@@ -1,0 +1,30 @@
+"""How a coroutine calls the store, whose methods block: in a thread, and to the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+async def in_thread(call: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    """A blocking call → what it returns, the event loop free meanwhile.
+
+    A thread cannot be stopped. Whoever is cancelled here is so only when the call has ended: the next one finds what
+    it did, and the store is not closed under it.
+    """
+    work = asyncio.create_task(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        await asyncio.wait({work})
+    except asyncio.CancelledError:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()  # (looked at: nobody else will)
+        raise
+    return work.result()

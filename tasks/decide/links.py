@@ -1,0 +1,71 @@
+"""Which links operations make, move and end, once they hold."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+import pandas as pd
+
+from connectors.operations import KINDS, kinds
+from tasks.decide.match import HANDED_OVER
+from tasks.decide.ownership import ByHand, ended_links, made_links
+from tasks.decide.plan import GIVER
+
+_ENTITY: Final = {kind.value: spec.entity for kind, spec in KINDS.items()}
+_AT_TARGET: Final = tuple(kind for kind, spec in KINDS.items() if spec.stands == "target")
+_ADOPTED: Final = "adopted by "
+
+
+def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Operations that hold, in their order → the links they made or moved: source, kind, id, name, how.
+
+    `reason` of an adoption says by which key it was made."""
+    kind, reason = operations["kind"], operations["reason"]
+    marked = kind.isin(kinds(link="marks")) & reason.str.startswith((_ADOPTED, HANDED_OVER))
+    made = kind.isin([*kinds(link="makes"), *kinds(link="moves")]) | marked
+    links = operations[made & (operations["source_id"] != "")]
+    entity = _entities(links)
+    last = ~pd.DataFrame({"kind": entity, "id": links["source_id"]}).duplicated(keep="last")  # a → a~1 → b
+    links, entity = links[last], entity[last]
+    reason = links["reason"]
+    how = reason.where(reason.str.startswith(_ADOPTED), "created").str.removeprefix(_ADOPTED)
+    how = how.where(~reason.str.startswith(HANDED_OVER), HANDED_OVER)
+    found = pd.DataFrame(
+        {
+            "source": pd.array([source] * len(links), dtype="str"),
+            "kind": entity,
+            "id": links["source_id"].astype("str"),
+            "name": links["name"].where(~links["kind"].isin(_AT_TARGET), links["target"]).astype("str"),
+            "how": how.where(~links["kind"].isin(kinds(link="moves")), "renamed").astype("str"),
+        }
+    )
+    return pd.concat([found, made_links(operations)], ignore_index=True)
+
+
+def lost_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Operations that hold → the links that end, by a deletion, a hand-over or by hand: source, kind, id."""
+    gone = operations[operations["kind"].isin(kinds(link="ends")) & (operations["source_id"] != "")]
+    given = operations[operations["reason"].str.startswith(HANDED_OVER)]
+    givers = [str(orjson.loads(record).get(GIVER, "")) for record in given["record"]]
+    given = given.assign(source_id=pd.array(givers, dtype="str"))
+    gone = pd.concat([gone, given[given["source_id"] != ""]])
+    deleted = pd.DataFrame(
+        {
+            "source": pd.array([source] * len(gone), dtype="str"),
+            "kind": _entities(gone),
+            "id": gone["source_id"].astype("str"),
+        }
+    )
+    return pd.concat([deleted, ended_links(operations)], ignore_index=True)
+
+
+def recorded_by(by_hand: ByHand | None, plan: int, operations: pd.DataFrame) -> dict[str, Any]:
+    """What `Store.record` takes beside the links of operations that hold: who had it done, and the row of the audit
+    chain, where it was by hand."""
+    return {} if by_hand is None else {"actor": by_hand.actor, "audited": by_hand.audited(plan, operations)}
+
+
+def _entities(operations: pd.DataFrame) -> pd.Series:
+    """The kind of record that each operation is about: user or group."""
+    return operations["kind"].astype("str").map(_ENTITY).astype("str")

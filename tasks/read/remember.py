@@ -1,0 +1,58 @@
+"""What later runs go by: where an incremental read begins, since when people are away, how long records are held."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+
+from connectors.store import ReadCursor, in_thread
+from tasks.decide.plan import Plan
+from tasks.decide.selection import Selection
+from tasks.read.extract import Reading, Since
+from tasks.run import Run
+
+
+async def last_read(run: Run) -> Since | None:
+    """What an incremental read may start from; None where a full one is due, or nothing else can be had."""
+    if not run.source.capabilities.delta:
+        return None
+    cursor = await in_thread(run.store.cursor, run.streams[0])
+    now = datetime.now(UTC)
+    due = timedelta(hours=run.policy.reads.full_every_hours)
+    if cursor is None or cursor.scope != run.asked or not timedelta() <= now - cursor.full_at < due:
+        return None
+    return Since(cursor.cursor, await in_thread(run.store.load_snapshot, cursor.snapshot), cursor.full_at)
+
+
+async def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
+    """Keeps where the next incremental read begins; a preview moves nothing."""
+    if not run.lasting or not run.source.capabilities.delta:
+        return
+    now = datetime.now(UTC)
+    cursor = ReadCursor(reading.cursor, run.asked, reading.full_at or now, snapshot) if reading.cursor else None
+    await in_thread(run.store.save_cursor, run.streams[0], cursor, at=now)
+
+
+async def remember_departures(run: Run, plan: Plan, selection: Selection | None) -> None:
+    """Keeps since when the people who have an account have been away.
+
+    Also where the plan then waits or is refused: it is what was seen of the source. Not so by a preview, nor by a run
+    about one person or group (`selection`): the clocks are everybody's."""
+    if run.lasting and selection is None:
+        names = (run.directory_name, run.source_name)
+        await in_thread(run.store.save_departures, *names, plan.leavers, at=datetime.now(UTC))
+
+
+async def remember_held(run: Run, plan: Plan, selection: Selection | None = None) -> None:
+    """Keeps for how many runs each record has been held; in the same runs as `remember_departures`."""
+    if run.lasting and selection is None:
+        held, names = held_keys(plan.held, plan.shielded), (run.directory_name, run.source_name)
+        await in_thread(run.store.save_held, *names, held, run=run.id, at=datetime.now(UTC))
+
+
+def held_keys(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Held records → kind, id, name, reason of each one once; what has no id goes by its name."""
+    held = pd.concat([frame[["kind", "id", "name", "reason"]] for frame in frames], ignore_index=True)
+    held["id"] = held["id"].where(held["id"] != "", held["name"])
+    return held.drop_duplicates(["kind", "id"], ignore_index=True)
