@@ -20,11 +20,11 @@ from tasks.policy.naming import Groups, Rule, Usernames, replaced
 from tasks.policy.operations import FEATURES, Operations
 from tasks.policy.part import PLAIN
 from tasks.policy.patterns import BY_ID, MAX_MATCHED, MAX_REPLACED, MAX_SEARCHED, PRIVILEGED, matches
-from tasks.policy.scope import Condition, Conditions, Scope
+from tasks.policy.scope import Condition, Conditions, ScopePolicy
 
 __all__ = [
     "BY_ID", "FEATURES", "MAX_FILE", "MAX_MATCHED", "MAX_REPLACED", "MAX_SEARCHED", "PLAIN", "PRIVILEGED",
     "Approval", "Attributes", "Canary", "Condition", "Conditions", "Groups", "Leavers", "Limit", "Limits", "Matching",
-    "Operations", "Policy", "Protection", "Reads", "Rule", "Scope", "Step", "Usernames", "Value",
+    "Operations", "Policy", "Protection", "Reads", "Rule", "ScopePolicy", "Step", "Usernames", "Value",
     "as_value", "matches", "policy_of", "read_policy", "replaced", "schema",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from tasks.policy.naming import Groups, Usernames
 from tasks.policy.operations import Operations
 from tasks.policy.part import Part
 from tasks.policy.patterns import PRIVILEGED, Pattern, look_privileged, matches
-from tasks.policy.scope import Scope
+from tasks.policy.scope import ScopePolicy
 
 _PROBES = ("staff", "acme-red team", "x1")
 """Group names that no company protects."""
@@ -117,7 +117,7 @@ class Policy(Part):
 
     reads: Reads = Field(Reads(), title="Reading")
     operations: Operations = Field(Operations(), title="Allowed operations")
-    scope: Scope = Field(Scope(), title="Scope")
+    scope: ScopePolicy = Field(ScopePolicy(), title="Scope")
     usernames: Usernames = Field(Usernames(), title="Usernames")
     groups: Groups = Field(Groups(), title="Groups")
     attributes: Attributes = Field(Attributes(), title="Attribute mapping")

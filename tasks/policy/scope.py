@@ -9,7 +9,7 @@ from datetime import date
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from tasks.policy.part import PLAIN, Name, Part
 from tasks.policy.patterns import GroupEntry, Pattern, checked
@@ -113,8 +113,10 @@ class Conditions(Part):
         return self
 
 
-class Scope(Part):
+class ScopePolicy(Part):
     """Who and what is in scope. Everybody else counts as having left."""
+
+    model_config = ConfigDict(title="Scope")
 
     groups: tuple[GroupEntry, ...] = Field(
         ("*",), description="Groups to sync: globs, re: and an RE2 expression, or id: and the id in the IdP."
@@ -133,7 +135,7 @@ class Scope(Part):
     )
 
     @model_validator(mode="after")
-    def _somebody(self) -> Scope:
+    def _somebody(self) -> ScopePolicy:
         for wanted, out, what in (
             (self.groups, self.exclude_groups, "groups"),
             (self.users, self.exclude_users, "users"),
