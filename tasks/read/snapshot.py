@@ -22,7 +22,7 @@ from tasks.decide.ownership import ByHand, ended_links, made_links
 from tasks.decide.plan import GIVER, Plan
 from tasks.decide.selection import Selection
 from tasks.read import validate
-from tasks.read.extract import Reading, Since
+from tasks.read.deltas import Reading, Since
 from tasks.run import Run
 
 

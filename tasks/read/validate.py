@@ -64,7 +64,7 @@ ROW_RULES: Final[dict[str, list[tuple[str, str, dict[str, Any], str]]]] = {
     ],
 }
 RULES: Final = hashlib.sha256(orjson.dumps([TABLE_RULES, ROW_RULES], option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
-"""Identifies the rules, so that a kept verdict never outlives them."""
+"""Identifies the rules, so that a stored verdict never outlives them."""
 
 
 def refuse_if_empty(source: Snapshot) -> None:

@@ -44,7 +44,8 @@ from tasks.decide.ownership import (
 )
 from tasks.policy import Policy, policy_of
 from tasks.read import validate
-from tasks.read.extract import read_directory, read_whole
+from tasks.read.deltas import read_whole
+from tasks.read.extract import read_directory
 from tasks.read.snapshot import check, keep, lost_links, new_links, settle_unfinished, told_by
 from tasks.run import open_directory, open_source
 from tasks.write.apply import OPEN, Progress, apply_operations, chunks
