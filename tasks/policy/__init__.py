@@ -18,9 +18,9 @@ from tasks.policy.limits import Approval, Canary, Limit, Limits
 from tasks.policy.models import Leavers, Matching, Policy, Protection, Reads
 from tasks.policy.naming import Groups, Rule, Usernames, replaced
 from tasks.policy.operations import FEATURES, Operations
-from tasks.policy.part import PLAIN
 from tasks.policy.patterns import BY_ID, MAX_MATCHED, MAX_REPLACED, MAX_SEARCHED, PRIVILEGED, matches
 from tasks.policy.scope import Condition, Conditions, ScopePolicy
+from tasks.policy.section import PLAIN
 
 __all__ = [
     "BY_ID", "FEATURES", "MAX_FILE", "MAX_MATCHED", "MAX_REPLACED", "MAX_SEARCHED", "PLAIN", "PRIVILEGED",

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from connectors.model import ID_ATTRIBUTE, MAX_TEXT
 from tasks.policy.naming import Rule
-from tasks.policy.part import PLAIN, Name, Part
+from tasks.policy.section import PLAIN, Name, Section
 
 CrowdField = Literal["email", "first_name", "last_name", "display_name"]
 Function = Literal["lower", "upper", "trim", "replace", "split", "lookup", "default"]
@@ -28,7 +28,7 @@ _READS: Mapping[str, tuple[str, ...]] = {
 """What each function reads; the first it needs."""
 
 
-class Step(Part):
+class Step(Section):
     """One named function on a value; which of the other fields it reads stands beside them."""
 
     function: Function = Field(description="What is done with the value.")
@@ -69,7 +69,7 @@ class Step(Part):
         return self
 
 
-class Value(Part):
+class Value(Section):
     """How one value is made: from its sources, through the steps in their order."""
 
     sources: tuple[Name, ...] = Field((), description="Source fields or attributes. Empty: only the steps' default.")
@@ -94,7 +94,7 @@ Made = Annotated[Value, BeforeValidator(_value, json_schema_input_type=str | Val
 """A value, or the name of its one source."""
 
 
-class Attributes(Part):
+class Attributes(Section):
     """What Crowd's fields and attributes are filled from: a source field or attribute, or a value that is made."""
 
     fields: dict[CrowdField, Made] = Field(

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tasks.policy.part import Part
 from tasks.policy.patterns import Pattern
+from tasks.policy.section import Section
 
 
-class Limit(Part):
+class Limit(Section):
     """How many operations of a kind one run may do. Both hold; per cent is rounded down, without a floor."""
 
     absolute: int | None = Field(None, ge=0, description="At most so many. Empty: no such limit.")
@@ -24,7 +24,7 @@ class Limit(Part):
         return min(bounds) if bounds else None
 
 
-class Limits(Part):
+class Limits(Section):
     """Above these a run is refused unless it is forced; a plan that removes everybody always is."""
 
     user_create: Limit = Field(Limit(), description="New accounts.")
@@ -72,7 +72,7 @@ class Limits(Part):
 Danger = Literal["deletions", "privileged", "last_administrator", "emptied_groups"]
 
 
-class Approval(Part):
+class Approval(Section):
     """When a person must agree before a plan is carried out: in the Prefect UI, or by `crowdsync approve`."""
 
     when: Literal["above_limits", "always", "never"] = Field(
@@ -90,7 +90,7 @@ class Approval(Part):
     expires_hours: float = Field(24, gt=0, le=24 * 30, description="How long to wait, and how long agreement holds.")
 
 
-class Canary(Part):
+class Canary(Section):
     """A first part of a plan, which is carried out and read back before the rest."""
 
     operations: int | None = Field(None, ge=1, le=1000, description="The first so many operations.")

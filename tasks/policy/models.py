@@ -16,15 +16,15 @@ from tasks.policy.attributes import Attributes
 from tasks.policy.limits import Approval, Canary, Limits
 from tasks.policy.naming import Groups, Usernames
 from tasks.policy.operations import Operations
-from tasks.policy.part import Part
 from tasks.policy.patterns import PRIVILEGED, Pattern, look_privileged, matches
 from tasks.policy.scope import ScopePolicy
+from tasks.policy.section import Section
 
 _PROBES = ("staff", "acme-red team", "x1")
 """Group names that no company protects."""
 
 
-class Matching(Part):
+class Matching(Section):
     """How people and groups of the IdP find what already exists in Crowd. A link always comes first."""
 
     users: tuple[Literal["id", "username", "email"], ...] = Field(
@@ -60,7 +60,7 @@ class Matching(Part):
 Leaving = Literal["deactivate", "take_groups", "deactivate_and_take_groups", "delete", "nothing"]
 
 
-class Leavers(Part):
+class Leavers(Section):
     """What happens to those who leave. Whoever returns gets the same account back, and the memberships of then."""
 
     out_of_scope: Leaving = Field("deactivate", description="To the account of a person who left the scope.")
@@ -87,7 +87,7 @@ class Leavers(Part):
         return "delete" in (self.out_of_scope, self.disabled, self.deleted) or self.delete_after_days is not None
 
 
-class Protection(Part):
+class Protection(Section):
     """What is never touched, whoever asks."""
 
     users: tuple[Pattern, ...] = Field(("admin",), description="Crowd accounts that are never changed.")
@@ -102,7 +102,7 @@ class Protection(Part):
     )
 
 
-class Reads(Part):
+class Reads(Section):
     """How the source is read."""
 
     full_every_hours: float = Field(
@@ -112,7 +112,7 @@ class Reads(Part):
     )
 
 
-class Policy(Part):
+class Policy(Section):
     """Everything that one source may do to one directory."""
 
     reads: Reads = Field(Reads(), title="Reading")

@@ -12,11 +12,11 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from connectors.model import MAX_TEXT
 from tasks.decide.names import arrow_text
-from tasks.policy.part import Part
 from tasks.policy.patterns import MAX_REPLACED, Pattern, checked_search
+from tasks.policy.section import Section
 
 
-class Rule(Part):
+class Rule(Section):
     """One step on the way from the IdP's username to Crowd's."""
 
     pattern: Annotated[str, AfterValidator(checked_search)] = Field(description="RE2 expression, searched anywhere.")
@@ -32,7 +32,7 @@ class Rule(Part):
         return self
 
 
-class Usernames(Part):
+class Usernames(Section):
     """How Crowd usernames are made: normalise, then the rules in order, then case, then blanks off."""
 
     source: Literal["username", "email"] = Field("username", description="The field to start from.")
@@ -53,7 +53,7 @@ class Usernames(Part):
         return self
 
 
-class Groups(Part):
+class Groups(Section):
     """How Crowd group names are made: the rules in order, then the prefix; and what stands in groups."""
 
     rules: tuple[Rule, ...] = Field((), description="Replacements, in this order.")

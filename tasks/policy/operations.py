@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from connectors.operations import KINDS, Kind
-from tasks.policy.part import Part
+from tasks.policy.section import Section
 
 
 def _feature(value: object) -> object:
@@ -22,7 +22,7 @@ FEATURES: Mapping[Kind, str] = {kind: spec.feature for kind, spec in KINDS.items
 """The feature that turns a kind of operation on and off; "" where that is decided per attribute while planning."""
 
 
-class Operations(Part):
+class Operations(Section):
     """Which kinds of write are allowed. What is off is counted in the report; what is on "report" is listed there
     with its reasons; neither is done."""
 

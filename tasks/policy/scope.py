@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from tasks.policy.part import PLAIN, Name, Part
 from tasks.policy.patterns import GroupEntry, Pattern, checked
+from tasks.policy.section import PLAIN, Name, Section
 
 Operator = Literal[
     "equals",
@@ -32,7 +32,7 @@ Operator = Literal[
 ]
 
 
-class Condition(Part):
+class Condition(Section):
     """One condition on a person. Text is compared without regard to case; of an attribute with several values, one
     must fit. Who has no value fits only the operators that say "not" or "absent"."""
 
@@ -83,7 +83,7 @@ def _date(text: str) -> str:
     return text
 
 
-class Conditions(Part):
+class Conditions(Section):
     """Conditions that must all hold."""
 
     all: tuple[Condition, ...] = Field(description="All of these must hold.", json_schema_extra={"minItems": 1})
@@ -113,7 +113,7 @@ class Conditions(Part):
         return self
 
 
-class ScopePolicy(Part):
+class ScopePolicy(Section):
     """Who and what is in scope. Everybody else counts as having left."""
 
     model_config = ConfigDict(title="Scope")

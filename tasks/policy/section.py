@@ -1,4 +1,4 @@
-"""What all parts of a policy have in common: unknown fields are refused, and names of source fields are told apart."""
+"""What all sections of a policy have in common, and the names of source fields and attributes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Name = Annotated[str, AfterValidator(_name)]
 """Of a source field or attribute."""
 
 
-class Part(BaseModel):
-    """A part of a policy: fields that it does not have are refused, and it never changes."""
+class Section(BaseModel):
+    """A section of a policy, or what stands in one: fields that it does not have are refused, and it never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
