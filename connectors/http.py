@@ -181,7 +181,7 @@ def whole_characters(body: bytes) -> bytes:
     return _ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
-class Stream:
+class OpenAnswer:
     """An open response whose body is read once, piece by piece, with `chunks()`."""
 
     def __init__(self, response: httpx.Response, where: str, max_bytes: int, patience: float) -> None:
@@ -386,8 +386,8 @@ class Http:
         *,
         params: Mapping[str, str | int] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Stream]:
-        """As `call` until the headers are there; the body is then read through `Stream.chunks()`."""
+    ) -> AsyncIterator[OpenAnswer]:
+        """As `call` until the headers are there; the body is then read through `OpenAnswer.chunks()`."""
         target = self._target(path, params)
         async with self._slots:
             result = await self._once(method, target, headers, None, True, (), True)
@@ -395,7 +395,7 @@ class Http:
                 result = await self._retry(result, method, target, headers, None, True, (), True)
             assert isinstance(result, httpx.Response)
             try:
-                yield Stream(result, self._where(method, target), self._max_bytes, self._whole)
+                yield OpenAnswer(result, self._where(method, target), self._max_bytes, self._whole)
             finally:
                 await result.aclose()
 
