@@ -20,7 +20,7 @@ _KIND: Final = {"user": Kind.USER_ATTRIBUTES, "group": Kind.GROUP_ATTRIBUTES}
 
 @dataclass(frozen=True, slots=True)
 class ByHand:
-    """A person's decision about ownership, as the audit tells it; it is kept with its plan, also through a crash."""
+    """A person's decision about ownership, as the audit records it; stored with its plan, it outlives a crash."""
 
     event: str
     actor: str
@@ -29,14 +29,14 @@ class ByHand:
     forced: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """As it is kept in place of a policy: such a plan is made under none."""
+        """As it is stored in place of a policy: such a plan is made under none."""
         return orjson.dumps({"by_hand": self}).decode()
 
     @classmethod
     def read(cls, policy: str) -> ByHand | None:
-        """What a stored plan keeps; None: it is an ordinary one."""
-        kept = orjson.loads(policy).get("by_hand")
-        return None if kept is None else cls(**{**kept, "forced": tuple(kept["forced"])})
+        """What a stored plan says in place of a policy; None: it is an ordinary one."""
+        found = orjson.loads(policy).get("by_hand")
+        return None if found is None else cls(**{**found, "forced": tuple(found["forced"])})
 
     def audited(self, plan: int, operations: pd.DataFrame) -> dict[str, Any] | None:
         """Operations of such a plan that hold now → the row of the audit chain; None where there are none."""
@@ -60,21 +60,11 @@ def operations(changes: pd.DataFrame) -> pd.DataFrame:
     for seq, row in enumerate(changes.to_dict("records"), 1):
         mark = {ID_ATTRIBUTE: [row["owner"]] if row["owner"] else []} if row["write"] else {}
         before = {ID_ATTRIBUTE: [row["mark"]] if row["mark"] else []}
-        rows.append(
-            (
-                *(
-                    seq,
-                    MARKS,
-                    _KIND[row["kind"]].value,
-                    row["name"],
-                    "",
-                    (row["owner"] or row["was"]).partition(":")[2],
-                ),
-                _json({"attributes": mark, "owner": row["owner"], "how": row["how"]}),
-                _json({"attributes": before, "owner": row["ends"], "was": row["was"]}),
-                BY_HAND + row["why"],
-            )
-        )
+        identity = (row["owner"] or row["was"]).partition(":")[2]
+        after = _json({"attributes": mark, "owner": row["owner"], "how": row["how"]})
+        was = _json({"attributes": before, "owner": row["ends"], "was": row["was"]})
+        kind = _KIND[row["kind"]].value
+        rows.append((seq, MARKS, kind, row["name"], "", identity, after, was, BY_HAND + row["why"]))
     columns = ("seq", "phase", "kind", "name", "target", "source_id", "record", "before", "reason")
     return pd.DataFrame(
         {

@@ -69,55 +69,86 @@ def _gone(kind: str, records: pd.DataFrame, links: pd.DataFrame, source: str) ->
 
 
 def _partners(
-    kind: str,
-    mine: pd.DataFrame,
-    records: pd.DataFrame,
-    links: pd.DataFrame,
-    wanted: Wanted,
-    old: str,
-    by: Key,
+    kind: str, mine: pd.DataFrame, records: pd.DataFrame, links: pd.DataFrame, wanted: Wanted, old: str, by: Key
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where among the wanted of a kind the partner of each record stands, and why it has none ("": it has one)."""
-    new = wanted.source
     theirs = wanted.people[wanted.people["kind"] == kind].reset_index(drop=True)
-    chosen = not isinstance(by, str)
-    word = "id" if chosen else "name" if kind == "group" else "e-mail address" if by == "email" else "username"
+    compared, why = _compared(kind, mine, records, theirs, old, by), _Reasons(len(mine))
+    found = _found(kind, mine, compared, wanted, why)
+    if len(theirs):
+        partner = theirs.iloc[np.where(found < 0, 0, found)].reset_index(drop=True)
+        _refuse_owners(kind, wanted.source + ":" + partner["id"], records, links, why)
+        if not compared.chosen:
+            _refuse_guesses(kind, mine, partner, compared.word, wanted.source, why)
+    return found, why.text
+
+
+class _Reasons:
+    """Why each of so many records has no partner; the first reason stays."""
+
+    def __init__(self, count: int) -> None:
+        self.text = np.full(count, "", dtype=object)
+
+    def because(self, which: Any, text: Any) -> None:
+        """Those of `which` (bool) that have no reason yet get this text, or theirs of these texts."""
+        fresh = np.asarray(which, dtype=bool) & (self.text == "")
+        self.text[fresh] = text if isinstance(text, str) else np.asarray(text, dtype=object)[fresh]
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What is compared of our records (`ours`) and of the people or groups of the source (`theirs`): `word` names it,
+    `chosen` says that a person wrote the pairs down. Neither may stand twice in its `unique_…`."""
+
+    word: str
+    chosen: bool
+    ours: pd.Series
+    theirs: pd.Series
+    unique_ours: pd.Series
+    unique_theirs: pd.Series
+
+
+def _compared(
+    kind: str, mine: pd.DataFrame, records: pd.DataFrame, theirs: pd.DataFrame, old: str, by: Key
+) -> _Compared:
     if isinstance(by, Mapping):
         ours = mine["owner"].str.slice(len(old) + 1).map(lambda one: by.get(one, "")).astype("str")
-        keys, unique_ours, unique_keys = theirs["id"], ours, theirs["id"]
-    elif word == "e-mail address":
-        ours, keys = _address(mine["email"]), _address(theirs["email"])
-        unique_ours, unique_keys = _address(records.loc[records["kind"] == kind, "email"]), keys
-    else:
-        ours, keys = mine["key"], crowd_ids(theirs["name"])
-        unique_ours, unique_keys = ours, fold(theirs["name"])
-    reason = np.full(len(mine), "", dtype=object)
+        return _Compared("id", True, ours, theirs["id"], ours, theirs["id"])
+    if kind == "user" and by == "email":
+        every, keys = _address(records.loc[records["kind"] == kind, "email"]), _address(theirs["email"])
+        return _Compared("e-mail address", False, _address(mine["email"]), keys, every, keys)
+    word = "name" if kind == "group" else "username"
+    return _Compared(word, False, mine["key"], crowd_ids(theirs["name"]), mine["key"], fold(theirs["name"]))
 
-    def because(which: Any, text: Any) -> None:
-        fresh = np.asarray(which, dtype=bool) & (reason == "")
-        reason[fresh] = text if isinstance(text, str) else np.asarray(text, dtype=object)[fresh]
 
-    because(mine["doubt"] != "", mine["doubt"] + "; settle that first: crowdsync links cut, then make")
-    because(mine["protected"], "is protected; take it out of the policy's protection first")
-    because(ours == "", "is not in the list of ids" if chosen else f"has no {word} in Crowd")
-    because(
-        among(ours, unique_ours[unique_ours.duplicated(keep=False).to_numpy()]),
+def _found(kind: str, mine: pd.DataFrame, compared: _Compared, wanted: Wanted, why: _Reasons) -> np.ndarray:
+    """Where the one partner of each record stands, -1 where there is none, with the reason."""
+    new, word, ours, chosen = wanted.source, compared.word, compared.ours, compared.chosen
+    why.because(mine["doubt"] != "", mine["doubt"] + "; settle that first: crowdsync links cut, then make")
+    why.because(mine["protected"], "is protected; take it out of the policy's protection first")
+    why.because(ours == "", "is not in the list of ids" if chosen else f"has no {word} in Crowd")
+    why.because(
+        among(ours, compared.unique_ours[compared.unique_ours.duplicated(keep=False).to_numpy()]),
         f"several Crowd {kind}s have its {word}" if not chosen else "several ids of the list go to the same one",
     )
-    doubled = unique_keys.duplicated(keep=False).to_numpy()
-    because(among(ours, keys[doubled]), f"several of {new} have its {word}")
-    found = pd.Index(keys[~doubled]).get_indexer(pd.Index(ours))
+    doubled = compared.unique_theirs.duplicated(keep=False).to_numpy()
+    why.because(among(ours, compared.theirs[doubled]), f"several of {new} have its {word}")
+    found = pd.Index(compared.theirs[~doubled]).get_indexer(pd.Index(ours))
     found = np.where(found >= 0, np.flatnonzero(~doubled)[found] if (~doubled).any() else -1, -1)
-    held = wanted.held[wanted.held["kind"] == kind]
-    told = dict(zip(crowd_ids(held["name"]), held["reason"], strict=True))
     none = found < 0
     if none.any():
-        because(none & among(mine["key"], list(told)), [f"{new} holds it: {told.get(key, '')}" for key in mine["key"]])
-        because(none, f"{new} wants nobody with this {word} in Crowd" if kind == "user" else f"{new} has no such group")
-    if not len(theirs):
-        return found, reason
-    partner = theirs.iloc[np.where(none, 0, found)].reset_index(drop=True)
-    theirs_now = new + ":" + partner["id"]
+        held = wanted.held[wanted.held["kind"] == kind]
+        reasons = dict(zip(crowd_ids(held["name"]), held["reason"], strict=True))
+        texts = [f"{new} holds it: {reasons.get(key, '')}" for key in mine["key"]]
+        why.because(none & among(mine["key"], list(reasons)), texts)
+        nobody = f"{new} wants nobody with this {word} in Crowd" if kind == "user" else f"{new} has no such group"
+        why.because(none, nobody)
+    return found
+
+
+def _refuse_owners(kind: str, theirs: pd.Series, records: pd.DataFrame, links: pd.DataFrame, why: _Reasons) -> None:
+    """Whoever (`<source>:<id>`) owns something in Crowd already gets nothing more."""
     taken = records.loc[(records["kind"] == kind) & (records["owner"] != ""), ["owner", "mark", "name"]]
     tied = links[links["kind"] == kind]
     has = (
@@ -125,28 +156,24 @@ def _partners(
         | dict(zip(taken["owner"], taken["name"], strict=True))
         | dict(zip(owners(tied), tied["name"], strict=True))
     )
-    because(
-        among(theirs_now, list(has)),
-        [f"{owner} has the Crowd {kind} {has.get(owner, '')!r} already" for owner in theirs_now],
-    )
-    if chosen:
-        return found, reason
+    texts = [f"{owner} has the Crowd {kind} {has.get(owner, '')!r} already" for owner in theirs]
+    why.because(among(theirs, list(has)), texts)
+
+
+def _refuse_guesses(kind: str, mine: pd.DataFrame, partner: pd.DataFrame, word: str, new: str, why: _Reasons) -> None:
+    """What is too dangerous to pair because a `word` is the same: a person must have written it down."""
     way = "; if it is meant, name the pair in a file: --by FILE.csv"
-    because(
-        mine["power"] != "",
-        [f"has the power of {power!r}, and whoever gets it has it too{way}" for power in mine["power"]],
-    )
-    stands = partner["active"].to_numpy(dtype=bool)
-    because(
-        ~mine["active"].to_numpy(dtype=bool) & stands,
+    texts = [f"has the power of {power!r}, and whoever gets it has it too{way}" for power in mine["power"]]
+    why.because(mine["power"] != "", texts)
+    why.because(
+        ~mine["active"].to_numpy(dtype=bool) & partner["active"].to_numpy(dtype=bool),
         f"the account is inactive, its owner may have left, and {new} has somebody active of this {word}{way}",
     )
     local, other = (_address(frame["email"]).str.split("@").str[0] for frame in (mine, partner))
-    because(
+    why.because(
         (kind == "user") & (local != "") & (other != "") & (local != other),
         f"another e-mail address in {new}, so it may be another person{way}",
     )
-    return found, reason
 
 
 def _address(emails: pd.Series) -> pd.Series:
