@@ -328,7 +328,7 @@ class Entra:
     # --- deltas --------------------------------------------------------------------------------
 
     async def cursor(self, scope: Scope) -> str:
-        """The delta links of now; "" where only a part of the tenant is read, whose border deltas do not tell."""
+        """The delta links of now; "" where only a part of the tenant is read, whose border deltas do not show."""
         if self._settings.app or not self._settings.guests:
             return ""
         kept: dict[str, Any] = {"asked": self._asked(scope), "gone": []}
@@ -455,11 +455,11 @@ class Entra:
         left: list[MembershipRow] = []
         replaced: list[str] = []
         for group, members in said.items():
-            if any(len(told) > 1 or (True, None) in told for told in members.values()):
+            if any(len(words) > 1 or (True, None) in words for words in members.values()):
                 replaced.append(group)
                 continue
-            for member, told in members.items():
-                ((here_now, kind),) = told
+            for member, words in members.items():
+                ((here_now, kind),) = words
                 kinds = {_USER: ("user",), _GROUP: ("group",), None: ("user", "group")}.get(kind, ())
                 (joined if here_now else left).extend((group, member, one) for one in kinds)
         return joined, left, replaced
@@ -638,20 +638,20 @@ class Entra:
         return f" ({said})" if said else ""
 
     def _error(self, path: str, status: Any, body: Any) -> RefusedError | ConfigurationError:
-        told = f"{self._name}: {_bare(path)}: {status}{self._why(body)}."
+        message = f"{self._name}: {_bare(path)}: {status}{self._why(body)}."
         if status in (401, 403):
             what = re.split(r"[/(?]", path)[1]
             right = _RIGHTS["users"] if "memberOf" not in path else f"{_RIGHTS['users']} and {_RIGHTS['groups']}"
             return ForbiddenError(
-                f"{told} {_GRANT.format(right if what == 'users' else _RIGHTS.get(what, 'it lacks'))}."
+                f"{message} {_GRANT.format(right if what == 'users' else _RIGHTS.get(what, 'it lacks'))}."
             )
         if status in (400, 501) and "$select=" in path:
             return ConfigurationError(
-                f"{told} Correct the attributes of the mapping: properties of a user, such as city."
+                f"{message} Correct the attributes of the mapping: properties of a user, such as city."
             )
         if status == 404 and path.count("/") == 1:
-            return ConfigurationError(f"{told} Set `url` to Microsoft Graph, without a path.")
-        return IncompleteError(f"{told} Run again.")
+            return ConfigurationError(f"{message} Set `url` to Microsoft Graph, without a path.")
+        return IncompleteError(f"{message} Run again.")
 
     # --- records -------------------------------------------------------------------------------
 

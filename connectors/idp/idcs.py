@@ -177,7 +177,7 @@ class Idcs:
     async def changes(self, scope: Scope, cursor: str) -> Changes:
         """Users and groups changed since `cursor`; the members of these groups whole.
 
-        Nobody is ever told as gone: deleted users and groups leave no trace.
+        Nobody is ever named as gone: deleted users and groups leave no trace.
         """
         after = await self.cursor(scope)
         try:
@@ -371,12 +371,12 @@ class Idcs:
         answer = await self._http.call("GET", path, params=params, expect=(401, *expect))
         if answer.status == 200 or answer.status in expect:
             return answer
-        told = f"{self._at(path)}: {answer.status}{_detail(answer)}."
+        message = f"{self._at(path)}: {answer.status}{_detail(answer)}."
         if answer.status in (401, 403):  # 401 also to a new token
-            raise ForbiddenError(f"{told} {_NO_RIGHT}")
+            raise ForbiddenError(f"{message} {_NO_RIGHT}")
         if answer.status == 404:
-            raise ConfigurationError(f"{told} Set `url` to the domain URL, without a path.")
-        raise IncompleteError(told)
+            raise ConfigurationError(f"{message} Set `url` to the domain URL, without a path.")
+        raise IncompleteError(message)
 
     def _part(self, answer: Answer) -> Part:
         """A ListResponse. `itemsPerPage` is what was asked for, and says nothing."""

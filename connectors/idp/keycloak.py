@@ -183,7 +183,7 @@ class Keycloak:
         return True
 
     async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
-        """Keycloak does not tell when a user or group was changed."""
+        """Keycloak does not say when a user or group was changed."""
         return ""
 
     async def changes(self, scope: Scope, cursor: str) -> Changes:  # noqa: ARG002
@@ -237,10 +237,10 @@ class Keycloak:
         now = await self._count("/users/count", chosen)
         if now <= listed:
             return
-        told = f"{self._at('users')}: {counted} counted, and {listed} listed"
+        message = f"{self._at('users')}: {counted} counted, and {listed} listed"
         if now != counted:
-            raise IncompleteError(f"{told}, then {now} counted: they changed while being read; run again.")
-        raise IncompleteError(f"{told}, which is so again when counted again. {_FEDERATION}")
+            raise IncompleteError(f"{message}, then {now} counted: they changed while being read; run again.")
+        raise IncompleteError(f"{message}, which is so again when counted again. {_FEDERATION}")
 
     async def _found(self, query: Mapping[str, str], *, proved: bool = True) -> list[Any]:
         """Users that a filter finds, two at most. Where nobody is, the count must say so too."""
@@ -370,14 +370,16 @@ class Keycloak:
         if answer.status == 200:
             return answer
         error = answer.problem().get("error")
-        told = f"{self._at()}: {answer.status} for {path}{answer.words(error) if type(error) is str else ''}"
+        message = f"{self._at()}: {answer.status} for {path}{answer.words(error) if type(error) is str else ''}"
         if answer.status == 403:
-            raise ForbiddenError(f"{told}. {self._grant()}")
+            raise ForbiddenError(f"{message}. {self._grant()}")
         if answer.status == 404 and path.count("/") > 2:
-            raise IncompleteError(f"{told}: it {_GONE}.")
+            raise IncompleteError(f"{message}: it {_GONE}.")
         if answer.status == 404:
-            raise ConfigurationError(f"{told}. Check `realm`, and whether `url` needs a path such as /auth at its end.")
-        raise IncompleteError(f"{told}; run again.")
+            raise ConfigurationError(
+                f"{message}. Check `realm`, and whether `url` needs a path such as /auth at its end."
+            )
+        raise IncompleteError(f"{message}; run again.")
 
     def _grant(self) -> str:
         own = self._settings.token_realm in ("", self._settings.realm)

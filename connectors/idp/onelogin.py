@@ -188,7 +188,7 @@ class OneLogin:
     async def changes(self, scope: Scope, cursor: str) -> Changes:
         """Users changed since `cursor`; roles and their members whole, for OneLogin does not say when they change.
 
-        Nobody is ever told as gone: OneLogin forgets deleted people and roles at once.
+        Nobody is ever named as gone: OneLogin forgets deleted people and roles at once.
         """
         after = await self.cursor(scope)
         try:
@@ -349,19 +349,19 @@ class OneLogin:
         answer = await self._http.call("GET", path, params=params, expect=(401, *expect))
         if answer.status == 200 or (answer.status == 404 and 404 in expect):
             return answer
-        told = f"{self._at(path)}: {answer.status}{_detail(answer)}."
+        message = f"{self._at(path)}: {answer.status}{_detail(answer)}."
         if answer.status in (401, 403):
-            raise ForbiddenError(f"{told} {_NO_RIGHT}")
+            raise ForbiddenError(f"{message} {_NO_RIGHT}")
         if answer.status == 404 and path == self._app():
-            raise ConfigurationError(f"{told} `app` is the number in the address of the application's page.")
+            raise ConfigurationError(f"{message} `app` is the number in the address of the application's page.")
         if answer.status == 404 and path in (_USERS, _ROLES, _GROUPS):
-            raise ConfigurationError(f"{told} Set `url` to https://SUBDOMAIN.onelogin.com, without a path.")
+            raise ConfigurationError(f"{message} Set `url` to https://SUBDOMAIN.onelogin.com, without a path.")
         if answer.status == 500:
             raise AuthenticationError(
-                f"{told} If this stays, the person who made the API credentials may have been deleted: make new ones "
-                "(Developers > API Credentials)."
+                f"{message} If this stays, the person who made the API credentials may have been deleted: make new "
+                "ones (Developers > API Credentials)."
             )
-        raise IncompleteError(f"{told} Run again.")
+        raise IncompleteError(f"{message} Run again.")
 
     def _fields(self, attributes: Iterable[str]) -> str:
         """What to ask a list of users for."""

@@ -340,12 +340,12 @@ class Scim:
         answer = await self._http.call("GET", self._paths[what], params=params, headers=_ACCEPT)
         if answer.status == 200:
             return answer
-        told = f"{self._at(what)}: {answer.status}{_detail(answer)}."
+        message = f"{self._at(what)}: {answer.status}{_detail(answer)}."
         if answer.status == 403:
-            raise ForbiddenError(f"{told} Give the token the right to read users and groups.")
+            raise ForbiddenError(f"{message} Give the token the right to read users and groups.")
         if answer.status == 404:
-            raise ConfigurationError(f"{told} Set `url` to the SCIM root, the address above /Users.")
-        raise IncompleteError(told)
+            raise ConfigurationError(f"{message} Set `url` to the SCIM root, the address above /Users.")
+        raise IncompleteError(message)
 
     def _part(self, answer: Answer, what: str, *, slim: bool = False) -> Part:
         """A ListResponse (RFC 7644 3.4.2)."""
@@ -550,7 +550,7 @@ class Scim:
         return members if isinstance(members, tuple | str) else self._members(members)
 
     def _members(self, members: Any) -> _Members | str:
-        """Ids of (users, groups, those whose kind is not said), or why that cannot be told."""
+        """Ids of (users, groups, those whose kind is not said), or why that cannot be said."""
         if not isinstance(members, list):
             return "its `members` are not a list"
         users: list[str] = []
