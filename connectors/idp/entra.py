@@ -331,8 +331,8 @@ class Entra:
         """The delta links of now; "" where only a part of the tenant is read, whose border deltas do not show."""
         if self._settings.app or not self._settings.guests:
             return ""
-        kept: dict[str, Any] = {"asked": self._asked(scope), "gone": []}
-        for what, fields in self._asked(scope).items():
+        kept: dict[str, Any] = {"asked": self._requested(scope), "gone": []}
+        for what, fields in self._requested(scope).items():
             path = f"/{what}/delta?$select={fields}&$deltatoken=latest"
             link = (await self._get(path)).get("@odata.deltaLink")
             if not isinstance(link, str):
@@ -347,7 +347,7 @@ class Entra:
             links, back = [str(kept[what]) for what in ("groups", "users")], set(kept["gone"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise StaleCursorError(f"{self._name}: this is no cursor of a read of Entra; a full read is due.") from None
-        if kept.get("asked") != self._asked(scope):
+        if kept.get("asked") != self._requested(scope):
             raise StaleCursorError(f"{self._name}: other properties are asked for than before; a full read is due.")
         try:
             groups, kept["groups"] = await self._round("groups", links[0])
@@ -378,7 +378,7 @@ class Entra:
             warnings,
         )
 
-    def _asked(self, scope: Scope) -> dict[str, str]:
+    def _requested(self, scope: Scope) -> dict[str, str]:
         return {"users": self._user_fields(scope), "groups": f"{_group_fields(scope)},members"}
 
     async def _round(self, what: str, link: str) -> tuple[list[Record], str]:
@@ -583,8 +583,8 @@ class Entra:
         done: dict[str, tuple[int, Any]] = {}
         wait = 0.0
         for turn in range(_TRIES):
-            asked = [{"id": key, "method": "GET", "url": path, "headers": headers or {}} for key, path in todo.items()]
-            answer = await self._http.call("POST", "/$batch", json={"requests": asked}, repeat=True)
+            batch = [{"id": key, "method": "GET", "url": path, "headers": headers or {}} for key, path in todo.items()]
+            answer = await self._http.call("POST", "/$batch", json={"requests": batch}, repeat=True)
             if answer.status != 200:
                 raise self._error("/$batch", answer.status, answer.problem())
             parts = as_dict(answer.json()).get("responses")

@@ -223,10 +223,10 @@ class Google:
     ) -> AsyncIterator[tuple[Sequence[Any], bool]]:
         """Every record of a list, page by page."""
         size = min(self._settings.page_size, _SIZES[what])
-        asked: dict[str, str | int] = {**params, "maxResults": size, "fields": f"kind,nextPageToken,{what}({fields})"}
+        query: dict[str, str | int] = {**params, "maxResults": size, "fields": f"kind,nextPageToken,{what}({fields})"}
 
         async def fetch(token: str) -> Part:
-            return await self._page(what, path, {**asked, "pageToken": token} if token else asked)
+            return await self._page(what, path, {**query, "pageToken": token} if token else query)
 
         pages = by_cursor(fetch, self._at(path), sparse=True)
         try:

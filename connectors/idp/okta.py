@@ -314,8 +314,8 @@ class Okta:
         said = orjson.dumps(key).decode()
         # A filter is up to date and minds case; a search is neither, so what it finds is read again.
         for how in ("filter", "search") if key else ():
-            asked: dict[str, str | int] = {how: f"profile.login eq {said} or profile.email eq {said}", "limit": 200}
-            found = [as_dict(one) async for records, *_ in self._list(_USERS, asked) for one in records]
+            query: dict[str, str | int] = {how: f"profile.login eq {said} or profile.email eq {said}", "limit": 200}
+            found = [as_dict(one) async for records, *_ in self._list(_USERS, query) for one in records]
             named = [one for one in found if _same(one, "login", key)]
             named = named or [one for one in found if _same(one, "email", key)]
             if len(named) > 1:

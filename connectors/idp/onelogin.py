@@ -104,8 +104,12 @@ class OneLogin:
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
         """All users, or those with the application."""
-        rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
-        lists = self._users_of_app(asked) if self._settings.app else self._list(_USERS, {"fields": asked}, twice=True)
+        rows, requested = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
+        lists = (
+            self._users_of_app(requested)
+            if self._settings.app
+            else self._list(_USERS, {"fields": requested}, twice=True)
+        )
         async for records, start, last in lists:
             held: list[Held] = []
             warnings: list[Held] = []
@@ -206,9 +210,9 @@ class OneLogin:
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
         members = await drained(self.memberships(ids), held)
-        rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
+        rows, requested = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
         users: list[UserRow] = []
-        async for records, start, _ in self._list(_USERS, {"fields": asked, "updated_since": cursor}):
+        async for records, start, _ in self._list(_USERS, {"fields": requested, "updated_since": cursor}):
             users += rows(records, f"changed user from {start}", held, warnings)
         return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 
@@ -251,13 +255,13 @@ class OneLogin:
         size = self._settings.page_size
 
         async def some(start: int) -> list[Any]:
-            asked = ids[start : start + size]
-            found = self._list(_USERS, {"fields": fields, "user_ids": ",".join(asked)})
+            some = ids[start : start + size]
+            found = self._list(_USERS, {"fields": fields, "user_ids": ",".join(some)})
             records = [one async for page, *_ in found for one in page]
-            strange = {str(key) for one in records if type(key := as_dict(one).get("id")) is int}.difference(asked)
-            if len(records) != len(asked) or strange:
+            strange = {str(key) for one in records if type(key := as_dict(one).get("id")) is int}.difference(some)
+            if len(records) != len(some) or strange:
                 raise IncompleteError(
-                    f"{self._at(_USERS)}: asked for {len(asked)} people of the application, got {len(records)} "
+                    f"{self._at(_USERS)}: asked for {len(some)} people of the application, got {len(records)} "
                     f"and {len(strange)} others. They changed while being read; run again."
                 )
             return records
