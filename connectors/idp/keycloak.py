@@ -117,13 +117,13 @@ class Keycloak:
         if below is None or not below.keys() >= set(groups):
             await self._tree("true")
             below = self._below or {}
-        robots, held = _Robots(self), list[Held]()
+        service_accounts, held = _ServiceAccounts(self), list[Held]()
 
         async def members(key: str) -> list[MembershipRow]:
             rows: list[MembershipRow] = [(key, child, "group") for child in below.get(key, ())]
             try:
                 async for found, _ in by_cursor(
-                    self._members(key, robots), self._at("members"), first="0", sparse=True
+                    self._members(key, service_accounts), self._at("members"), first="0", sparse=True
                 ):
                     rows += [(key, member, "user") for member in found]
             except Flaw as flaw:
@@ -154,7 +154,7 @@ class Keycloak:
                 break
         else:
             return None
-        if await _Robots(self).has(records[0]):
+        if await _ServiceAccounts(self).has(records[0]):
             return None
         held: list[Held] = []
         rows = user_rows(frozenset())(records, "record", held)
@@ -168,7 +168,7 @@ class Keycloak:
         records = await self._found({"search": f"id:{identity}"})
         if records and [_id(one) for one in records] != [identity]:
             raise IncompleteError(f"{self._at('users')}: asked for {identity}, and got something else; run again.")
-        return bool(records) and not await _Robots(self).has(records[0])
+        return bool(records) and not await _ServiceAccounts(self).has(records[0])
 
     async def has_group(self, identity: str) -> bool:
         """As `Source.has_group`."""
@@ -316,7 +316,7 @@ class Keycloak:
         params: dict[str, str | int] = {"first": 0, "max": total + 1, "briefRepresentation": brief, **(more or {})}
         return self._items(await self._get(path, params))
 
-    def _members(self, key: str, robots: _Robots) -> Callable[[str], Awaitable[Part]]:
+    def _members(self, key: str, service_accounts: _ServiceAccounts) -> Callable[[str], Awaitable[Part]]:
         """A function offset → page of the ids of a group's members."""
         path, size = f"/groups/{quote(key, safe='')}/members", self._size
         ahead: dict[str, Any] = {}
@@ -332,7 +332,7 @@ class Keycloak:
                 after = str(at + size)
                 ahead[after] = _id(items.pop())
             try:
-                items = [item for item in items if not await robots.has(item)]
+                items = [item for item in items if not await service_accounts.has(item)]
                 ids = [item["id"] for item in items]
             except (KeyError, TypeError):
                 ids = [None]
@@ -393,7 +393,7 @@ class Keycloak:
         return f"{self._http.name}: realm {self._settings.realm}{what and f', {what}'}"
 
 
-class _Robots:
+class _ServiceAccounts:
     """Tells service accounts from people whose username begins alike: the plain list has only these."""
 
     def __init__(self, source: Keycloak) -> None:
