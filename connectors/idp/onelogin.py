@@ -104,12 +104,8 @@ class OneLogin:
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
         """All users, or those with the application."""
-        rows, requested = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
-        lists = (
-            self._users_of_app(requested)
-            if self._settings.app
-            else self._list(_USERS, {"fields": requested}, twice=True)
-        )
+        rows, fields = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
+        lists = self._users_of_app(fields) if self._settings.app else self._list(_USERS, {"fields": fields}, twice=True)
         async for records, start, last in lists:
             held: list[Held] = []
             warnings: list[Held] = []
@@ -210,9 +206,9 @@ class OneLogin:
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
         members = await drained(self.memberships(ids), held)
-        rows, requested = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
+        rows, fields = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
         users: list[UserRow] = []
-        async for records, start, _ in self._list(_USERS, {"fields": requested, "updated_since": cursor}):
+        async for records, start, _ in self._list(_USERS, {"fields": fields, "updated_since": cursor}):
             users += rows(records, f"changed user from {start}", held, warnings)
         return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 
