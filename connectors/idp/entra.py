@@ -331,27 +331,27 @@ class Entra:
         """The delta links of now; "" where only a part of the tenant is read, whose border deltas do not show."""
         if self._settings.app or not self._settings.guests:
             return ""
-        kept: dict[str, Any] = {"asked": self._requested(scope), "gone": []}
+        state: dict[str, Any] = {"asked": self._requested(scope), "gone": []}
         for what, fields in self._requested(scope).items():
             path = f"/{what}/delta?$select={fields}&$deltatoken=latest"
             link = (await self._get(path)).get("@odata.deltaLink")
             if not isinstance(link, str):
                 raise IncompleteError(f"{self._name}: /{what}/delta gave no delta link; run again.")
-            kept[what] = self._http.path_of(link)
-        return orjson.dumps(kept).decode()
+            state[what] = self._http.path_of(link)
+        return orjson.dumps(state).decode()
 
     async def changes(self, scope: Scope, cursor: str) -> Changes:
         """As `Source.changes`. Groups are asked before people: whoever joined a group is then known."""
         try:
-            kept = as_dict(orjson.loads(cursor))
-            links, back = [str(kept[what]) for what in ("groups", "users")], set(kept["gone"])
+            state = as_dict(orjson.loads(cursor))
+            links, back = [str(state[what]) for what in ("groups", "users")], set(state["gone"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise StaleCursorError(f"{self._name}: this is no cursor of a read of Entra; a full read is due.") from None
-        if kept.get("asked") != self._requested(scope):
+        if state.get("asked") != self._requested(scope):
             raise StaleCursorError(f"{self._name}: other properties are asked for than before; a full read is due.")
         try:
-            groups, kept["groups"] = await self._round("groups", links[0])
-            users, kept["users"] = await self._round("users", links[1])
+            groups, state["groups"] = await self._round("groups", links[0])
+            users, state["users"] = await self._round("users", links[1])
             new_users, gone_users = await self._settled("users", users, self._user_fields(scope), back)
             new_groups, gone_groups = await self._settled("groups", groups, _group_fields(scope), back)
             held: list[Held] = []
@@ -364,9 +364,9 @@ class Entra:
         except IncompleteError as doubt:
             raise StaleCursorError(f"{doubt} A full read is due.") from None
         back |= {key for key, reason in {**gone_users, **gone_groups}.items() if reason == "changed"}
-        kept["gone"] = sorted(back)
+        state["gone"] = sorted(back)
         return Changes(
-            orjson.dumps(kept).decode(),
+            orjson.dumps(state).decode(),
             rows,
             teams,
             replaced,
