@@ -252,7 +252,7 @@ class Http:
     it is no 429. `verify` is False or the path of a CA bundle where the default CAs won't do.
     """
 
-    def __init__(
+    def __init__(  # (more than seven parameters: the settings of a client, all by name and few at a time)
         self,
         base_url: str,
         *,
@@ -343,7 +343,7 @@ class Http:
     def __repr__(self) -> str:
         return f"<Http {self.name} {self._root}{self._base}>"
 
-    async def call(
+    async def call(  # (more than seven parameters: the parts of a request, all by name and few at a time)
         self,
         method: str,
         path: str,

@@ -100,6 +100,7 @@ def with_assertion(client_id: str, assertion: Callable[[], str], **more: str) ->
     }
 
 
+# (More than seven parameters: the claims of RFC 7523, all by name.)
 def assertion(
     key: str, *, field: str, audience: str, issuer: str, subject: str, headers: Mapping[str, str], seconds: int = 300,
     algorithm: str = "", **claims: Any,

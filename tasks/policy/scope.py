@@ -91,7 +91,7 @@ class Conditions(Section):
     @field_validator("all")
     @classmethod
     def _some(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
-        if not conditions:  # (`min_length` would be told beside every error in a condition)
+        if not conditions:  # (`min_length` would be named beside every error in a condition)
             raise ValueError("there is none, so that everybody fits; add one, or remove the block")
         return conditions
 

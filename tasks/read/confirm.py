@@ -1,6 +1,7 @@
 """Asking by key: before anything is taken from whoever a list did not name, that one record is asked for.
 
-A list can lose somebody who was there all along, and tell nothing of it. Still there means that the read was not whole.
+A list can lose somebody who was there all along, and nothing in it shows that. Whoever is still there when asked for
+by key means that the read was not whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a snapshot must be before anything is concluded from it (Great Expectations).
 
 Table rules stop the run. Row rules hold the rows that break them, and name them. The same content
-under the same rules is judged once: its verdict is kept in the store. Fields that nobody needs hold no row: what
+under the same rules is judged once: its verdict stands in the store. Fields that nobody needs hold no row: what
 stands in them wrongly, `tasks.decide.map` leaves out.
 """
 
