@@ -1,4 +1,4 @@
-"""The policy as a whole, and the parts that no file of their own holds."""
+"""The policy as a whole, with the sections that are too small for a file of their own."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class Policy(Section):
         return self.attributes.wanted() | self.scope.wanted()
 
     def without(self, kinds: Iterable[Kind]) -> Policy:
-        """The same with these kinds of operation off, and nothing asked but what is above a limit."""
+        """The same with these kinds of operation off, and with agreement needed only above a limit."""
         approval = self.approval.model_copy(update={"when": "above_limits"})
         kinds = set(kinds)
         never = {"handover": "never"} if Kind.GROUP_ATTRIBUTES in kinds else {}
