@@ -143,8 +143,8 @@ class Answer:
 
     def words(self, *said: Any) -> str:
         """What the other side said of an error, fit for a message: ` (…)`, or "" where it said nothing."""
-        told = self.scrub(" ".join(str(one) for one in said if one))
-        return f" ({told})" if told else ""
+        message = self.scrub(" ".join(str(one) for one in said if one))
+        return f" ({message})" if message else ""
 
     def json(self) -> Any:
         """The body as JSON. Anything else, also an empty or cut body or a doubled key, raises `IncompleteError`.
@@ -181,7 +181,7 @@ def whole_characters(body: bytes) -> bytes:
     return _ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
-class Stream:
+class OpenAnswer:
     """An open response whose body is read once, piece by piece, with `chunks()`."""
 
     def __init__(self, response: httpx.Response, where: str, max_bytes: int, patience: float) -> None:
@@ -252,7 +252,7 @@ class Http:
     it is no 429. `verify` is False or the path of a CA bundle where the default CAs won't do.
     """
 
-    def __init__(
+    def __init__(  # (more than seven parameters: the settings of a client, all by name and few at a time)
         self,
         base_url: str,
         *,
@@ -289,8 +289,8 @@ class Http:
         elif isinstance(bearer, str):
             fixed["authorization"] = f"Bearer {bearer}"
             self._secrets.append(bearer)
-        told = [v for k, v in fixed.items() if "key" in k or "token" in k or "auth" in k]
-        self._secrets += [one for v in told for one in (v, v.rpartition(" ")[2])]  # also without its scheme
+        secrets = [v for k, v in fixed.items() if "key" in k or "token" in k or "auth" in k]
+        self._secrets += [one for v in secrets for one in (v, v.rpartition(" ")[2])]  # also without its scheme
         for key, value in fixed.items():
             if not value.isascii() or _FORBIDDEN.search(value.replace(" ", "").replace("\\", "")):
                 raise ConfigurationError(
@@ -343,7 +343,7 @@ class Http:
     def __repr__(self) -> str:
         return f"<Http {self.name} {self._root}{self._base}>"
 
-    async def call(
+    async def call(  # (more than seven parameters: the parts of a request, all by name and few at a time)
         self,
         method: str,
         path: str,
@@ -386,8 +386,8 @@ class Http:
         *,
         params: Mapping[str, str | int] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Stream]:
-        """As `call` until the headers are there; the body is then read through `Stream.chunks()`."""
+    ) -> AsyncIterator[OpenAnswer]:
+        """As `call` until the headers are there; the body is then read through `OpenAnswer.chunks()`."""
         target = self._target(path, params)
         async with self._slots:
             result = await self._once(method, target, headers, None, True, (), True)
@@ -395,7 +395,7 @@ class Http:
                 result = await self._retry(result, method, target, headers, None, True, (), True)
             assert isinstance(result, httpx.Response)
             try:
-                yield Stream(result, self._where(method, target), self._max_bytes, self._whole)
+                yield OpenAnswer(result, self._where(method, target), self._max_bytes, self._whole)
             finally:
                 await result.aclose()
 
@@ -472,8 +472,8 @@ class Http:
         except _Again as error:
             again = error
         assert again is not None
-        told = again.error.args[0]
-        end = again.error if again.tries == 1 else type(again.error)(f"{told} Tried {again.tries} times.")
+        message = again.error.args[0]
+        end = again.error if again.tries == 1 else type(again.error)(f"{message} Tried {again.tries} times.")
         if isinstance(end, RetryableError):
             end.retry_after = again.wait
         raise end
@@ -533,8 +533,8 @@ class Http:
                 return response
             where = self._root + target.partition("?")[0]
             if isinstance(body, str):
-                told = f"{self._where(method, target)}: the body of the answer {status} ended early ({body})."
-                return self._cut(told, repeat)
+                message = f"{self._where(method, target)}: the body of the answer {status} ended early ({body})."
+                return self._cut(message, repeat)
             return Answer(status, response.headers, body, where, method, self.scrub)
 
     async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes | str] | Exception:
@@ -640,10 +640,10 @@ class Http:
         if status in _NOT_EXECUTED:
             wait = _named_wait(response.headers, reset=status == 429)
             self._pause(wait)
-            told = f"{where}: {status}, " + ("too many requests." if status == 429 else "not available now.")
+            message = f"{where}: {status}, " + ("too many requests." if status == 429 else "not available now.")
             if wait is not None and wait > LONGEST_WAIT:
-                raise RetryableError(f"{told} It asked to wait {wait:.0f} s; try again then.", wait)
-            return _Again(RetryableError(told), wait)
+                raise RetryableError(f"{message} It asked to wait {wait:.0f} s; try again then.", wait)
+            return _Again(RetryableError(message), wait)
         if not repeat:
             raise AmbiguousError(f"{where}: {status}; whether the write took place is not known.")
         return _Again(RetryableError(f"{where}: {status}, the server failed. Look into its log."))
@@ -657,10 +657,10 @@ class Http:
             )
         return self._pinned(location, self._root + target)
 
-    def _cut(self, told: str, repeat: bool) -> _Again:
+    def _cut(self, message: str, repeat: bool) -> _Again:
         if not repeat:
-            raise AmbiguousError(told)
-        return _Again(IncompleteError(told))
+            raise AmbiguousError(message)
+        return _Again(IncompleteError(message))
 
     def _lost(self, error: Exception, method: str, target: str, repeat: bool) -> _Again:
         """No answer came: a clear line, and whether the call may be repeated."""
@@ -684,18 +684,18 @@ class Http:
                 raise AmbiguousError(f"{where}: {_words(error)}; it is not known whether the write took place.")
             return _Again(RetryableError(f"{where}: {_words(error)}."))
         if any(isinstance(cause, socket.gaierror) for cause in causes):
-            told = f"the host {self._host} is not known. Check `url` and DNS"
+            message = f"the host {self._host} is not known. Check `url` and DNS"
         elif any(getattr(cause, "errno", None) == errno.ECONNREFUSED for cause in causes):
-            told = f"{place} refuses connections. Check that the server runs, and the port in `url`"
+            message = f"{place} refuses connections. Check that the server runs, and the port in `url`"
         elif isinstance(error, httpx.ConnectTimeout):
-            told = f"no connection to {place} in time. Check `url`, the firewall and the proxy"
+            message = f"no connection to {place} in time. Check `url`, the firewall and the proxy"
         elif isinstance(error, httpx.ProxyError):
-            told = f"the proxy does not let us through to {place}. Check HTTPS_PROXY and NO_PROXY"
+            message = f"the proxy does not let us through to {place}. Check HTTPS_PROXY and NO_PROXY"
         elif any(isinstance(cause, ssl.SSLError) for cause in causes):
-            told = f"the TLS handshake with {place} failed. Check that both sides share a TLS version"
+            message = f"the TLS handshake with {place} failed. Check that both sides share a TLS version"
         else:
-            told = f"no connection to {place} ({_words(error)}). Check `url` and the network"
-        return _Again(RetryableError(f"{self.name}: {told}."))
+            message = f"no connection to {place} ({_words(error)}). Check `url` and the network"
+        return _Again(RetryableError(f"{self.name}: {message}."))
 
     def scrub(self, said: str) -> str:
         """What the other side said → as it may stand in a message: one short line without our secrets, e-mail

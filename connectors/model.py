@@ -170,7 +170,7 @@ class Snapshot:
     memberships by group, member and kind, their categories sorted and all in use.
     `held` names the records that could not be made into a row; they are not in `users` or `groups`.
     `warnings`, in the same columns, names records that are there, but for a field that was left out.
-    `unsound` are the users' rows that were read and are held all the same: their scope can still be told.
+    `unsound` are the users' rows that were read and are held all the same: their scope is still known.
     Build one with `Snapshot.of`.
     """
 

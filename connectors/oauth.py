@@ -61,7 +61,7 @@ class Tokens:
         return True
 
     async def _fetch(self) -> None:
-        asked, form = self._now(), self._form()
+        started, form = self._now(), self._form()
         answer = await self._http.call("POST", self._path, form=form, repeat=True, expect=(401,))
         said = answer.problem()
         if answer.status in (400, 401, 403):
@@ -80,7 +80,7 @@ class Tokens:
             )
         lasts = said.get("expires_in")
         seconds = float(lasts) if isinstance(lasts, int | float) and lasts > 0 else 300.0
-        self._token, self._until = token, asked + seconds - min(60.0, seconds / 5)
+        self._token, self._until = token, started + seconds - min(60.0, seconds / 5)
 
 
 def with_secret(client_id: str, secret: str, **more: str) -> Form:
@@ -100,6 +100,7 @@ def with_assertion(client_id: str, assertion: Callable[[], str], **more: str) ->
     }
 
 
+# (More than seven parameters: the claims of RFC 7523, all by name.)
 def assertion(
     key: str, *, field: str, audience: str, issuer: str, subject: str, headers: Mapping[str, str], seconds: int = 300,
     algorithm: str = "", **claims: Any,

@@ -24,7 +24,6 @@ Row = TypeVar("Row")
 AHEAD = 4
 """How many pages are fetched at once."""
 
-
 ROWS = 10_000
 """About how many memberships make a `Page`."""
 
@@ -79,7 +78,7 @@ async def by_index(
 
     Pages overlap by one record: each must begin with the one that ended the page before. (Where somebody leaves
     before a boundary and somebody else joins behind it, the total stays, and one who was there all along is skipped.)
-    The first page tells total and page size; the others are then fetched `ahead` at a time, and
+    The first page says total and page size; the others are then fetched `ahead` at a time, and
     read one by one: a page in objects is many times as large as in bytes. From
     a page that is shorter than that size on, the read goes page by page and advances by what came. Where an answer is
     too large, the rest is asked for in pages of half the size; `TooLargeError` where two records are still too large.
@@ -95,21 +94,7 @@ async def by_index(
         raise IncompleteError(f"{what}: the server does not say how many there are, so nothing is proved.")
 
     def prove(part: Part, at: int, most: int | None) -> int:
-        """What is still missing after this page."""
-        n = len(part.items)
-        if part.total != total:
-            raise IncompleteError(
-                f"{what}: {total} in all, but {part.total} at index {at}. They changed while being read, "
-                "or the answer is damaged; run again."
-            )
-        if n and part.start is not None and part.start != at:
-            raise IncompleteError(f"{what}: asked for index {at}, and got a page that starts at {part.start}.")
-        missing = total - (at - first) - n
-        if missing < 0 or (most is not None and n > most):
-            raise IncompleteError(f"{what}: {n} records at index {at} are more than {total} in all allow.")
-        if n <= (at > first) and missing:
-            raise IncompleteError(f"{what}: nothing new from index {at} on, and {missing} of {total} are missing.")
-        return missing
+        return _missing_after(part, total, at - first, at, most, what)
 
     missing = prove(part, first, None)
     yield items, missing == 0
@@ -132,6 +117,25 @@ async def by_index(
             size = _half(size, error)
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
+
+
+def _missing_after(part: Part, total: int, before: int, at: int, most: int | None, what: str) -> int:
+    """How many are still missing after a page at the index `at`, with so many `before` it, which may have `most`.
+    Raises `IncompleteError` where the page does not fit to the read."""
+    n = len(part.items)
+    if part.total != total:
+        raise IncompleteError(
+            f"{what}: {total} in all, but {part.total} at index {at}. They changed while being read, "
+            "or the answer is damaged; run again."
+        )
+    if n and part.start is not None and part.start != at:
+        raise IncompleteError(f"{what}: asked for index {at}, and got a page that starts at {part.start}.")
+    missing = total - before - n
+    if missing < 0 or (most is not None and n > most):
+        raise IncompleteError(f"{what}: {n} records at index {at} are more than {total} in all allow.")
+    if n <= (before > 0) and missing:
+        raise IncompleteError(f"{what}: nothing new from index {at} on, and {missing} of {total} are missing.")
+    return missing
 
 
 async def by_position(

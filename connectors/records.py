@@ -83,7 +83,7 @@ def needed(record: Record, name: str) -> str:
 
 
 def optional(record: Record, name: str, doubts: Doubts, field: str = "") -> str:
-    """A text, "" where it is missing or null; also for another type, which is told as a doubt about `field`."""
+    """A text, "" where it is missing or null; also for another type, which becomes a doubt about `field`."""
     value = record.get(name)
     if type(value) is str:
         return value

@@ -1,7 +1,7 @@
 """Where things are: the connections of crowdsync.toml, with secrets taken from the environment.
 
 A setting that holds a secret names the environment variable (`…_env`) or the file (`…_file`) that has
-it; the file itself never does, so it can be kept in a repository.
+it; the file itself never does, so that it may stand in a repository.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Settings(Strict):
         return chosen
 
     def store_url(self) -> str:
-        """The store's URL, from the environment where it is kept there."""
+        """The store's URL, from the environment where it stands there."""
         return secret("store.url", self.store.url_env) if self.store.url_env else self.store.url
 
 

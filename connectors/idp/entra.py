@@ -328,30 +328,30 @@ class Entra:
     # --- deltas --------------------------------------------------------------------------------
 
     async def cursor(self, scope: Scope) -> str:
-        """The delta links of now; "" where only a part of the tenant is read, whose border deltas do not tell."""
+        """The delta links of now; "" where only a part of the tenant is read, whose border deltas do not show."""
         if self._settings.app or not self._settings.guests:
             return ""
-        kept: dict[str, Any] = {"asked": self._asked(scope), "gone": []}
-        for what, fields in self._asked(scope).items():
+        state: dict[str, Any] = {"asked": self._requested(scope), "gone": []}
+        for what, fields in self._requested(scope).items():
             path = f"/{what}/delta?$select={fields}&$deltatoken=latest"
             link = (await self._get(path)).get("@odata.deltaLink")
             if not isinstance(link, str):
                 raise IncompleteError(f"{self._name}: /{what}/delta gave no delta link; run again.")
-            kept[what] = self._http.path_of(link)
-        return orjson.dumps(kept).decode()
+            state[what] = self._http.path_of(link)
+        return orjson.dumps(state).decode()
 
     async def changes(self, scope: Scope, cursor: str) -> Changes:
         """As `Source.changes`. Groups are asked before people: whoever joined a group is then known."""
         try:
-            kept = as_dict(orjson.loads(cursor))
-            links, back = [str(kept[what]) for what in ("groups", "users")], set(kept["gone"])
+            state = as_dict(orjson.loads(cursor))
+            links, back = [str(state[what]) for what in ("groups", "users")], set(state["gone"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise StaleCursorError(f"{self._name}: this is no cursor of a read of Entra; a full read is due.") from None
-        if kept.get("asked") != self._asked(scope):
+        if state.get("asked") != self._requested(scope):
             raise StaleCursorError(f"{self._name}: other properties are asked for than before; a full read is due.")
         try:
-            groups, kept["groups"] = await self._round("groups", links[0])
-            users, kept["users"] = await self._round("users", links[1])
+            groups, state["groups"] = await self._round("groups", links[0])
+            users, state["users"] = await self._round("users", links[1])
             new_users, gone_users = await self._settled("users", users, self._user_fields(scope), back)
             new_groups, gone_groups = await self._settled("groups", groups, _group_fields(scope), back)
             held: list[Held] = []
@@ -364,9 +364,9 @@ class Entra:
         except IncompleteError as doubt:
             raise StaleCursorError(f"{doubt} A full read is due.") from None
         back |= {key for key, reason in {**gone_users, **gone_groups}.items() if reason == "changed"}
-        kept["gone"] = sorted(back)
+        state["gone"] = sorted(back)
         return Changes(
-            orjson.dumps(kept).decode(),
+            orjson.dumps(state).decode(),
             rows,
             teams,
             replaced,
@@ -378,7 +378,7 @@ class Entra:
             warnings,
         )
 
-    def _asked(self, scope: Scope) -> dict[str, str]:
+    def _requested(self, scope: Scope) -> dict[str, str]:
         return {"users": self._user_fields(scope), "groups": f"{_group_fields(scope)},members"}
 
     async def _round(self, what: str, link: str) -> tuple[list[Record], str]:
@@ -455,11 +455,11 @@ class Entra:
         left: list[MembershipRow] = []
         replaced: list[str] = []
         for group, members in said.items():
-            if any(len(told) > 1 or (True, None) in told for told in members.values()):
+            if any(len(words) > 1 or (True, None) in words for words in members.values()):
                 replaced.append(group)
                 continue
-            for member, told in members.items():
-                ((here_now, kind),) = told
+            for member, words in members.items():
+                ((here_now, kind),) = words
                 kinds = {_USER: ("user",), _GROUP: ("group",), None: ("user", "group")}.get(kind, ())
                 (joined if here_now else left).extend((group, member, one) for one in kinds)
         return joined, left, replaced
@@ -583,8 +583,8 @@ class Entra:
         done: dict[str, tuple[int, Any]] = {}
         wait = 0.0
         for turn in range(_TRIES):
-            asked = [{"id": key, "method": "GET", "url": path, "headers": headers or {}} for key, path in todo.items()]
-            answer = await self._http.call("POST", "/$batch", json={"requests": asked}, repeat=True)
+            batch = [{"id": key, "method": "GET", "url": path, "headers": headers or {}} for key, path in todo.items()]
+            answer = await self._http.call("POST", "/$batch", json={"requests": batch}, repeat=True)
             if answer.status != 200:
                 raise self._error("/$batch", answer.status, answer.problem())
             parts = as_dict(answer.json()).get("responses")
@@ -638,20 +638,20 @@ class Entra:
         return f" ({said})" if said else ""
 
     def _error(self, path: str, status: Any, body: Any) -> RefusedError | ConfigurationError:
-        told = f"{self._name}: {_bare(path)}: {status}{self._why(body)}."
+        message = f"{self._name}: {_bare(path)}: {status}{self._why(body)}."
         if status in (401, 403):
             what = re.split(r"[/(?]", path)[1]
             right = _RIGHTS["users"] if "memberOf" not in path else f"{_RIGHTS['users']} and {_RIGHTS['groups']}"
             return ForbiddenError(
-                f"{told} {_GRANT.format(right if what == 'users' else _RIGHTS.get(what, 'it lacks'))}."
+                f"{message} {_GRANT.format(right if what == 'users' else _RIGHTS.get(what, 'it lacks'))}."
             )
         if status in (400, 501) and "$select=" in path:
             return ConfigurationError(
-                f"{told} Correct the attributes of the mapping: properties of a user, such as city."
+                f"{message} Correct the attributes of the mapping: properties of a user, such as city."
             )
         if status == 404 and path.count("/") == 1:
-            return ConfigurationError(f"{told} Set `url` to Microsoft Graph, without a path.")
-        return IncompleteError(f"{told} Run again.")
+            return ConfigurationError(f"{message} Set `url` to Microsoft Graph, without a path.")
+        return IncompleteError(f"{message} Run again.")
 
     # --- records -------------------------------------------------------------------------------
 

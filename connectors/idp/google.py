@@ -198,7 +198,7 @@ class Google:
         return record is not None and self._inside(record, "email")
 
     async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
-        """Google does not tell when a user or group was changed."""
+        """Google does not say when a user or group was changed."""
         return ""
 
     async def changes(self, scope: Scope, cursor: str) -> Changes:  # noqa: ARG002
@@ -223,10 +223,10 @@ class Google:
     ) -> AsyncIterator[tuple[Sequence[Any], bool]]:
         """Every record of a list, page by page."""
         size = min(self._settings.page_size, _SIZES[what])
-        asked: dict[str, str | int] = {**params, "maxResults": size, "fields": f"kind,nextPageToken,{what}({fields})"}
+        query: dict[str, str | int] = {**params, "maxResults": size, "fields": f"kind,nextPageToken,{what}({fields})"}
 
         async def fetch(token: str) -> Part:
-            return await self._page(what, path, {**asked, "pageToken": token} if token else asked)
+            return await self._page(what, path, {**query, "pageToken": token} if token else query)
 
         pages = by_cursor(fetch, self._at(path), sparse=True)
         try:
@@ -329,12 +329,14 @@ class Google:
         if nobody and (answer.status, reason) in ((404, "notFound"), (400, "invalid"), (403, "forbidden")):
             return answer
         where = self._at("/users" if nobody else path)
-        told = f"{where}: {answer.status} {answer.scrub(reason)}{answer.words(said) or ' (no reason given)'}."
+        message = f"{where}: {answer.status} {answer.scrub(reason)}{answer.words(said) or ' (no reason given)'}."
         if answer.status == 403:
-            raise ForbiddenError(f"{told} {_ADVICE.get(reason, self._role())}")
+            raise ForbiddenError(f"{message} {_ADVICE.get(reason, self._role())}")
         if answer.status in (400, 404) and path.count("/") == 1 and "pageToken" not in params:
-            raise ConfigurationError(f"{told} Check `url`, `customer` or `domain`, and the attributes of the mapping.")
-        raise IncompleteError(f"{told} Run again.")
+            raise ConfigurationError(
+                f"{message} Check `url`, `customer` or `domain`, and the attributes of the mapping."
+            )
+        raise IncompleteError(f"{message} Run again.")
 
     def _role(self) -> str:
         return (
@@ -414,7 +416,7 @@ def _address(group: Any) -> str:
 
 
 def _count(group: Record) -> int:
-    """`directMembersCount`, which comes as text; -1 where it is not told."""
+    """`directMembersCount`, which comes as text; -1 where it is not said."""
     said = group.get("directMembersCount")
     return int(said) if isinstance(said, str) and said.isdecimal() else -1
 

@@ -115,7 +115,7 @@ class Idcs:
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
         """All users but service users and those being deleted."""
         rows = user_rows(_user_paths(scope))
-        async for records, start, last in self._list(_USERS, {"attributes": _asked(_OF_USERS, _user_paths(scope))}):
+        async for records, start, last in self._list(_USERS, {"attributes": _requested(_OF_USERS, _user_paths(scope))}):
             held: list[Held] = []
             warnings: list[Held] = []
             yield Page(rows(_staying(records), f"user from {start}", held, warnings), last, held, warnings)
@@ -123,7 +123,9 @@ class Idcs:
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
         """All groups but those being deleted."""
         rows = group_rows(_group_paths(scope))
-        async for records, start, last in self._list(_GROUPS, {"attributes": _asked(_OF_GROUPS, _group_paths(scope))}):
+        async for records, start, last in self._list(
+            _GROUPS, {"attributes": _requested(_OF_GROUPS, _group_paths(scope))}
+        ):
             held: list[Held] = []
             warnings: list[Held] = []
             yield Page(rows(_staying(records), f"group from {start}", held, warnings), last, held, warnings)
@@ -145,11 +147,11 @@ class Idcs:
         if not key:
             return None
         said = orjson.dumps(key).decode()
-        asked = {
+        query = {
             "filter": f"id eq {said} or userName eq {said} or emails.value eq {said}",
-            "attributes": _asked((*_OF_USERS, "groups.value", "groups.type"), ()),
+            "attributes": _requested((*_OF_USERS, "groups.value", "groups.type"), ()),
         }
-        listed = self._list(_USERS, asked)
+        listed = self._list(_USERS, query)
         records = [one async for page, *_ in listed for one in _staying(page) if isinstance(one, dict)]
         for found in (
             [one for one in records if one.get("id") == key],
@@ -177,7 +179,7 @@ class Idcs:
     async def changes(self, scope: Scope, cursor: str) -> Changes:
         """Users and groups changed since `cursor`; the members of these groups whole.
 
-        Nobody is ever told as gone: deleted users and groups leave no trace.
+        Nobody is ever named as gone: deleted users and groups leave no trace.
         """
         after = await self.cursor(scope)
         try:
@@ -185,16 +187,16 @@ class Idcs:
         except ValueError:
             raise StaleCursorError(f"{self._at()}: {cursor[:40]!r} is no time to start a delta from.") from None
         since, held, warnings = {"filter": f'meta.lastModified gt "{cursor}"'}, list[Held](), list[Held]()
-        rows, asked = group_rows(_group_paths(scope)), _asked(_OF_GROUPS, _group_paths(scope))
+        rows, requested = group_rows(_group_paths(scope)), _requested(_OF_GROUPS, _group_paths(scope))
         groups: list[GroupRow] = []
-        async for records, start, _ in self._list(_GROUPS, {**since, "attributes": asked}, twice=False):
+        async for records, start, _ in self._list(_GROUPS, {**since, "attributes": requested}, twice=False):
             groups += rows(_staying(records), f"changed group from {start}", held, warnings)
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
         members = await drained(self.memberships(ids), held)
-        people, asked = user_rows(_user_paths(scope)), _asked(_OF_USERS, _user_paths(scope))
+        people, requested = user_rows(_user_paths(scope)), _requested(_OF_USERS, _user_paths(scope))
         users: list[UserRow] = []
-        async for records, start, _ in self._list(_USERS, {**since, "attributes": asked}, twice=False):
+        async for records, start, _ in self._list(_USERS, {**since, "attributes": requested}, twice=False):
             users += people(_staying(records), f"changed user from {start}", held, warnings)
         return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 
@@ -308,8 +310,8 @@ class Idcs:
 
         async def fetch(start: str) -> Part:
             nonlocal end
-            asked = {"attributes": f"members[startIndex={start}&count={_INSIDE}]"}
-            record = as_dict((await self._get(path, asked)).json())
+            query = {"attributes": f"members[startIndex={start}&count={_INSIDE}]"}
+            record = as_dict((await self._get(path, query)).json())
             if record.get("id") != group:
                 raise IncompleteError(f"{self._at(path)}: the answer is not this group; run again.")
             members = record.get("members")
@@ -361,7 +363,7 @@ class Idcs:
             raise IncompleteError(f"{self._at(_USERS)}: it is not said which groups of {user[0]} are direct.")
         groups: list[GroupRow] = []
         for some in self._bundles(ids):
-            found = await self._with_ids(some, _asked(_OF_GROUPS, ())) or {}
+            found = await self._with_ids(some, _requested(_OF_GROUPS, ())) or {}
             groups += group_rows(())(_staying(found.values()), "group", held)
         if held:
             raise IncompleteError(f"{self._at(_GROUPS)}: a group of {user[0]} cannot be read: {held[0].reason}.")
@@ -371,12 +373,12 @@ class Idcs:
         answer = await self._http.call("GET", path, params=params, expect=(401, *expect))
         if answer.status == 200 or answer.status in expect:
             return answer
-        told = f"{self._at(path)}: {answer.status}{_detail(answer)}."
+        message = f"{self._at(path)}: {answer.status}{_detail(answer)}."
         if answer.status in (401, 403):  # 401 also to a new token
-            raise ForbiddenError(f"{told} {_NO_RIGHT}")
+            raise ForbiddenError(f"{message} {_NO_RIGHT}")
         if answer.status == 404:
-            raise ConfigurationError(f"{told} Set `url` to the domain URL, without a path.")
-        raise IncompleteError(told)
+            raise ConfigurationError(f"{message} Set `url` to the domain URL, without a path.")
+        raise IncompleteError(message)
 
     def _part(self, answer: Answer) -> Part:
         """A ListResponse. `itemsPerPage` is what was asked for, and says nothing."""
@@ -462,7 +464,7 @@ def _group_paths(scope: Scope) -> list[str]:
     return sorted(path for path in scope.attributes if ":Group:" in path)
 
 
-def _asked(names: Iterable[str], paths: Iterable[str]) -> str:
+def _requested(names: Iterable[str], paths: Iterable[str]) -> str:
     """`attributes` of a request. Raises `ConfigurationError` for what is no attribute path."""
     for path in paths:
         if not re.fullmatch(r"[\w.:$-]+", path):

@@ -117,13 +117,13 @@ class Keycloak:
         if below is None or not below.keys() >= set(groups):
             await self._tree("true")
             below = self._below or {}
-        robots, held = _Robots(self), list[Held]()
+        service_accounts, held = _ServiceAccounts(self), list[Held]()
 
         async def members(key: str) -> list[MembershipRow]:
             rows: list[MembershipRow] = [(key, child, "group") for child in below.get(key, ())]
             try:
                 async for found, _ in by_cursor(
-                    self._members(key, robots), self._at("members"), first="0", sparse=True
+                    self._members(key, service_accounts), self._at("members"), first="0", sparse=True
                 ):
                     rows += [(key, member, "user") for member in found]
             except Flaw as flaw:
@@ -154,7 +154,7 @@ class Keycloak:
                 break
         else:
             return None
-        if await _Robots(self).has(records[0]):
+        if await _ServiceAccounts(self).has(records[0]):
             return None
         held: list[Held] = []
         rows = user_rows(frozenset())(records, "record", held)
@@ -168,7 +168,7 @@ class Keycloak:
         records = await self._found({"search": f"id:{identity}"})
         if records and [_id(one) for one in records] != [identity]:
             raise IncompleteError(f"{self._at('users')}: asked for {identity}, and got something else; run again.")
-        return bool(records) and not await _Robots(self).has(records[0])
+        return bool(records) and not await _ServiceAccounts(self).has(records[0])
 
     async def has_group(self, identity: str) -> bool:
         """As `Source.has_group`."""
@@ -183,7 +183,7 @@ class Keycloak:
         return True
 
     async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
-        """Keycloak does not tell when a user or group was changed."""
+        """Keycloak does not say when a user or group was changed."""
         return ""
 
     async def changes(self, scope: Scope, cursor: str) -> Changes:  # noqa: ARG002
@@ -237,10 +237,10 @@ class Keycloak:
         now = await self._count("/users/count", chosen)
         if now <= listed:
             return
-        told = f"{self._at('users')}: {counted} counted, and {listed} listed"
+        message = f"{self._at('users')}: {counted} counted, and {listed} listed"
         if now != counted:
-            raise IncompleteError(f"{told}, then {now} counted: they changed while being read; run again.")
-        raise IncompleteError(f"{told}, which is so again when counted again. {_FEDERATION}")
+            raise IncompleteError(f"{message}, then {now} counted: they changed while being read; run again.")
+        raise IncompleteError(f"{message}, which is so again when counted again. {_FEDERATION}")
 
     async def _found(self, query: Mapping[str, str], *, proved: bool = True) -> list[Any]:
         """Users that a filter finds, two at most. Where nobody is, the count must say so too."""
@@ -316,7 +316,7 @@ class Keycloak:
         params: dict[str, str | int] = {"first": 0, "max": total + 1, "briefRepresentation": brief, **(more or {})}
         return self._items(await self._get(path, params))
 
-    def _members(self, key: str, robots: _Robots) -> Callable[[str], Awaitable[Part]]:
+    def _members(self, key: str, service_accounts: _ServiceAccounts) -> Callable[[str], Awaitable[Part]]:
         """A function offset → page of the ids of a group's members."""
         path, size = f"/groups/{quote(key, safe='')}/members", self._size
         ahead: dict[str, Any] = {}
@@ -332,7 +332,7 @@ class Keycloak:
                 after = str(at + size)
                 ahead[after] = _id(items.pop())
             try:
-                items = [item for item in items if not await robots.has(item)]
+                items = [item for item in items if not await service_accounts.has(item)]
                 ids = [item["id"] for item in items]
             except (KeyError, TypeError):
                 ids = [None]
@@ -370,14 +370,16 @@ class Keycloak:
         if answer.status == 200:
             return answer
         error = answer.problem().get("error")
-        told = f"{self._at()}: {answer.status} for {path}{answer.words(error) if type(error) is str else ''}"
+        message = f"{self._at()}: {answer.status} for {path}{answer.words(error) if type(error) is str else ''}"
         if answer.status == 403:
-            raise ForbiddenError(f"{told}. {self._grant()}")
+            raise ForbiddenError(f"{message}. {self._grant()}")
         if answer.status == 404 and path.count("/") > 2:
-            raise IncompleteError(f"{told}: it {_GONE}.")
+            raise IncompleteError(f"{message}: it {_GONE}.")
         if answer.status == 404:
-            raise ConfigurationError(f"{told}. Check `realm`, and whether `url` needs a path such as /auth at its end.")
-        raise IncompleteError(f"{told}; run again.")
+            raise ConfigurationError(
+                f"{message}. Check `realm`, and whether `url` needs a path such as /auth at its end."
+            )
+        raise IncompleteError(f"{message}; run again.")
 
     def _grant(self) -> str:
         own = self._settings.token_realm in ("", self._settings.realm)
@@ -391,7 +393,7 @@ class Keycloak:
         return f"{self._http.name}: realm {self._settings.realm}{what and f', {what}'}"
 
 
-class _Robots:
+class _ServiceAccounts:
     """Tells service accounts from people whose username begins alike: the plain list has only these."""
 
     def __init__(self, source: Keycloak) -> None:

@@ -225,7 +225,7 @@ class Okta:
     async def changes(self, scope: Scope, cursor: str) -> Changes:
         """Users and groups changed since `cursor`, and the members of these groups whole.
 
-        Nobody is ever told as gone: Okta forgets erased people and groups at once.
+        Nobody is ever named as gone: Okta forgets erased people and groups at once.
         """
         try:
             datetime.strptime(cursor, _CURSOR)  # noqa: DTZ007
@@ -314,8 +314,8 @@ class Okta:
         said = orjson.dumps(key).decode()
         # A filter is up to date and minds case; a search is neither, so what it finds is read again.
         for how in ("filter", "search") if key else ():
-            asked: dict[str, str | int] = {how: f"profile.login eq {said} or profile.email eq {said}", "limit": 200}
-            found = [as_dict(one) async for records, *_ in self._list(_USERS, asked) for one in records]
+            query: dict[str, str | int] = {how: f"profile.login eq {said} or profile.email eq {said}", "limit": 200}
+            found = [as_dict(one) async for records, *_ in self._list(_USERS, query) for one in records]
             named = [one for one in found if _same(one, "login", key)]
             named = named or [one for one in found if _same(one, "email", key)]
             if len(named) > 1:
@@ -357,7 +357,7 @@ class Okta:
         if answer.status == 200 or (answer.status == 404 and 404 in expect):
             return answer
         plain, by_key = path.partition("?")[0], self._login is not None
-        told = f"{self._at(plain)}: {answer.status}{_detail(answer)}."
+        message = f"{self._at(plain)}: {answer.status}{_detail(answer)}."
         if answer.status == 401:
             place = self._settings.place("private_key" if by_key else "token")
             way = (
@@ -366,7 +366,7 @@ class Okta:
                 else f"Check the API token in {place}: it ends when nobody uses it for 30 days, or when the admin who "
                 "made it is deactivated (Security > API > Tokens)."
             )
-            raise AuthenticationError(f"{told} {way}")
+            raise AuthenticationError(f"{message} {way}")
         if answer.status == 403:
             scope = f"okta.{plain.split('/')[3]}.read"
             way = (
@@ -376,12 +376,14 @@ class Okta:
                 else "The API token may do what its admin may: give that admin a role that may view users and groups, "
                 "such as Read-only Administrator (Security > Administrators)."
             )
-            raise ForbiddenError(f"{told} {way}")
+            raise ForbiddenError(f"{message} {way}")
         if answer.status == 404 and plain.startswith("/api/v1/apps/"):
-            raise ConfigurationError(f"{told} `app` is the part that begins with 0oa in the address of the app's page.")
+            raise ConfigurationError(
+                f"{message} `app` is the part that begins with 0oa in the address of the app's page."
+            )
         if answer.status == 404 and plain in (_USERS, _GROUPS):
-            raise ConfigurationError(f"{told} Set `url` to https://ORG.okta.com, without a path.")
-        raise IncompleteError(f"{told} Run again.")
+            raise ConfigurationError(f"{message} Set `url` to https://ORG.okta.com, without a path.")
+        raise IncompleteError(f"{message} Run again.")
 
     def _at(self, path: str = "") -> str:
         return f"{self._http.name}: {path or 'Okta'}"

@@ -104,8 +104,8 @@ class OneLogin:
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
         """All users, or those with the application."""
-        rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
-        lists = self._users_of_app(asked) if self._settings.app else self._list(_USERS, {"fields": asked}, twice=True)
+        rows, fields = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
+        lists = self._users_of_app(fields) if self._settings.app else self._list(_USERS, {"fields": fields}, twice=True)
         async for records, start, last in lists:
             held: list[Held] = []
             warnings: list[Held] = []
@@ -188,7 +188,7 @@ class OneLogin:
     async def changes(self, scope: Scope, cursor: str) -> Changes:
         """Users changed since `cursor`; roles and their members whole, for OneLogin does not say when they change.
 
-        Nobody is ever told as gone: OneLogin forgets deleted people and roles at once.
+        Nobody is ever named as gone: OneLogin forgets deleted people and roles at once.
         """
         after = await self.cursor(scope)
         try:
@@ -206,9 +206,9 @@ class OneLogin:
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
         members = await drained(self.memberships(ids), held)
-        rows, asked = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
+        rows, fields = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
         users: list[UserRow] = []
-        async for records, start, _ in self._list(_USERS, {"fields": asked, "updated_since": cursor}):
+        async for records, start, _ in self._list(_USERS, {"fields": fields, "updated_since": cursor}):
             users += rows(records, f"changed user from {start}", held, warnings)
         return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 
@@ -251,13 +251,13 @@ class OneLogin:
         size = self._settings.page_size
 
         async def some(start: int) -> list[Any]:
-            asked = ids[start : start + size]
-            found = self._list(_USERS, {"fields": fields, "user_ids": ",".join(asked)})
+            some = ids[start : start + size]
+            found = self._list(_USERS, {"fields": fields, "user_ids": ",".join(some)})
             records = [one async for page, *_ in found for one in page]
-            strange = {str(key) for one in records if type(key := as_dict(one).get("id")) is int}.difference(asked)
-            if len(records) != len(asked) or strange:
+            strange = {str(key) for one in records if type(key := as_dict(one).get("id")) is int}.difference(some)
+            if len(records) != len(some) or strange:
                 raise IncompleteError(
-                    f"{self._at(_USERS)}: asked for {len(asked)} people of the application, got {len(records)} "
+                    f"{self._at(_USERS)}: asked for {len(some)} people of the application, got {len(records)} "
                     f"and {len(strange)} others. They changed while being read; run again."
                 )
             return records
@@ -349,19 +349,19 @@ class OneLogin:
         answer = await self._http.call("GET", path, params=params, expect=(401, *expect))
         if answer.status == 200 or (answer.status == 404 and 404 in expect):
             return answer
-        told = f"{self._at(path)}: {answer.status}{_detail(answer)}."
+        message = f"{self._at(path)}: {answer.status}{_detail(answer)}."
         if answer.status in (401, 403):
-            raise ForbiddenError(f"{told} {_NO_RIGHT}")
+            raise ForbiddenError(f"{message} {_NO_RIGHT}")
         if answer.status == 404 and path == self._app():
-            raise ConfigurationError(f"{told} `app` is the number in the address of the application's page.")
+            raise ConfigurationError(f"{message} `app` is the number in the address of the application's page.")
         if answer.status == 404 and path in (_USERS, _ROLES, _GROUPS):
-            raise ConfigurationError(f"{told} Set `url` to https://SUBDOMAIN.onelogin.com, without a path.")
+            raise ConfigurationError(f"{message} Set `url` to https://SUBDOMAIN.onelogin.com, without a path.")
         if answer.status == 500:
             raise AuthenticationError(
-                f"{told} If this stays, the person who made the API credentials may have been deleted: make new ones "
-                "(Developers > API Credentials)."
+                f"{message} If this stays, the person who made the API credentials may have been deleted: make new "
+                "ones (Developers > API Credentials)."
             )
-        raise IncompleteError(f"{told} Run again.")
+        raise IncompleteError(f"{message} Run again.")
 
     def _fields(self, attributes: Iterable[str]) -> str:
         """What to ask a list of users for."""

@@ -157,21 +157,21 @@ class Scim:
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
         """Direct members, users and groups, of the groups with these ids. A group one of whose members makes no sense
         is held."""
-        asked = list(dict.fromkeys(groups))
+        wanted = list(dict.fromkeys(groups))
         kept, self._kept = self._kept, {}
         await self._discover()
-        if self._how != "get" and len(asked) > _SINGLES and not all(key in kept for key in asked):
+        if self._how != "get" and len(wanted) > _SINGLES and not all(key in kept for key in wanted):
             kept = {}
             async for records, _, _ in self._list("Groups"):
                 self._keep(records, kept)
-            if gone := [key for key in asked if key not in kept]:
+            if gone := [key for key in wanted if key not in kept]:
                 raise IncompleteError(f"{self._at('Groups')}: {len(gone)} groups are gone ({gone[0]} …); run again.")
-        known = self._group_ids | kept.keys() | set(asked)
-        singles = in_order(self._members_of, [key for key in asked if kept.get(key) is None], _AT_ONCE)
+        known = self._group_ids | kept.keys() | set(wanted)
+        singles = in_order(self._members_of, [key for key in wanted if kept.get(key) is None], _AT_ONCE)
         rows: list[MembershipRow] = []
         held: list[Held] = []
         try:
-            for key in asked:
+            for key in wanted:
                 members = kept.pop(key, None)
                 members = await anext(singles) if members is None else members
                 if isinstance(members, str):
@@ -290,14 +290,14 @@ class Scim:
         more, size = params or {}, self._sizes[what]
 
         async def indexed(start: int, count: int) -> tuple[Answer, bool]:
-            asked = {"startIndex": start, "count": count, **more}
+            query = {"startIndex": start, "count": count, **more}
             try:
-                return await self._get(what, asked), False
+                return await self._get(what, query), False
             except TooLargeError:
                 if count > 2 or what == "Users" or self._how != "auto":
                     raise
             # Two groups at once are too large with their members, which then come group by group.
-            return await self._get(what, {**asked, "excludedAttributes": "members"}), True
+            return await self._get(what, {**query, "excludedAttributes": "members"}), True
 
         def read(answer: tuple[Answer, bool]) -> Part:
             part = self._part(answer[0], what, slim=what == "Groups")
@@ -332,20 +332,20 @@ class Scim:
 
     async def _empty(self, what: str, params: Mapping[str, str | int] | None) -> None:
         """Nothing proves an empty list, so it is asked for again: one damaged answer must not remove all."""
-        asked = {**self._first(), "count": self._sizes[what], **(params or {})}
-        if self._part(await self._get(what, asked), what).items:
+        query = {**self._first(), "count": self._sizes[what], **(params or {})}
+        if self._part(await self._get(what, query), what).items:
             raise IncompleteError(f"{self._at(what)}: empty, and when asked again not empty. Run again.")
 
     async def _get(self, what: str, params: Mapping[str, str | int]) -> Answer:
         answer = await self._http.call("GET", self._paths[what], params=params, headers=_ACCEPT)
         if answer.status == 200:
             return answer
-        told = f"{self._at(what)}: {answer.status}{_detail(answer)}."
+        message = f"{self._at(what)}: {answer.status}{_detail(answer)}."
         if answer.status == 403:
-            raise ForbiddenError(f"{told} Give the token the right to read users and groups.")
+            raise ForbiddenError(f"{message} Give the token the right to read users and groups.")
         if answer.status == 404:
-            raise ConfigurationError(f"{told} Set `url` to the SCIM root, the address above /Users.")
-        raise IncompleteError(told)
+            raise ConfigurationError(f"{message} Set `url` to the SCIM root, the address above /Users.")
+        raise IncompleteError(message)
 
     def _part(self, answer: Answer, what: str, *, slim: bool = False) -> Part:
         """A ListResponse (RFC 7644 3.4.2)."""
@@ -550,7 +550,7 @@ class Scim:
         return members if isinstance(members, tuple | str) else self._members(members)
 
     def _members(self, members: Any) -> _Members | str:
-        """Ids of (users, groups, those whose kind is not said), or why that cannot be told."""
+        """Ids of (users, groups, those whose kind is not said), or why that cannot be said."""
         if not isinstance(members, list):
             return "its `members` are not a list"
         users: list[str] = []

@@ -31,7 +31,8 @@ from connectors.model import (
 )
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.values import Long, Sources, ranges
-from tasks.policy import BY_ID, Condition, Policy, Scope, matches
+from tasks.policy import BY_ID, Condition, Policy, matches
+from tasks.policy import ScopePolicy as Scope
 
 SHOWN = 40
 """How much of a value that cannot be read is told, in characters."""

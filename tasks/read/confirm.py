@@ -1,13 +1,12 @@
 """Asking by key: before anything is taken from whoever a list did not name, that one record is asked for.
 
-A list can lose somebody who was there all along, and tell nothing of it. Still there means that the read was not whole.
+A list can lose somebody who was there all along, and nothing in it shows that. Whoever is still there when asked for
+by key means that the read was not whole.
 """
 
 from __future__ import annotations
 
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from connectors.contract import Source
 from connectors.errors import IncompleteError
@@ -16,17 +15,22 @@ from connectors.paging import in_order
 FIRST = 1_000
 """How many are asked for before a plan is shown; all others before it is carried out."""
 AT_ONCE = 8
+"""How many are asked for side by side."""
 
 
-def parts(gone: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Those who are gone (kind, id) → whom to ask for at first, spread over all of them, and the others."""
+def sample_of(gone: pd.DataFrame) -> pd.DataFrame:
+    """Those who are gone (kind, id) → whom to ask for before the plan is shown, spread over all of them."""
     step = -(-len(gone) // FIRST) or 1
-    first = gone.iloc[::step]
-    return first, gone.drop(first.index)
+    return gone.iloc[::step]
+
+
+def rest_of(gone: pd.DataFrame) -> pd.DataFrame:
+    """Those who are gone → whom to ask for before the plan is carried out: all that were not in `sample_of`."""
+    return gone.drop(sample_of(gone).index)
 
 
 async def still_gone(source: Source, gone: pd.DataFrame) -> None:
-    """Raises `IncompleteError` where one of them is there."""
+    """Asks the source for each of these by its id. Raises `IncompleteError` where one of them is there."""
 
     async def there(record: tuple[str, str]) -> tuple[str, str, bool]:
         kind, identity = record
@@ -42,13 +46,3 @@ async def still_gone(source: Source, gone: pd.DataFrame) -> None:
                 )
     finally:
         await answers.aclose()  # type: ignore[attr-defined]
-
-
-@task(name="confirm", task_run_name="confirm {count} gone", cache_policy=NO_CACHE, persist_result=False)
-async def confirm_gone(
-    source: Source,
-    gone: pd.DataFrame,
-    count: int,  # noqa: ARG001 (names the run)
-) -> None:
-    """Whoever the plan takes something from because a list did not name them is gone for certain."""
-    await still_gone(source, gone)

@@ -9,7 +9,7 @@ import pandas as pd
 from connectors.store import ReadCursor, in_thread
 from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
-from tasks.read.extract import Reading, Since
+from tasks.read.deltas import Reading, Since
 from tasks.run import Run
 
 

@@ -1,7 +1,7 @@
 """What a snapshot must be before anything is concluded from it (Great Expectations).
 
 Table rules stop the run. Row rules hold the rows that break them, and name them. The same content
-under the same rules is judged once: its verdict is kept in the store. Fields that nobody needs hold no row: what
+under the same rules is judged once: its verdict stands in the store. Fields that nobody needs hold no row: what
 stands in them wrongly, `tasks.decide.map` leaves out.
 """
 
@@ -64,7 +64,7 @@ ROW_RULES: Final[dict[str, list[tuple[str, str, dict[str, Any], str]]]] = {
     ],
 }
 RULES: Final = hashlib.sha256(orjson.dumps([TABLE_RULES, ROW_RULES], option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
-"""Identifies the rules, so that a kept verdict never outlives them."""
+"""Identifies the rules, so that a stored verdict never outlives them."""
 
 
 def refuse_if_empty(source: Snapshot) -> None:

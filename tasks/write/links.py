@@ -45,7 +45,8 @@ from tasks.decide.ownership import (
 )
 from tasks.policy import Policy, policy_of
 from tasks.read import validate
-from tasks.read.extract import read_directory, read_whole
+from tasks.read.deltas import read_whole
+from tasks.read.extract import read_directory
 from tasks.read.recover import settle_unfinished
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import open_directory, open_source
@@ -98,8 +99,8 @@ async def taken_in_hand(
             async with open_directory(crowd) as (directory, _):
                 if writing:
                     patience = crowd.wait_minutes * 60
-                    async with only_writer(store, crowd.name, run, busy=crowd.busy, patience=patience) as right:
-                        yield await _read(run, crowd, policy, store, directory, right)
+                    async with only_writer(store, crowd.name, run, busy=crowd.busy, patience=patience) as alone:
+                        yield await _read(run, crowd, policy, store, directory, alone)
                 else:
                     yield await _read(run, crowd, policy, store, directory, None)
         except BaseException as error:
@@ -120,14 +121,14 @@ def _finish(store: Store, run: str, mode: str, status: str, summary: Mapping[str
 async def _read(
     run: str, crowd: DirectorySettings, policy: Policy, store: Store, directory: Directory, writing: Writing | None
 ) -> Hand:
-    snapshot = await read_directory(directory, Scope(_asked(store, crowd.name)))
+    snapshot = await read_directory(directory, Scope(_attributes_needed(store, crowd.name)))
     if writing is not None:
         await settle_unfinished(store, crowd.name, snapshot)
     links = store.links(crowd.name)
     return Hand(run, crowd, store, directory, snapshot, links, crowd_records(snapshot, links, policy), writing)
 
 
-def _asked(store: Store, directory: str) -> frozenset[str]:
+def _attributes_needed(store: Store, directory: str) -> frozenset[str]:
     """The attributes that tell what became of interrupted plans."""
     names = {ID_ATTRIBUTE}
     for number in store.unfinished_plans(directory):
@@ -174,6 +175,7 @@ async def change_one(
     settings: Settings, what: str, source: str, kind: str, identity: str, other: str, by_hand: ByHand, *, force: bool
 ) -> Done:
     """`what`: make (`other` is the Crowd name), cut (`other` too, or "") or hand over (`other` is the new id)."""
+    # (More than seven parameters: each is a word of the command line, and none of them belong together.)
     policy = policy_by_hand(settings, source)
     with Store.open(settings.store_url(), busy=settings.store.busy) as store:
         crowd = directory_with(settings, store, source)
@@ -199,7 +201,7 @@ async def carry_out(
     if changes.empty:
         return Done(None)
     made = operations(changes)
-    number = _filed(hand, made, source, about, by_hand.text(), held)
+    number = _store_plan(hand, made, source, about, by_hand.text(), held)
     store, now = hand.store, datetime.now(UTC)
     assert hand.writing is not None
     store.decide(
@@ -258,7 +260,7 @@ def _link_alone(hand: Hand, number: int, alone: pd.DataFrame, source: str, by_ha
     )
 
 
-def _filed(
+def _store_plan(
     hand: Hand, made: pd.DataFrame, source: str, about: str, policy: str, held: pd.DataFrame | None = None
 ) -> int:
     """Stores a plan of ownership; it waits for agreement."""
@@ -317,13 +319,15 @@ async def move(
         held = _held(pairing)
         if by_hand is None:
             number = (
-                _filed(hand, operations(changes), new, about, policy.model_dump_json(), held) if len(changes) else None
+                _store_plan(hand, operations(changes), new, about, policy.model_dump_json(), held)
+                if len(changes)
+                else None
             )
             return Moving(pairing, number)
         if not len(changes):
             return Moving(pairing, None, Done(None))
         if not _shown(hand, about, operations(changes)):
-            number = _filed(hand, operations(changes), new, about, policy.model_dump_json(), held)
+            number = _store_plan(hand, operations(changes), new, about, policy.model_dump_json(), held)
             return Moving(pairing, number, moved_on=True)
         done = await carry_out(hand, changes, new, about, by_hand, held)
         return Moving(pairing, done.plan, done)
@@ -336,13 +340,13 @@ def _held(pairing: Pairing) -> pd.DataFrame:
 
 
 async def _read_again(settings: Settings, source: str, policy: Policy, hand: Hand) -> Wanted:
-    """A source as it is now: read whole, kept in history, and its sound part under its policy."""
+    """A source as it is now: read whole, saved in history, and its sound part under its policy."""
     now = datetime.now(UTC)
     async with open_source(source, settings.source(source)) as idp:
         snapshot = (await read_whole(idp, Scope(policy.wanted()))).snapshot
     stream = f"source:{source}"
-    kept = await save_snapshot(hand.store, stream, snapshot, hand.run)
-    return wanted(source, now, await validated(hand.store, stream, snapshot, kept.digest), policy)
+    saved = await save_snapshot(hand.store, stream, snapshot, hand.run)
+    return wanted(source, now, await validated(hand.store, stream, snapshot, saved.digest), policy)
 
 
 def _shown(hand: Hand, about: str, made: pd.DataFrame) -> bool:

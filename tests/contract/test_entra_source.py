@@ -28,7 +28,8 @@ from connectors.source import secrets_of
 from deployments.sandbox import entra
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import Organisation, changed, difficult, organisation
-from tasks.read.extract import merged, read_source
+from tasks.read.deltas import merged
+from tasks.read.extract import read_source
 
 SIZE = {"users": 60, "groups": 24, "memberships": 200}
 GUESTS = 6

@@ -39,7 +39,8 @@ from deployments.sandbox import idp as sandbox
 from deployments.sandbox.organisation import Organisation, organisation
 from tasks.decide.map import Desired, desired
 from tasks.policy import Policy
-from tasks.read.extract import merged, read_source
+from tasks.read.deltas import merged
+from tasks.read.extract import read_source
 from tasks.read.validate import trimmed
 from tests.contract.sources import Case
 from tests.unit.test_http import HOSTS, SCHEMES

@@ -37,7 +37,8 @@ from deployments.sandbox.idcs import (
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import ENTERPRISE_SCHEMA, Organisation, changed, organisation
 from deployments.sandbox.server import children_of, members_of
-from tasks.read.extract import merged, read_source
+from tasks.read.deltas import merged
+from tasks.read.extract import read_source
 
 SIZE = {"users": 120, "groups": 10, "memberships": 300, "seed": 3}
 

@@ -34,7 +34,8 @@ from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.okta import APP, EVERYONE, group_id, has_app, status_of, type_of, user_id
 from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.server import members_of
-from tasks.read.extract import merged, read_source
+from tasks.read.deltas import merged
+from tasks.read.extract import read_source
 from tests.clients import node_package
 
 SIZE: dict[str, Any] = {"users": 120, "groups": 10, "memberships": 300, "seed": 7}

@@ -19,7 +19,7 @@ from connectors.model import Snapshot, groups_frame, held_frame, memberships_fra
 from connectors.store import ReadCursor, Store
 from deployments.sandbox.organisation import changed, organisation
 from tasks.policy import Policy
-from tasks.read.extract import Reading, Since, extract_source, merged
+from tasks.read.deltas import Reading, Since, merged, read_since
 from tasks.read.remember import last_read, remember_read
 from tasks.run import Run, question
 from tests.road import FixedSource
@@ -168,7 +168,7 @@ def run_with(source: Any, store: Store, asked: str = "q", **reads: float) -> Run
 
 async def read(run: Run, full: bool = False) -> Reading:
     """The first two stages of the flow."""
-    reading = await extract_source.fn(run.source, Scope(), "acme", None if full else await last_read(run))
+    reading = await read_since(run.source, Scope(), None if full else await last_read(run), lambda *_: None)
     kept = run.store.save_snapshot(run.streams[0], reading.snapshot, taken_at=datetime.now(UTC), run=run.id)
     await remember_read(run, reading, kept.id)
     return reading
@@ -189,8 +189,7 @@ async def test_a_full_read_and_then_what_changed(store: Store) -> None:
 
 
 @pytest.mark.parametrize("doubt", [StaleCursorError("410"), Changes("m2", memberships=[("g", "nobody", "user")])])
-async def test_doubt_leads_to_a_full_read(store: Store, doubt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.read.extract.get_run_logger", lambda: __import__("logging").getLogger("t"))
+async def test_doubt_leads_to_a_full_read(store: Store, doubt: Any) -> None:
     source = DeltaSource(BEFORE, doubt)
     await read(run_with(source, store))
     reading = await read(run_with(source, store))

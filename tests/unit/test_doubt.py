@@ -18,7 +18,7 @@ from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
-from tasks.read.confirm import FIRST, parts, still_gone
+from tasks.read.confirm import FIRST, rest_of, sample_of, still_gone
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE
 from tests.unit.test_stages import person, snapshot, team
@@ -346,6 +346,6 @@ async def test_whoever_a_list_lost_is_asked_for_by_key() -> None:
 @pytest.mark.parametrize("count", [0, 1, FIRST, FIRST + 1, 5 * FIRST - 3])
 def test_all_are_asked_for_once(count: int) -> None:
     gone = pd.DataFrame({"kind": "user", "id": [str(n) for n in range(count)]})
-    first, others = parts(gone)
+    first, others = sample_of(gone), rest_of(gone)
     assert len(first) <= FIRST
     assert sorted([*first["id"], *others["id"]]) == sorted(gone["id"])

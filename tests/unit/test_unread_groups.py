@@ -10,7 +10,8 @@ import pytest
 from connectors.contract import Changes, Held, Page, Scope
 from connectors.model import GroupRow, MembershipRow, Snapshot, groups_frame, memberships_frame, users_frame
 from tasks.policy import Policy
-from tasks.read.extract import merged, read_source
+from tasks.read.deltas import merged
+from tasks.read.extract import read_source
 from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import applied, planned
 from tests.road import FixedSource
