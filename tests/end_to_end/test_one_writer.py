@@ -32,7 +32,7 @@ import asyncio, sys, time
 from pathlib import Path
 from connectors.settings import load
 from tasks.policy import policy_of
-from tasks.run import StandAsideError, begin
+from tasks.run import SkippedError, begin
 from tests import road
 
 async def go():
@@ -44,7 +44,7 @@ async def go():
         async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
             run.finished = True
             print("operations", len((await road.walk(run)).plan.operations))
-    except StandAsideError as error:
+    except SkippedError as error:
         print("skipped", error)
 
 asyncio.run(go())

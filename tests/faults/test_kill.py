@@ -43,9 +43,10 @@ from connectors.model import (
 from connectors.operations import Kind, Operation
 from connectors.store import Store
 from deployments.sandbox import crowd as sandbox
-from tasks import apply, validate
 from tasks.decide.plan import Plan
 from tasks.policy import Policy
+from tasks.read import validate
+from tasks.write import apply
 from tests import postgres, road
 
 POINTS = 200

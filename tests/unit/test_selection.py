@@ -306,7 +306,7 @@ def test_a_group_or_everybody(known: tuple[World, pd.DataFrame]) -> None:
 
 
 @pytest.mark.parametrize(
-    "only", [Selection(person="a:b"), Selection(group="a:b"), Selection(person="ann"), Selection(group="Staff")]
+    "selection", [Selection(person="a:b"), Selection(group="a:b"), Selection(person="ann"), Selection(group="Staff")]
 )
 def test_what_a_plan_is_about_survives_its_own_text(selection: Selection) -> None:
     assert Selection.read(str(selection)) == selection
