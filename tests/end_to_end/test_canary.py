@@ -16,7 +16,7 @@ from tasks.policy import Canary, Policy
 from tasks.run import begin
 from tasks.write.apply import Progress, apply_canary, canary
 from tests import road
-from tests.end_to_end.test_one_writer import Place, place
+from tests.support.place import Place, place
 
 __all__ = ["place"]  # (the fixture)
 
