@@ -14,7 +14,7 @@ import pytest
 
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import Organisation, organisation
-from tests.clients import client_package, drive
+from tests.support.clients import client_package, drive
 
 SIZE = {"users": 250, "groups": 40, "memberships": 1500}
 CLIENT = "python-keycloak==7.1.1"

@@ -30,9 +30,9 @@ from deployments.sandbox.server import members_of
 from tasks.policy import Limit, Limits, Policy
 from tasks.read.extract import read_source
 from tests import road
-from tests.clients import client_package, drive
 from tests.contract import test_keycloak_emulator as emulator
 from tests.keycloak.server import VERSION, Server, running
+from tests.support.clients import client_package, drive
 
 CLIENTS = ("crowdsync", "jenkins", "monitoring")
 LARGE = {"users": 2000, "groups": 120, "memberships": 9000, "seed": 4}

@@ -42,7 +42,7 @@ from tasks.decide.plan import Departures, Plan, plan
 from tasks.policy import Policy
 from tasks.read.snapshot import lost_links, new_links, settle
 from tasks.write.apply import lanes
-from tests.property.model_crowd import ModelCrowd, ModelLinks, operation_of
+from tests.support.model_crowd import ModelCrowd, ModelLinks, operation_of
 
 SOURCE = "acme"
 EXTRA = "team"

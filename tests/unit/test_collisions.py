@@ -13,8 +13,8 @@ from deployments.sandbox.organisation import organisation
 from tasks.decide.names import fold
 from tasks.decide.plan import Plan
 from tasks.policy import Policy
-from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import World, planned
+from tests.support.model_crowd import ModelCrowd, ModelLinks
 
 PAIRS = 2500
 LOOKALIKES = dict(zip("aceiopsxyj", "асеіорѕхуј", strict=True)) | {"o": "ο", "v": "ν"}

@@ -19,8 +19,8 @@ from tasks.decide.match import match
 from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
 from tasks.read.confirm import FIRST, parts, still_gone
-from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE
+from tests.support.model_crowd import ModelCrowd, ModelLinks
 from tests.unit.test_stages import person, snapshot, team
 
 

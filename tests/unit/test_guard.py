@@ -16,8 +16,8 @@ from tasks.decide.guard import WAY, Finding, Verdict, judge
 from tasks.decide.impact import Impact, Unusual, impact
 from tasks.decide.plan import Owned, Plan
 from tasks.policy import Approval, Policy
-from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, World, planned
+from tests.support.model_crowd import ModelCrowd, ModelLinks
 
 LARGEST = 200
 SIZES = (0, 1, 2, 3, 5, 9, 10, 11, 19, 20, 21, 40, 99, LARGEST)

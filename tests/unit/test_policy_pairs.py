@@ -27,7 +27,6 @@ from tasks.decide.map import EVERYONE
 from tasks.decide.plan import Plan
 from tasks.policy import Policy, Value
 from tests.property import test_road as road
-from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import (
     DAYS,
     EXTRA,
@@ -42,6 +41,7 @@ from tests.property.test_road import (
     planned,
     since,
 )
+from tests.support.model_crowd import ModelCrowd, ModelLinks
 from tests.unit.test_selection import subjects, whose
 
 Row = dict[str, Any]

@@ -19,8 +19,8 @@ from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
-from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, World, planned
+from tests.support.model_crowd import ModelCrowd, ModelLinks
 from tests.unit.test_collisions import BLANKS, DISGUISES
 
 SPELLINGS = 1200

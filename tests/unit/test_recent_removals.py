@@ -22,8 +22,8 @@ from tasks.decide.plan import Owned, Plan
 from tasks.decide.removals import COLUMNS, RecentRemovals
 from tasks.policy import Limit, Policy
 from tasks.write.approve import agreed
-from tests.property.model_crowd import ModelCrowd
 from tests.property.test_road import applied, planned
+from tests.support.model_crowd import ModelCrowd
 from tests.unit.test_guard import company
 from tests.unit.test_impact import a_directory, the_operations
 from tests.unit.test_store_safety import AT, MINUTE, operations, plan, store  # noqa: F401 (store is a fixture)

@@ -26,7 +26,7 @@ from tasks.decide.filter import Scoped, closure, in_scope
 from tasks.decide.map import EVERYONE, Desired, desired
 from tasks.decide.match import Matched, match
 from tasks.policy import Policy
-from tests.property.model_crowd import ModelLinks
+from tests.support.model_crowd import ModelLinks
 
 
 def person(key: str, name: str, email: str = "", **more: Any) -> tuple[Any, ...]:

@@ -23,7 +23,6 @@ from tasks.decide.match import match
 from tasks.decide.plan import Plan, _Planning, plan
 from tasks.decide.selection import Selection, select
 from tasks.policy import Policy
-from tests.property.model_crowd import ModelCrowd, ModelLinks, operation_of
 from tests.property.test_road import (
     SOURCE,
     World,
@@ -36,6 +35,7 @@ from tests.property.test_road import (
     planned,
     since,
 )
+from tests.support.model_crowd import ModelCrowd, ModelLinks, operation_of
 
 Row = tuple[str, str, str]
 

@@ -34,8 +34,8 @@ from tasks.decide.plan import MARKS, PHASES, Plan, plan
 from tasks.policy import Policy, Usernames
 from tasks.read import validate
 from tasks.read.snapshot import check
-from tests.property.model_crowd import ModelCrowd, ModelLinks
 from tests.property.test_road import SOURCE, applied, planned
+from tests.support.model_crowd import ModelCrowd, ModelLinks
 
 
 def person(key: str, name: str, email: str = "", **more: Any) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ from connectors.model import (
     users_frame,
 )
 from connectors.store import Store, database
-from tests import postgres
+from tests.support import postgres
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LINK = ["source", "kind", "id", "name", "how"]

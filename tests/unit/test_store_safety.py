@@ -20,7 +20,7 @@ from sqlalchemy import text
 from connectors.errors import ConfigurationError, CrowdsyncError, RecordError, RefusedError
 from connectors.model import Snapshot, held_frame, users_frame
 from connectors.store import Decision, Lease, Quarantine, Store, audit, database
-from tests import postgres
+from tests.support import postgres
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
