@@ -41,8 +41,8 @@ from tasks.decide.map import Desired, desired
 from tasks.policy import Policy
 from tasks.read.extract import merged, read_source
 from tasks.read.validate import trimmed
-from tests.contract.sources import Case
-from tests.unit.test_http import HOSTS, SCHEMES
+from tests.support.hostile import HOSTS, SCHEMES
+from tests.support.source_case import Case
 
 HERE = Path(__file__).parent / "sources"
 CASES: dict[str, Case] = {

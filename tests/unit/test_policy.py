@@ -45,9 +45,9 @@ from tasks.read.snapshot import last_read
 from tasks.tell.report import changes, lasting, plan_rows
 from tasks.write.apply import canary
 from tasks.write.approve import decide
-from tests.property.test_road import NOW, SOURCE, World, applied, planned
 from tests.road import run_of
 from tests.support.model_crowd import ModelCrowd, ModelLinks
+from tests.support.worlds import NOW, SOURCE, World, applied, planned
 
 
 def policy_with(path: str, value: Any, **more: Any) -> Policy:

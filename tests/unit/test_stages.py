@@ -18,11 +18,9 @@ from connectors.errors import ConfigurationError, RefusedError
 from connectors.model import (
     ID_ATTRIBUTE,
     Snapshot,
-    attributes_text,
     crowd_id,
     groups_frame,
     held_frame,
-    memberships_frame,
     users_frame,
 )
 from connectors.operations import Kind
@@ -34,41 +32,9 @@ from tasks.decide.plan import MARKS, PHASES, Plan, plan
 from tasks.policy import Policy, Usernames
 from tasks.read import validate
 from tasks.read.snapshot import check
-from tests.property.test_road import SOURCE, applied, planned
+from tests.support.frames import pairs, person, policy_with, reasons, snapshot, team
 from tests.support.model_crowd import ModelCrowd, ModelLinks
-
-
-def person(key: str, name: str, email: str = "", **more: Any) -> tuple[Any, ...]:
-    """One row of a users frame."""
-    value = {"first_name": "F", "last_name": "L", "display_name": "D", "active": True, "attributes": {}} | more
-    fields = (value[field] for field in ("first_name", "last_name", "display_name", "active"))
-    return (key, name, email, *fields, attributes_text(value["attributes"]))
-
-
-def team(key: str, name: str, description: str = "") -> tuple[str, str, str, str]:
-    return (key, name, description, "{}")
-
-
-def snapshot(
-    users: Sequence[tuple[Any, ...]] = (),
-    groups: Sequence[tuple[str, str, str, str]] = (),
-    members: Sequence[tuple[str, str, str]] = (),
-    held: Sequence[tuple[str, ...]] = (),
-) -> Snapshot:
-    return Snapshot.of(users_frame(users), groups_frame(groups), memberships_frame(members), held_frame(held))
-
-
-def policy_with(**parts: Any) -> Policy:
-    return Policy.model_validate(parts)
-
-
-def reasons(held: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(held["id"], held["reason"], strict=True))
-
-
-def pairs(memberships: pd.DataFrame) -> set[tuple[str, ...]]:
-    return set(memberships.astype("str").itertuples(index=False, name=None))
-
+from tests.support.worlds import SOURCE, applied, planned
 
 # ── filter ──────────────────────────────────────────────────────────────────────────────────────
 
