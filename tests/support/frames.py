@@ -84,3 +84,6 @@ def the_operations(*rows: tuple[Any, ...]) -> pd.DataFrame:
     frame.insert(0, "phase", 1)
     frame.insert(0, "seq", range(1, len(rows) + 1))
     return frame
+
+
+LONG = "x" * 256

@@ -27,7 +27,7 @@ from connectors.model import (
     memberships_frame,
     users_frame,
 )
-from connectors.operations import Operation
+from connectors.operations import Kind, Operation
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired
 from tasks.decide.match import match
@@ -35,6 +35,7 @@ from tasks.decide.plan import Departures, Plan, plan
 from tasks.policy import Policy
 from tasks.read.snapshot import lost_links, new_links
 from tasks.write.apply import lanes
+from tests.support.frames import policy_with
 from tests.support.model_crowd import ModelCrowd, ModelLinks, operation_of
 
 SOURCE = "acme"
@@ -355,3 +356,27 @@ def company(people: int, leavers: int) -> World:
             world.users.append((key, f"u{number}", "", "", f"u{number}", f"u{number}", True, "{}"))
             world.memberships.append(("g", key, "user"))
     return world
+
+
+def mark(identity: str, source: str = SOURCE) -> dict[str, list[str]]:
+    return {ID_ATTRIBUTE: [f"{source}:{identity}"]}
+
+
+def links(*rows: tuple[str, str, str, str]) -> ModelLinks:
+    """Rows of source, kind, id, name."""
+    return ModelLinks({row[:3]: (row[3], "created") for row in rows})
+
+
+def the_plan(source: Snapshot, crowd: ModelCrowd, known: ModelLinks | None = None, **policy: Any) -> Plan:
+    """The plan; applied to a copy it must do what it says and leave nothing to do."""
+    rules, known = policy_with(**policy), known or ModelLinks()
+    made = planned(source, crowd, known, rules)
+    done, then = crowd.copy(), known.copy()
+    applied(made, done, then, random.Random(1))
+    assert planned(source, done, then, rules).operations.empty
+    return made
+
+
+def ops(made: Plan, *kinds: Kind) -> list[tuple[str, str, str]]:
+    rows = made.operations[["kind", "name", "target"]].itertuples(index=False, name=None)
+    return [row for row in rows if not kinds or row[0] in kinds]

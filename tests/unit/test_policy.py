@@ -47,7 +47,7 @@ from tasks.write.apply import canary
 from tasks.write.approve import decide
 from tests.road import run_of
 from tests.support.model_crowd import ModelCrowd, ModelLinks
-from tests.support.worlds import NOW, SOURCE, World, applied, planned
+from tests.support.worlds import NOW, SOURCE, World, applied, mark, planned
 
 
 def policy_with(path: str, value: Any, **more: Any) -> Policy:
@@ -58,10 +58,6 @@ def policy_with(path: str, value: Any, **more: Any) -> Policy:
         at = at.setdefault(step, {})
     at[last] = value
     return Policy.model_validate(whole)
-
-
-def mark(identity: str) -> dict[str, list[str]]:
-    return {ID_ATTRIBUTE: [f"{SOURCE}:{identity}"]}
 
 
 def world() -> World:

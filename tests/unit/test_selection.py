@@ -32,6 +32,7 @@ from tests.support.worlds import (
     applied,
     deletes,
     describe,
+    mark,
     owners,
     planned,
     since,
@@ -40,10 +41,6 @@ from tests.support.worlds import (
 )
 
 Row = tuple[str, str, str]
-
-
-def mark(identity: str) -> dict[str, list[str]]:
-    return {ID_ATTRIBUTE: [f"{SOURCE}:{identity}"]}
 
 
 def selecting(world: World, policy: Policy) -> Callable[[Selection | None], Plan]:
