@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import postgres
+from tests.support import postgres
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -26,7 +26,7 @@ from lxml import etree
 from deployments.sandbox.crowd import Crowd, RunningCrowd, application, running
 from deployments.sandbox.crowd_cql import from_cql
 from deployments.sandbox.crowd_data import Refusal
-from tests.clients import client_package, drive
+from tests.support.clients import client_package, drive
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "/rest/usermanagement/1"

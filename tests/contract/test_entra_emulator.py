@@ -18,7 +18,7 @@ from deployments.sandbox import entra
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import Organisation, organisation
 from deployments.sandbox.server import members_of
-from tests.clients import client_package, drive
+from tests.support.clients import client_package, drive
 
 SIZE = {"users": 60, "groups": 12, "memberships": 150}
 GUESTS = 6

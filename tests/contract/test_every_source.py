@@ -42,8 +42,8 @@ from tasks.policy import Policy
 from tasks.read.deltas import merged
 from tasks.read.extract import read_source
 from tasks.read.validate import trimmed
-from tests.contract.sources import Case
-from tests.unit.test_http import HOSTS, SCHEMES
+from tests.support.hostile import HOSTS, SCHEMES
+from tests.support.source_case import Case
 
 HERE = Path(__file__).parent / "sources"
 CASES: dict[str, Case] = {

@@ -14,7 +14,7 @@ from deployments.sandbox.google import ADMIN, Google, group_email, group_id, use
 from deployments.sandbox.idp import running
 from deployments.sandbox.organisation import Person, organisation
 from deployments.sandbox.server import Answer, Refusal, Request, children_of, members_of
-from tests.clients import client_package, drive
+from tests.support.clients import client_package, drive
 
 SIZE = {"users": 130, "groups": 12, "memberships": 200}
 CLIENT = ("google-api-python-client==2.202.0", "google-auth==2.62.0")

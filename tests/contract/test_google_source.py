@@ -30,7 +30,7 @@ from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.server import children_of, members_of
 from tasks.read.extract import read_source
-from tests.clients import client_package
+from tests.support.clients import client_package
 
 SIZE: dict[str, Any] = {"users": 1100, "groups": 30, "memberships": 2500, "seed": 7}
 SMALL: dict[str, Any] = {"users": 20, "groups": 8, "memberships": 60, "seed": 3}

@@ -17,7 +17,7 @@ from deployments.sandbox.idcs import LEAVING_GROUP, LEAVING_USER, SERVICE_USER, 
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import organisation
 from deployments.sandbox.server import children_of, members_of
-from tests.clients import client_package, drive
+from tests.support.clients import client_package, drive
 
 SIZE = {"users": 60, "groups": 12, "memberships": 150, "seed": 3}
 ORACLE_ERROR = "urn:ietf:params:scim:api:oracle:idcs:extension:messages:Error"

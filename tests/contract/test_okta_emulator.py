@@ -16,7 +16,7 @@ from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.okta import APP, EVERYONE, group_id, has_app, status_of, type_of, user_id
 from deployments.sandbox.organisation import organisation
 from deployments.sandbox.server import members_of
-from tests.clients import client_package, drive
+from tests.support.clients import client_package, drive
 
 SIZE = {"users": 60, "groups": 12, "memberships": 150}
 

@@ -36,7 +36,7 @@ from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.server import members_of
 from tasks.read.deltas import merged
 from tasks.read.extract import read_source
-from tests.clients import node_package
+from tests.support.clients import node_package
 
 SIZE: dict[str, Any] = {"users": 120, "groups": 10, "memberships": 300, "seed": 7}
 ACTIVE = {"ACTIVE", "PASSWORD_EXPIRED", "RECOVERY"}

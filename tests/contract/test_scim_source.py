@@ -33,7 +33,7 @@ from connectors.idp import SOURCES
 from connectors.idp.scim import Scim, ScimSettings, user_rows
 from connectors.paging import Part, by_cursor
 from tasks.read.extract import read_source
-from tests.clients import node_package
+from tests.support.clients import node_package
 
 HERE = Path(__file__).parent
 TOKEN = "t0ken-of-the-tests"

@@ -25,7 +25,7 @@ from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.server import PrefectServer
-from tests.end_to_end.test_prefect import PASSWORD, TOKEN, until
+from tests.support.prefect import PASSWORD, TOKEN, until
 
 ROOT = Path(__file__).parents[2]
 CROWDSYNC = str(Path(sys.executable).with_name("crowdsync"))

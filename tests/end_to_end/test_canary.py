@@ -17,7 +17,7 @@ from tasks.run import begin
 from tasks.write.canary import apply_canary, canary
 from tasks.write.chunks import Progress
 from tests import road
-from tests.end_to_end.test_one_writer import Place, place
+from tests.support.place import Place, place
 
 __all__ = ["place"]  # (the fixture)
 

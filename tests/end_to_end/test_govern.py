@@ -10,39 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
 
 from connectors.settings import load
 from connectors.store import Store
-from deployments import terminal
-from deployments.cli import app
-from tasks.policy import policy_of
-from tasks.run import begin
-from tests import road
-from tests.end_to_end.test_one_writer import Place, place
+from tests.support.place import Place, place, say, walked, wide
 
-__all__ = ["place"]  # (the fixture)
+__all__ = ["place", "wide"]  # (the fixtures)
 
 LOGIN = pwd.getpwuid(os.getuid()).pw_name
-
-
-@pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal.console, "width", 300)
-    monkeypatch.setenv("COLUMNS", "300")
-
-
-def say(*words: str, code: int = 0) -> str:
-    done: Result = CliRunner().invoke(app, list(words))
-    assert done.exit_code == code, (done.output, done.exception)
-    return done.output
-
-
-async def walked() -> road.Walked:
-    settings = load()
-    async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
-        run.finished = True
-        return await road.walk(run)
 
 
 async def test_links_are_shown_cut_and_made_by_hand(place: Place, tmp_path: Path) -> None:

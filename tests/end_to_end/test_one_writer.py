@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,94 +12,13 @@ import pytest
 from connectors.errors import RefusedError
 from connectors.settings import load
 from connectors.store import Store
-from deployments.sandbox import crowd as sandbox_crowd
-from deployments.sandbox import scim as sandbox_scim
 from tasks.policy import policy_of
 from tasks.run import SkippedError, begin, watched
 from tasks.write.lease import BusyError, only_writer
 from tests import road
+from tests.support.place import RUNS, Place, place
 
-PASSWORD, TOKEN = "pw", "tok"
-RUNS = 20
-
-_RUN = """
-import asyncio, sys, time
-from pathlib import Path
-from connectors.settings import load
-from tasks.policy import policy_of
-from tasks.run import SkippedError, begin
-from tests import road
-
-async def go():
-    settings = load()
-    print("ready", flush=True)
-    while not Path(sys.argv[1]).exists():
-        time.sleep(0.01)
-    try:
-        async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
-            run.finished = True
-            print("operations", len((await road.walk(run)).plan.operations))
-    except SkippedError as error:
-        print("skipped", error)
-
-asyncio.run(go())
-"""
-
-
-class Place:
-    """A source and a Crowd, and where the configuration stands."""
-
-    def __init__(self, home: Path, crowd: sandbox_crowd.RunningCrowd, idp: sandbox_scim.RunningScim) -> None:
-        self.home, self.crowd, self.idp = home, crowd, idp
-
-    def configure(self, store: str, more: str = "") -> None:
-        (self.home / "crowdsync.toml").write_text(
-            f'[store]\nurl = "{store}"\nbusy = 120\n[directory]\nurl = "{self.crowd.url}"\napplication = "crowdsync"\n'
-            f'{more}\n[sources.acme]\nkind = "scim"\nurl = "{self.idp.url}"\n',
-            encoding="utf-8",
-        )
-        with Store.open(store):
-            pass
-
-    def at_once(self) -> list[str]:
-        """What twenty runs say that start at the same moment, each a process of its own."""
-        go = self.home / "go"
-        runs = [
-            subprocess.Popen(
-                [sys.executable, "-c", _RUN, str(go)],
-                cwd=Path(__file__).parents[2],
-                env={**os.environ, "PYTHONPATH": "."},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(RUNS)
-        ]
-        try:
-            for run in runs:
-                assert run.stdout is not None
-                assert run.stdout.readline() == "ready\n", run.communicate()[1]
-            go.touch()
-            ended = [run.communicate(timeout=300) for run in runs]
-        finally:
-            go.unlink(missing_ok=True)
-            for run in runs:
-                run.kill()
-                run.wait()
-        for (_, errors), run in zip(ended, runs, strict=True):
-            assert run.returncode == 0, errors
-        return [output.strip() for output, _ in ended]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setenv("CROWDSYNC_CROWD_PASSWORD", PASSWORD)
-    monkeypatch.setenv("CROWDSYNC_SOURCE_TOKEN", TOKEN)
-    monkeypatch.setenv("CROWDSYNC_CONFIG", str(tmp_path / "crowdsync.toml"))
-    with ExitStack() as stack:
-        crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
-        idp = stack.enter_context(sandbox_scim.prepared(users=40, groups=6, memberships=90, token=TOKEN))
-        yield Place(tmp_path, crowd, idp)
+__all__ = ["place"]  # (the fixture)
 
 
 def test_of_twenty_runs_at_once_one_writes(place: Place, url: str) -> None:

@@ -13,13 +13,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pandas as pd
@@ -29,11 +28,10 @@ from connectors.errors import AuthenticationError, ConfigurationError, Crowdsync
 from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
+from tests.support.prefect import PASSWORD, TOKEN, until
 
-PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
 WRONG_TOKEN = "expired-token-3Vb"
 
-Found = TypeVar("Found")
 
 _SERVE = """
 from flows.sync import sync
@@ -76,15 +74,6 @@ class Served:
     def artifact(self, run: dict[str, Any], key: str) -> dict[str, Any]:
         rows = self.list("artifacts", flow_runs={"id": {"any_": [run["id"]]}})
         return next(row for row in rows if row["key"] == key)
-
-
-def until(look: Callable[[], Found | None], seconds: float = 40) -> Found:
-    """What `look` finds, as soon as it finds something: Prefect records what happened a little later."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.25)
-    return found
 
 
 def _sync(mode: str) -> Any:

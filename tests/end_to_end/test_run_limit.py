@@ -19,7 +19,7 @@ from connectors.store import Store
 from tasks.policy import policy_of
 from tasks.run import begin, limited
 from tests import road
-from tests.end_to_end.test_one_writer import Place, place
+from tests.support.place import Place, place
 
 __all__ = ["place"]  # (the fixture)
 

@@ -47,7 +47,8 @@ from tasks.decide.plan import Plan
 from tasks.policy import Policy
 from tasks.read import validate
 from tasks.write import chunks
-from tests import postgres, road
+from tests import road
+from tests.support import postgres
 
 POINTS = 200
 POINTS_POSTGRESQL = 10

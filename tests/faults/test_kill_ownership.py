@@ -36,9 +36,8 @@ from tasks.read import validate
 from tasks.write import chunks
 from tasks.write import links as transfer
 from tests import road
-from tests.end_to_end.test_govern import walked
-from tests.end_to_end.test_moving import OTHER, company, linked, owners_in
-from tests.end_to_end.test_one_writer import Place, place
+from tests.support.moving import OTHER, company, linked, owners_in
+from tests.support.place import Place, place, walked
 
 __all__ = ["place"]  # (the fixture)
 

@@ -30,9 +30,9 @@ from deployments.sandbox.server import members_of
 from tasks.policy import Limit, Limits, Policy
 from tasks.read.extract import read_source
 from tests import road
-from tests.clients import client_package, drive
-from tests.contract import test_keycloak_emulator as emulator
 from tests.keycloak.server import VERSION, Server, running
+from tests.support import keycloak_clauses as clauses
+from tests.support.clients import client_package, drive
 
 CLIENTS = ("crowdsync", "jenkins", "monitoring")
 LARGE = {"users": 2000, "groups": 120, "memberships": 9000, "seed": 4}
@@ -117,7 +117,7 @@ class Like:
 
 @pytest.fixture(scope="module")
 def company() -> Organisation:
-    return organisation(**emulator.SIZE, seed=1)
+    return organisation(**clauses.SIZE, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +127,14 @@ def like(keycloak: Server, company: Organisation) -> Any:
 
 
 def test_what_the_emulator_is_tested_for_holds_on_the_real_one(like: Any, company: Organisation) -> None:
-    client = emulator.Client(like)
-    emulator.test_python_keycloak(like, company)
-    emulator.test_token_errors(client)
-    emulator.test_requests_that_are_refused(client)
-    emulator.test_paging(client)
-    emulator.test_which_fields_come(client)
-    emulator.test_service_accounts_come_with_named_filters_only(client, company)
-    emulator.test_filters(client, company)
+    client = clauses.Client(like)
+    clauses.python_keycloak(like, company)
+    clauses.token_errors(client)
+    clauses.requests_that_are_refused(client)
+    clauses.paging(client)
+    clauses.which_fields_come(client)
+    clauses.service_accounts_come_with_named_filters_only(client, company)
+    clauses.filters(client, company)
 
 
 # --- the road ----------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def in_keycloak(server: Server, username: str, before: Collection[str] = ()) -> 
     """The realm as a client that we did not write reads it, in Crowd's words: whoever is disabled is not created
     there, but stays if they were there `before`."""
     found = drive(
-        emulator.DRIVER, server.url, "large", CLIENTS[0], SECRET, username, package=client_package(emulator.CLIENT)
+        clauses.DRIVER, server.url, "large", CLIENTS[0], SECRET, username, package=client_package(clauses.CLIENT)
     )
     users = {user["id"]: user for user in found["users"] if user["enabled"] or user["username"] in before}
     groups = found["groups"]

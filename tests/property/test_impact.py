@@ -21,7 +21,7 @@ from connectors.model import crowd_id
 from connectors.operations import Kind, Operation
 from tasks.decide.impact import Impact, State, Unusual, after, impact
 from tasks.policy import Policy
-from tests.property.model_crowd import CrowdRefusal, ModelCrowd
+from tests.support.model_crowd import CrowdRefusal, ModelCrowd
 
 NAMES = ("ann", "Ann", "bob", "BOB", "cy", "dan", "Eve", "аnn", "İx", "ann~1")
 TEAMS = ("red", "Red", "blue", "gold", "root", "ROOT", "Ｒoot", "admins-a", "Admins-B", "jira-users", "İteam")

@@ -29,8 +29,8 @@ from tasks.decide.plan import plan
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
 from tasks.tell.report import plan_markdown, plan_rows
-from tests.property.test_road import SOURCE, World, add_world, any_policy, since
-from tests.unit.test_policy_pairs import TAGS, policy_of, table, values_of
+from tests.support.policy_rows import TAGS, policy_of, table, values_of
+from tests.support.worlds import SOURCE, World, add_world, any_policy, since
 
 FILE = Path(__file__).with_name("recorded_plans.json")
 FREE = 60

@@ -19,9 +19,9 @@ from tasks.decide.match import match
 from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
 from tasks.read.confirm import FIRST, rest_of, sample_of, still_gone
-from tests.property.model_crowd import ModelCrowd, ModelLinks
-from tests.property.test_road import SOURCE
-from tests.unit.test_stages import person, snapshot, team
+from tests.support.frames import person, snapshot, team
+from tests.support.model_crowd import ModelCrowd, ModelLinks
+from tests.support.worlds import SOURCE
 
 
 def crowd_of(

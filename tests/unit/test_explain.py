@@ -16,9 +16,9 @@ from tasks.decide.filter import in_scope
 from tasks.decide.map import FIELDS, desired
 from tasks.decide.match import match
 from tasks.policy import Policy
-from tests.property.model_crowd import ModelLinks
-from tests.unit.test_scope import any_conditions, any_people, person, policy_with, snapshot, team
-from tests.unit.test_values import any_value
+from tests.support.frames import person, policy_with, snapshot, team
+from tests.support.generated import any_conditions, any_people, any_value
+from tests.support.model_crowd import ModelLinks
 
 COMPANY = snapshot(
     [

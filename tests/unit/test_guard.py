@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 
 from connectors.errors import LimitError
-from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame
+from connectors.model import Snapshot, held_frame
 from connectors.operations import Kind
 from tasks.decide.guard import WAY, Finding, Verdict, judge
 from tasks.decide.impact import Impact, Unusual, impact
 from tasks.decide.plan import Owned, Plan
 from tasks.policy import Approval, Policy
-from tests.property.model_crowd import ModelCrowd, ModelLinks
-from tests.property.test_road import SOURCE, World, planned
+from tests.support.worlds import company, planned
 
 LARGEST = 200
 SIZES = (0, 1, 2, 3, 5, 9, 10, 11, 19, 20, 21, 40, 99, LARGEST)
@@ -78,21 +77,6 @@ def test_every_size_and_every_number_of_leavers(monkeypatch: pytest.MonkeyPatch)
             assert bool(verdict.refusals) == bool(forced.stops) == everybody_out, (users, leavers)
             cases, refused = cases + 1, refused + bool(verdict.stops)
     print(f"{cases:,} directories of 0 to {LARGEST} users with every number of leavers: {refused:,} refused")
-
-
-def company(people: int, leavers: int) -> World:
-    """People who are all in Crowd and all in one group; the first `leavers` of them are gone from the source."""
-    world = World(crowd=ModelCrowd(), links=ModelLinks())
-    group = world.crowd.add_group("staff", mark=f"{SOURCE}:g")
-    world.groups.append(("g", "staff", "", "{}"))
-    for number in range(people):
-        key = f"p{number}"
-        user = world.crowd.add_user(f"u{number}", attributes={ID_ATTRIBUTE: [f"{SOURCE}:{key}"]})
-        world.crowd.memberships.add((group["key"], user["key"]))
-        if number >= leavers:
-            world.users.append((key, f"u{number}", "", "", f"u{number}", f"u{number}", True, "{}"))
-            world.memberships.append(("g", key, "user"))
-    return world
 
 
 @pytest.mark.parametrize("action", ["deactivate", "delete"])

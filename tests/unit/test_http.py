@@ -8,8 +8,7 @@ import logging
 import ssl
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -28,57 +27,11 @@ from connectors.errors import (
     RetryableError,
 )
 from connectors.http import Answer, Http
+from tests.support.hostile import HOSTS, SCHEMES
+from tests.support.scripted import CLOSE, HANG, Script, answer, serving
 
 SECRET = "s3cr3t-Pa55"
 VALUE = "qv4" + "lue"  # of a query, never to be shown; in parts, because tracebacks show source lines
-CLOSE = b""  # close the connection without an answer
-HANG = b"HANG"
-
-
-def answer(status: int = 200, body: bytes = b"{}", *headers: str, length: int | None = None) -> bytes:
-    lines = [f"HTTP/1.1 {status} X", f"content-length: {len(body) if length is None else length}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-class Script:
-    """A server that gives the answers of a list in turn, the last one for ever, and keeps the requests."""
-
-    def __init__(self, *answers: bytes) -> None:
-        self.answers = list(answers)
-        self.requests: list[bytes] = []
-        self.url = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                for line in head.lower().split(b"\r\n"):
-                    if line.startswith(b"content-length:"):
-                        head += await reader.readexactly(int(line[15:]))
-                self.requests.append(head)
-                said = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                if said == HANG:
-                    await asyncio.sleep(60)
-                writer.write(said)
-                await writer.drain()
-                if said == CLOSE or b"connection: close" in said:
-                    break
-        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(*answers: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Script]:
-    script = Script(*answers)
-    server = await asyncio.start_server(script.serve, "127.0.0.1", 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
-    script.url = f"http{'s' if tls else ''}://127.0.0.1:{port}"
-    try:
-        yield script
-    finally:
-        server.close()
 
 
 class Clock:
@@ -659,21 +612,6 @@ KIND = [
     "HTTPS://idp.example/scim/a%20b",
     "Users?cursor=x",
 ]
-HOST_NAMES = """
-evil.example idp.example.evil.example evil-idp.example idp.example. idp.example.. .idp.example xidp.example
-idp idp.example:80 idp.example:444 idp.example:8443 idp.example: idp.example:-443 idp.example:0443443
-idp.example:443:443 idp.example:x idp.example@evil.example idp.example:443@evil.example user@idp.example
-user:pw@idp.example @idp.example :@idp.example evil.example@idp.example idp%2eexample idp.example%00
-idp.example%2f.evil.example idp.example%23.evil.example idp.example%40evil.example %69dp.example 127.0.0.1
-2130706433 0x7f.1 0x7f000001 0177.0.0.1 127.1 [::1] [::ffff:127.0.0.1] [::ffff:7f00:1] 0 localhost
-169.254.169.254 metadata.google.internal [fe80::1%25eth0] [idp.example] idp.example[::1] \u0131dp.example
-\u0456dp.example idp\u3002example idp\uff0eexample \uff49\uff44\uff50.example idp.examp\u0142e
-idp.\u0435\u0445ample xn--idp-.example \u24d8dp.example idp.example\u200b idp.example\xad idp.example\u202e
-idp.ex\u200bample *.example $idp.example idp_example idp.example;evil.example idp.example,evil.example
-idp.example&evil.example idp.example=x
-"""
-HOSTS = HOST_NAMES.split()
-SCHEMES = ("http", "ftp", "ws", "wss", "file", "gopher", "data", "httpsx", "xhttps", "ht%74ps")
 HOSTILE = [
     *(f"https://{host}/scim/Users" for host in HOSTS),
     *(f"//{host}/scim/Users" for host in ("evil.example", "idp.example", "idp.example@evil.example", "")),

@@ -4,50 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 import pandas as pd
 import pytest
 
-from connectors.model import Snapshot, groups_frame, held_frame, memberships_frame, users_frame
-from connectors.operations import Kind
+from connectors.model import Snapshot, memberships_frame
 from tasks.decide.impact import Impact, Unusual, after, impact, lines
 from tasks.policy import Policy
+from tests.support.frames import a_directory, the_operations
 
 ADMINS = "crowd-administrators"
-
-
-def a_directory(
-    users: dict[str, bool], groups: dict[str, list[str]], held: tuple[tuple[str, str, str], ...] = ()
-) -> Snapshot:
-    """Users and whether they are active; groups and their members, `@name` for a group; (kind, id, name) held."""
-    pairs = [
-        (group.lower(), member.lstrip("@").lower(), "group" if member[0] == "@" else "user")
-        for group, members in groups.items()
-        for member in members
-    ]
-    unread = {i for _, i, _ in held}
-    return Snapshot.of(
-        users_frame([(n.lower(), n, "", "", "", "", active, "{}") for n, active in users.items()]),
-        groups_frame([(n.lower(), n, "", "{}") for n in groups if n not in unread]),
-        memberships_frame(pairs),
-        held_frame([(kind, i, name, "read", "cannot be read") for kind, i, name in held]),
-    )
-
-
-def the_operations(*rows: tuple[Any, ...]) -> pd.DataFrame:
-    """(kind, name), then target, or what the record says of `active`."""
-    texts = []
-    for kind, name, *rest in rows:
-        target = rest[0] if rest and isinstance(rest[0], str) else ""
-        active = rest[0] if rest and isinstance(rest[0], bool) else None
-        record = "" if active is None else orjson.dumps({"active": active, "email": ""}).decode()
-        texts.append((Kind(kind).value, name, target, "", record, "", ""))
-    names = ("kind", "name", "target", "source_id", "record", "before", "reason")
-    columns = list(zip(*texts, strict=True)) or [()] * len(names)
-    frame = pd.DataFrame({n: pd.array(list(v), dtype="str") for n, v in zip(names, columns, strict=True)})
-    frame.insert(0, "phase", 1)
-    frame.insert(0, "seq", range(1, len(rows) + 1))
-    return frame
 
 
 def the_policy(**limits: Any) -> Policy:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from connectors.errors import AuthenticationError, ConfigurationError, IncompleteError, RetryableError
 from connectors.http import Http
 from connectors.oauth import JWT_BEARER, Tokens, assertion, private_key, with_assertion, with_secret
-from tests.unit.test_http import CLOSE, answer, serving
+from tests.support.scripted import CLOSE, answer, serving
 
 SECRET = "cl13nt-s3cret"
 

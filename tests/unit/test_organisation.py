@@ -1,6 +1,5 @@
 """The generated company: exact counts, the same from the same seed, and every id kept when it changes."""
 
-import hashlib
 import subprocess
 import sys
 import unicodedata
@@ -19,6 +18,7 @@ from deployments.sandbox.organisation import (
     fold,
     organisation,
 )
+from tests.support.organisations import DAY_TWO, content
 
 
 @pytest.fixture(scope="module")
@@ -26,32 +26,10 @@ def company() -> Organisation:
     return organisation(users=3000, groups=120, memberships=20_000, seed=7)
 
 
-def content(org: Organisation) -> str:
-    everything = [
-        org.scim_users(),
-        org.scim_groups(),
-        org.crowd_load("idp"),
-        org.snapshot(["title"]).digest(),
-        sorted(org.retired),
-    ]
-    return hashlib.sha256(orjson.dumps(everything)).hexdigest()
-
-
-DAY_TWO = {
-    "joiners": 9,
-    "leavers": 8,
-    "disabled": 7,
-    "renamed": 6,
-    "updated": 5,
-    "moved": 4,
-    "new_groups": 3,
-    "renamed_groups": 2,
-}
-
-
 def test_same_seed_same_company_in_another_process() -> None:
     program = (
-        "from tests.unit.test_organisation import *\n"
+        "from deployments.sandbox.organisation import changed, organisation\n"
+        "from tests.support.organisations import DAY_TWO, content\n"
         "org = organisation(users=400, groups=40, memberships=2000, seed=3)\n"
         "print(content(org), content(changed(org, seed=5, **DAY_TWO)))"
     )

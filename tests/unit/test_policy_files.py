@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from connectors.errors import ConfigurationError
 from connectors.settings import load
 from tasks.policy import MAX_FILE, Policy, policy_of, read_policy, schema
-from tests.unit.test_policy_refusals import REFUSED, UNKNOWN, lines_run, models, raised, toml
+from tests.support.refused_policies import REFUSED, UNKNOWN, lines_run, models, raised, toml
 
 WHOLE: dict[str, Any] = {
     "reads": {"full_every_hours": 12.5},

@@ -19,9 +19,9 @@ from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
-from tests.property.model_crowd import ModelCrowd, ModelLinks
-from tests.property.test_road import SOURCE, World, planned
-from tests.unit.test_collisions import BLANKS, DISGUISES
+from tests.support.lookalikes import BLANKS, DISGUISES
+from tests.support.model_crowd import ModelCrowd, ModelLinks
+from tests.support.worlds import SOURCE, World, planned
 
 SPELLINGS = 1200
 EXACT = [

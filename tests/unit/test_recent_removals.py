@@ -22,11 +22,10 @@ from tasks.decide.plan import Owned, Plan
 from tasks.decide.removals import COLUMNS, RecentRemovals
 from tasks.policy import Limit, Policy
 from tasks.write.approve import agreed
-from tests.property.model_crowd import ModelCrowd
-from tests.property.test_road import applied, planned
-from tests.unit.test_guard import company
-from tests.unit.test_impact import a_directory, the_operations
-from tests.unit.test_store_safety import AT, MINUTE, operations, plan, store  # noqa: F401 (store is a fixture)
+from tests.support.frames import a_directory, the_operations
+from tests.support.model_crowd import ModelCrowd
+from tests.support.stored import AT, MINUTE, operations, plan
+from tests.support.worlds import applied, company, planned
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -369,7 +368,7 @@ def test_no_sequence_of_small_runs_takes_more_than_the_limit_without_a_question(
 # ── what the journal remembers ──────────────────────────────────────────────────────────────────
 
 
-def test_the_journal_tells_what_was_taken_away_by_any_run(store: Store) -> None:  # noqa: F811
+def test_the_journal_tells_what_was_taken_away_by_any_run(store: Store) -> None:
     kinds = ("user_deactivate", "user_create", "membership_remove", "nesting_remove", "user_delete", "group_delete")
     made = operations(*kinds)
     made["name"] = [f"n{n}" for n in range(len(kinds))]
@@ -397,7 +396,7 @@ def test_the_journal_tells_what_was_taken_away_by_any_run(store: Store) -> None:
     assert store.removals("nobody", "crowd", AT).empty
 
 
-def test_the_runs_tell_which_limits_a_person_let_pass(store: Store) -> None:  # noqa: F811
+def test_the_runs_tell_which_limits_a_person_let_pass(store: Store) -> None:
     def run(name: str, at: datetime, source: str = "acme", **summary: Any) -> None:
         store.start_run(run=name, source=source, directory="crowd", mode="sync", at=at - MINUTE)
         store.finish_run(name, status="applied", summary=summary, at=at)
@@ -411,7 +410,7 @@ def test_the_runs_tell_which_limits_a_person_let_pass(store: Store) -> None:  # 
     assert store.passed_limits("acme", "crowd", AT + 2 * MINUTE) == {}
 
 
-def test_the_last_sync_of_a_source(store: Store) -> None:  # noqa: F811
+def test_the_last_sync_of_a_source(store: Store) -> None:
     assert store.last_sync("acme") is None
     for name, mode, status, at in (
         ("a", "sync", "applied", AT),

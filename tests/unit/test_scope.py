@@ -4,62 +4,24 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
 import numpy as np
 import orjson
-import pandas as pd
 import pytest
 
 from connectors.errors import ConfigurationError
 from connectors.model import (
     Snapshot,
-    attributes_text,
-    groups_frame,
-    held_frame,
-    memberships_frame,
-    users_frame,
 )
 from tasks.decide.filter import Scoped, closure, in_scope
 from tasks.decide.map import EVERYONE, Desired, desired
 from tasks.decide.match import Matched, match
 from tasks.policy import Policy
-from tests.property.model_crowd import ModelLinks
-
-
-def person(key: str, name: str, email: str = "", **more: Any) -> tuple[Any, ...]:
-    """One row of a users frame."""
-    value = {"first_name": "F", "last_name": "L", "display_name": "D", "active": True, "attributes": {}} | more
-    fields = (value[field] for field in ("first_name", "last_name", "display_name", "active"))
-    return (key, name, email, *fields, attributes_text(value["attributes"]))
-
-
-def team(key: str, name: str, description: str = "") -> tuple[str, str, str, str]:
-    return (key, name, description, "{}")
-
-
-def snapshot(
-    users: Sequence[tuple[Any, ...]] = (),
-    groups: Sequence[tuple[str, str, str, str]] = (),
-    members: Sequence[tuple[str, str, str]] = (),
-    held: Sequence[tuple[str, ...]] = (),
-) -> Snapshot:
-    return Snapshot.of(users_frame(users), groups_frame(groups), memberships_frame(members), held_frame(held))
-
-
-def policy_with(**parts: Any) -> Policy:
-    return Policy.model_validate(parts)
-
-
-def reasons(held: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(held["id"], held["reason"], strict=True))
-
-
-def pairs(memberships: pd.DataFrame) -> set[tuple[str, ...]]:
-    return set(memberships.astype("str").itertuples(index=False, name=None))
-
+from tests.support.frames import pairs, person, policy_with, reasons, snapshot, team
+from tests.support.generated import any_conditions, any_people
+from tests.support.model_crowd import ModelLinks
 
 # ── by name and group ───────────────────────────────────────────────────────────────────────────
 
@@ -295,39 +257,6 @@ def test_nobody_is_held_where_the_value_does_not_matter() -> None:
     assert found.snapshot.held.empty
 
 
-POOL = (
-    "",
-    "it",
-    "IT",
-    "hr",
-    "5",
-    "007",
-    "-1.5",
-    "x5",
-    "true",
-    "No",
-    "2026-02-28",
-    "2026-02-30",
-    "2026-03-01T08:00:00Z",
-)
-OPERATORS = {
-    "equals": ("it", "5", "HR"),
-    "not_equals": ("it", "5", "no"),
-    "contains": ("t", "-", "5"),
-    "starts_with": ("2026", "I", "x"),
-    "ends_with": ("t", "8", "E"),
-    "matches": ("[a-z]+", "i.", r"\d+"),
-    "is_present": (),
-    "is_absent": (),
-    "is_true": (),
-    "is_false": (),
-    "above": ("1", "6"),
-    "below": ("1", "6"),
-    "before": ("2026-03-01", "2027-01-01"),
-    "after": ("2026-02-27", "2026-03-01"),
-}
-
-
 def slow_fits(values: list[str], operator: str, wanted: list[str]) -> bool | None:
     """What a condition says of somebody's values: None where it cannot be told."""
     values = [value for value in values if value]
@@ -364,52 +293,6 @@ def slow_typed(value: str, operator: str, wanted: list[str]) -> bool | None:
     if len(value) < 10:
         return None
     return day > other if operator == "after" else day < other
-
-
-def any_condition(rng: random.Random, fields: Sequence[str]) -> dict[str, Any]:
-    operator = rng.choice(list(OPERATORS))
-    pool = OPERATORS[operator]
-    most = 1 if operator in ("above", "below", "before", "after") else len(pool)
-    return {
-        "field": rng.choice(fields),
-        "operator": operator,
-        "values": rng.sample(pool, rng.randint(min(1, most), most)),
-    }
-
-
-def any_people(rng: random.Random, count: int) -> list[tuple[Any, ...]]:
-    return [
-        person(
-            f"p{n}",
-            f"{rng.choice(('ann', 'Bob', 'svc'))}-{n}",
-            rng.choice(POOL),
-            active=rng.random() < 0.7,
-            last_name=rng.choice(POOL),
-            attributes={
-                name: rng.choices(POOL, k=rng.randint(0, 3)) for name in ("dept", "level") if rng.random() < 0.8
-            },
-        )
-        for n in range(count)
-    ]
-
-
-def any_conditions(rng: random.Random) -> list[dict[str, Any]]:
-    """Blocks that a policy takes (some contradict themselves)."""
-    while True:
-        blocks = [
-            {
-                "all": [
-                    any_condition(rng, ("dept", "level", "email", "last_name", "none"))
-                    for _ in range(rng.randint(1, 3))
-                ]
-            }
-            for _ in range(rng.randint(1, 3))
-        ]
-        try:
-            Policy.model_validate({"scope": {"conditions": blocks}})
-        except ValueError:
-            continue
-        return blocks
 
 
 def slow_value(row: dict[str, Any], field: str) -> list[str]:

@@ -15,7 +15,7 @@ from connectors.crowd import Crowd
 from connectors.errors import CrowdsyncError, RecordError, RetryableError, visible, without_emails
 from connectors.http import Http, scrubbed
 from connectors.idp import SOURCES
-from tests.unit.test_http import answer, serving
+from tests.support.scripted import answer, serving
 
 HOSTILE = "no user Ann.Bell+x@corp.example \x1b[2J\u202egnp\r\n\x00 'bob%40corp.example' " + "long " * 400
 TOKEN = "t0ken-s3cret"

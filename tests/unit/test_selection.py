@@ -23,8 +23,8 @@ from tasks.decide.match import match
 from tasks.decide.plan import Plan, _Planning, plan
 from tasks.decide.selection import Selection, select
 from tasks.policy import Policy
-from tests.property.model_crowd import ModelCrowd, ModelLinks, operation_of
-from tests.property.test_road import (
+from tests.support.model_crowd import ModelCrowd, ModelLinks
+from tests.support.worlds import (
     SOURCE,
     World,
     add_world,
@@ -32,16 +32,15 @@ from tests.property.test_road import (
     applied,
     deletes,
     describe,
+    mark,
     owners,
     planned,
     since,
+    subjects,
+    whose,
 )
 
 Row = tuple[str, str, str]
-
-
-def mark(identity: str) -> dict[str, list[str]]:
-    return {ID_ATTRIBUTE: [f"{SOURCE}:{identity}"]}
 
 
 def selecting(world: World, policy: Policy) -> Callable[[Selection | None], Plan]:
@@ -306,7 +305,7 @@ def test_a_group_or_everybody(known: tuple[World, pd.DataFrame]) -> None:
 
 
 @pytest.mark.parametrize(
-    "only", [Selection(person="a:b"), Selection(group="a:b"), Selection(person="ann"), Selection(group="Staff")]
+    "selection", [Selection(person="a:b"), Selection(group="a:b"), Selection(person="ann"), Selection(group="Staff")]
 )
 def test_what_a_plan_is_about_survives_its_own_text(selection: Selection) -> None:
     assert Selection.read(str(selection)) == selection
@@ -314,27 +313,6 @@ def test_what_a_plan_is_about_survives_its_own_text(selection: Selection) -> Non
 
 
 # ── random worlds ───────────────────────────────────────────────────────────────────────────────
-
-
-def subjects(made: Plan, world: World) -> list[int]:
-    """The key of the account that each operation of a whole plan is about, or of the group; played through."""
-    crowd, found = world.crowd.copy(), []
-    for row in made.operations.itertuples():
-        of_user = row.kind.startswith(("user", "membership"))
-        table, name = (crowd.users if of_user else crowd.groups), crowd_id(str(row.name))
-        before = table.get(name, {}).get("key")
-        crowd.write(operation_of(row))
-        found.append(before if before is not None else table[name]["key"])
-    return found
-
-
-def whose(made: Plan, world: World, keys: list[int]) -> dict[int, str]:
-    """Key of an account → the person whom it belongs to, before the plan or with it."""
-    found = {key: owner for key, owner in owners(world.crowd, world.links, "user").items() if owner != "?"}
-    for key, row in zip(keys, made.operations.itertuples(), strict=True):
-        if row.kind.startswith("user"):
-            found[key] = str(row.source_id)
-    return found
 
 
 def needed(whole: Plan, chosen: set[Row]) -> set[Row]:

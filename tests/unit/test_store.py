@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,11 @@ from connectors.model import (
     users_frame,
 )
 from connectors.store import Store, database
-from tests import postgres
+from tests.support import postgres
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LINK = ["source", "kind", "id", "name", "how"]
 TABLES = sorted(database.METADATA.tables)
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with Store.open(url) as opened:
-        yield opened
 
 
 def counts(store: Store) -> dict[str, int]:

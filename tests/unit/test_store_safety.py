@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
@@ -18,20 +18,13 @@ import pytest
 from sqlalchemy import text
 
 from connectors.errors import ConfigurationError, CrowdsyncError, RecordError, RefusedError
-from connectors.model import Snapshot, held_frame, users_frame
+from connectors.model import Snapshot, users_frame
 from connectors.store import Decision, Lease, Quarantine, Store, audit, database
-from tests import postgres
+from tests.support import postgres
+from tests.support.stored import AT, MINUTE, operations, plan
 
-AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 TABLES = sorted(database.METADATA.tables)
 ODD = ["", "a", 'q"uo,te', "line\nbreak\r\n", "\\N", "nul\0l", "\U0010fffe0", "Ünï", "日本", " lead", "NULL"]
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with Store.open(url) as opened:
-        yield opened
 
 
 def contents(store: Store, *tables: str) -> dict[str, list[str]]:
@@ -41,29 +34,6 @@ def contents(store: Store, *tables: str) -> dict[str, list[str]]:
             t: sorted(repr(tuple(row)) for row in connection.execute(text(f'SELECT * FROM "{t}"')))
             for t in tables or TABLES
         }
-
-
-def operations(*kinds: str) -> pd.DataFrame:
-    frame = pd.DataFrame({"seq": range(len(kinds)), "phase": 1, "kind": list(kinds)})
-    for name in ("name", "target", "source_id", "record", "before", "reason"):
-        frame[name] = ""
-    return frame
-
-
-def plan(store: Store, *kinds: str, **changed: Any) -> int:
-    values: dict[str, Any] = {
-        "run": "r1",
-        "source": "acme",
-        "directory": "crowd",
-        "digest": "d1",
-        "source_snapshot": 1,
-        "directory_snapshot": 2,
-        "policy": "{}",
-        "at": AT,
-        "operations": operations(*(kinds or ("user_create",) * 3)),
-        "held": held_frame(),
-    }
-    return store.save_plan(**values | changed)
 
 
 def taken(store: Store, holder: str = "r1", now: datetime = AT, seconds: float = 60, directory: str = "crowd") -> Lease:

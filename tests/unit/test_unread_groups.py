@@ -12,9 +12,9 @@ from connectors.model import GroupRow, MembershipRow, Snapshot, groups_frame, me
 from tasks.policy import Policy
 from tasks.read.deltas import merged
 from tasks.read.extract import read_source
-from tests.property.model_crowd import ModelCrowd, ModelLinks
-from tests.property.test_road import applied, planned
 from tests.road import FixedSource
+from tests.support.model_crowd import ModelCrowd, ModelLinks
+from tests.support.worlds import applied, planned
 
 PEOPLE = [(key, f"{key}.name", f"{key}@corp.example", "F", "L", "F L", True, "{}") for key in "abc"]
 TEAMS = [(key, f"Team {key}", "", "{}") for key in "ghi"]

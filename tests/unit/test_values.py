@@ -14,15 +14,8 @@ from connectors.model import attributes_text, users_frame
 from tasks.decide import values
 from tasks.decide.values import attribute_texts, field_value, traced
 from tasks.policy import PLAIN, Step, Value, as_value
-from tests.unit.test_scope import person
-
-
-def step(function: str, **more: Any) -> dict[str, Any]:
-    return {"function": function, **more}
-
-
-def value(*sources: str, steps: tuple[dict[str, Any], ...] = (), **more: Any) -> Value:
-    return Value.model_validate({"sources": sources, "steps": steps, **more})
+from tests.support.frames import person
+from tests.support.generated import NAMES, TEXTS, any_value, step, value
 
 
 def made(given: dict[str, list[str]], value: str | Value) -> list[str]:
@@ -164,38 +157,6 @@ def test_each_distinct_text_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ── against slow Python ─────────────────────────────────────────────────────────────────────────
-
-TEXTS = ("", " ", "a", "A,b", "b, ,c", " É x ", 'q"\\', "x1,y22", "😀\n", "de", "DE", "\x01,a", "ann lee")
-NAMES = ("x", "y", "z", "username", "email", "last_name")
-
-
-def any_step(rng: random.Random) -> dict[str, Any]:
-    return rng.choice(
-        (
-            step("lower"),
-            step("upper"),
-            step("trim"),
-            step("replace", pattern="[0-9]+", replacement=rng.choice(("", "#"))),
-            step("replace", pattern=r"(\w)[ ,](\w)", replacement=r"\2-\1"),
-            step("replace", pattern="^a.*"),
-            step("split", separator=rng.choice((",", " ", "a", ", ")), part=rng.choice((None, 1, 2, -1, -2, 3))),
-            step("lookup", table={"A": "first", "de": "Germany", "b": ""}, otherwise=rng.choice(("keep", "empty"))),
-            step("default", value=rng.choice(("none", "a,b"))),
-        )
-    )
-
-
-def any_value(rng: random.Random, names: tuple[str, ...] = NAMES, *, one: bool = False) -> Value | str:
-    """A random value; `one`: such as a field takes, which has one value."""
-    if rng.random() < 0.2:
-        return rng.choice(names)
-    sources = rng.sample(names, rng.randint(0, min(3, len(names))))
-    steps = [any_step(rng) for _ in range(rng.randint(0, 4))]
-    steps = [s | {"part": 1} if one and s["function"] == "split" and not s["part"] else s for s in steps]
-    if not sources:
-        steps.append(step("default", value="d"))
-    join = {"combine": "join", "separator": rng.choice((" ", "", ", "))} if rng.random() < 0.4 else {}
-    return value(*sources, steps=tuple(steps), **join)
 
 
 def any_users(rng: random.Random, count: int) -> pd.DataFrame:

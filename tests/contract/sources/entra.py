@@ -1,7 +1,7 @@
 """Microsoft Entra ID: first pages of members in batches, next ones by links."""
 
 from deployments.sandbox import entra
-from tests.contract.sources import Case
+from tests.support.source_case import Case
 
 CASE = Case(
     kind="entra",

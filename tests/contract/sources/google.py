@@ -1,6 +1,6 @@
 """Google Workspace. Only members are counted; so that a nested group that is missing is seen too, all of them."""
 
-from tests.contract.sources import Case
+from tests.support.source_case import Case
 
 CASE = Case(
     kind="google",

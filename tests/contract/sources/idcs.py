@@ -1,7 +1,7 @@
 """Oracle IDCS and OCI identity domains, members in filtered lists of groups, or where these fail group by group."""
 
 from deployments.sandbox import idcs
-from tests.contract.sources import Case
+from tests.support.source_case import Case
 
 CASE = Case(
     kind="idcs",

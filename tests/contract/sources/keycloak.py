@@ -1,7 +1,7 @@
 """Keycloak. Groups come in one list, and from servers that cannot do that level by level."""
 
 from deployments.sandbox import keycloak
-from tests.contract.sources import Case
+from tests.support.source_case import Case
 
 CASE = Case(
     kind="keycloak",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployments.sandbox import onelogin
-from tests.contract.sources import Case
+from tests.support.source_case import Case
 
 CASE = Case(
     "onelogin",

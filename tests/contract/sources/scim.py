@@ -1,6 +1,6 @@
 """Any SCIM 2.0 server, members in the list of groups."""
 
-from tests.contract.sources import Case
+from tests.support.source_case import Case
 
 CASE = Case(
     kind="scim",
