@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from connectors.errors import ConfigurationError
-from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id
+from connectors.model import Snapshot, crowd_id
 from connectors.operations import Kind
 from tasks.decide.names import among, crowd_ids
 
@@ -39,17 +39,15 @@ class Selection:
         then: Iterable[str] = (),
         nestings: Collection[tuple[str, str]] | None = None,
     ) -> pd.DataFrame:
-        """Operations → those of the person or group, in their order. `now` and `then`: the Crowd names that the
-        person's account has and gets; `nestings`: the (parent, child) of Crowd's groups, None where they are not
+        """Operations of a plan → those of the person or group, in their order. `now` and `then`: the Crowd names that
+        the person's account has and gets; `nestings`: the (parent, child) of Crowd's groups, None where they are not
         known."""
         kind, name, target = operations["kind"], crowd_ids(operations["name"]), crowd_ids(operations["target"])
         identity = operations["source_id"]
         member, nesting, of_group = (kind.str.startswith(of).to_numpy() for of in ("membership", "nesting", "group"))
         removes = kind.str.endswith("_remove").to_numpy()
         renames, creates = (kind == Kind.USER_RENAME).to_numpy(), (kind == Kind.USER_CREATE).to_numpy()
-        # As a key: in a value the quotation marks would be escaped.
-        sets_mark = operations["record"].str.contains(f'"{ID_ATTRIBUTE}":', regex=False).to_numpy()
-        marks = sets_mark & ~(of_group | renames | creates)
+        marks = operations["marks"].to_numpy(dtype=bool)
         if self.group:
             group = crowd_id(self.group)
             chosen = (member | nesting) & (target == group).to_numpy()

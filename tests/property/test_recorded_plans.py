@@ -25,7 +25,7 @@ from tasks.decide.guard import judge
 from tasks.decide.impact import impact, lines
 from tasks.decide.map import desired
 from tasks.decide.match import match
-from tasks.decide.plan import plan
+from tasks.decide.plan import KNOWN, plan
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
 from tasks.tell.report import plan_markdown, plan_rows
@@ -68,7 +68,8 @@ def parts_of(policy: Policy, rng: random.Random) -> Iterator[tuple[str, Any]]:
     matched = match(wanted, directory, world.links.frame(), policy, SOURCE, source)
     made = plan(matched, source, directory, policy, SOURCE, departures=since(source))
     for field in fields(made):
-        yield field.name, getattr(made, field.name)
+        value = getattr(made, field.name)
+        yield field.name, value.drop(columns=list(KNOWN)) if field.name == "operations" else value
     measured = impact(made.operations, directory, policy)
     yield "impact", measured
     yield "impact in words", lines(measured)
@@ -83,7 +84,7 @@ def parts_of(policy: Policy, rng: random.Random) -> Iterator[tuple[str, Any]]:
         *(Selection(group=one) for one in rng.sample(groups, min(2, len(groups)))),
     ):
         some = plan(matched, source, directory, policy, SOURCE, departures=since(source), selection=selection)
-        yield str(selection), (some.digest, text(some.operations), text(some.held))
+        yield str(selection), (some.digest, text(some.operations.drop(columns=list(KNOWN))), text(some.held))
 
 
 def record(number: int) -> dict[str, str]:

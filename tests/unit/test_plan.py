@@ -12,10 +12,10 @@ from connectors.model import (
     ID_ATTRIBUTE,
     Snapshot,
 )
-from connectors.operations import Kind
+from connectors.operations import KINDS, MARKS, Kind
 from tasks.decide.map import desired
 from tasks.decide.match import match
-from tasks.decide.plan import MARKS, PHASES, Plan, plan
+from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
 from tests.support.frames import LONG, person, policy_with, reasons, snapshot, team
 from tests.support.model_crowd import ModelCrowd, ModelLinks
@@ -262,10 +262,10 @@ def test_plan_marks_before_everything_else() -> None:
         [MARKS, "user_attributes", "ann"],
         [MARKS, "user_attributes", "bob"],
         [MARKS, "group_attributes", "core"],
-        [PHASES[Kind.USER_DEACTIVATE], "user_deactivate", "gone"],
-        [PHASES[Kind.USER_RENAME], "user_rename", "bob"],
-        [PHASES[Kind.USER_UPDATE], "user_update", "bobby"],
-        [PHASES[Kind.MEMBERSHIP_ADD], "membership_add", "ann"],
+        [KINDS[Kind.USER_DEACTIVATE].phase, "user_deactivate", "gone"],
+        [KINDS[Kind.USER_RENAME].phase, "user_rename", "bob"],
+        [KINDS[Kind.USER_UPDATE].phase, "user_update", "bobby"],
+        [KINDS[Kind.MEMBERSHIP_ADD].phase, "membership_add", "ann"],
     ]
     assert list(made.operations["seq"]) == list(range(1, 8))
     assert list(made.operations["reason"].head(3)) == ["adopted by username", "marks ownership", "adopted by name"]

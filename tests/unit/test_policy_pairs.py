@@ -476,8 +476,14 @@ def with_field(path: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
     return fault
 
 
-def patched(target: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
-    return lambda patch: patch.setattr(target, value)
+def patched(targets: str | Sequence[str], value: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """Puts a value in the place of one name, or of several."""
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        for target in [targets] if isinstance(targets, str) else targets:
+            patch.setattr(target, value)
+
+    return fault
 
 
 IGNORED: dict[str, Any] = {
@@ -509,7 +515,9 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "features are ignored": patched("tasks.policy.Operations.allows", lambda self, kind: True),
     "nothing is reported": patched("tasks.policy.Operations.of", lambda self, kind: "on"),
     "the scope is ignored": patched("tests.support.worlds.in_scope", everybody),
-    "protection is ignored": patched("tasks.decide.plan.matches", nothing_fits),
+    "protection is ignored": patched(
+        [f"tasks.decide.plan.{step}.matches" for step in ("ground", "renames", "accounts", "groups")], nothing_fits
+    ),
     "privileged groups are open": patched("tasks.policy.Policy.privileged", lambda self, names: nothing_fits(names)),
     "everybody has been away for long": with_field("leavers.delete_after_days", 1),
     **{f"{path} is ignored": with_field(path, value) for path, value in IGNORED.items()},

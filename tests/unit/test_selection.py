@@ -20,7 +20,7 @@ from tasks.decide import plan as stage
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired
 from tasks.decide.match import match
-from tasks.decide.plan import Plan, _Planning, plan
+from tasks.decide.plan import Plan, plan
 from tasks.decide.selection import Selection, select
 from tasks.policy import Policy
 from tests.support.model_crowd import ModelCrowd, ModelLinks
@@ -47,14 +47,39 @@ def selecting(world: World, policy: Policy) -> Callable[[Selection | None], Plan
     """The plan of a world, about everybody or one. What is the same for all is worked out once."""
     source, directory = world.source(), world.crowd.snapshot(policy.attributes.extra)
     matched = match(desired(in_scope(source, policy).snapshot, policy), directory, world.links.frame(), policy, SOURCE)
-    planning = _Planning(matched, source, directory, policy, SOURCE, since(source))
-    found = planning.operations()
+    steps = {name: cache_once(getattr(stage, name)) for name in STEPS}
 
     def made(selection: Selection | None) -> Plan:
-        with patch.object(stage, "_Planning", lambda *_: planning), patch.object(planning, "operations", lambda: found):
-            return plan(matched, source, directory, policy, SOURCE, ("", ""), selection=selection)
+        with patch.multiple(stage, **steps):
+            return plan(
+                matched, source, directory, policy, SOURCE, ("", ""), departures=since(source), selection=selection
+            )
 
     return made
+
+
+STEPS = (
+    "stand",
+    "find_leavers",
+    "renames",
+    "change_accounts",
+    "change_groups",
+    "create_accounts",
+    "create_groups",
+    "change_memberships",
+)
+
+
+def cache_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose first result stands for all that follow."""
+    results: list[Any] = []
+
+    def first(*given: Any) -> Any:
+        if not results:
+            results.append(function(*given))
+        return results[0]
+
+    return first
 
 
 def rows(made: Plan) -> list[Row]:

@@ -1,0 +1,58 @@
+"""Differences between what is wanted and what is there, on integer codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from connectors.model import sorted_unique
+
+Pairs = tuple[np.ndarray, np.ndarray]
+"""(group, member): two int columns of one length; -1 where unknown."""
+
+
+def difference(
+    wanted: Pairs, present: Pairs, width: int, give: Pairs, take: Pairs, stripped: np.ndarray | None = None
+) -> tuple[Pairs, Pairs]:
+    """Pairs wanted and present → those to add and those to remove.
+
+    `width`: how many members there are. `give` and `take`: which groups and which members may be given something, and
+    from which something may be taken (bool). Members that are `stripped` (bool) are wanted nowhere."""
+    width = max(width, 1)
+    known = (wanted[0] >= 0) & (wanted[1] >= 0)
+    if stripped is not None and stripped.any():
+        known &= ~stripped[wanted[1]]
+    wanted_keys = sorted_unique(wanted[0][known].astype(np.int64) * width + wanted[1][known])
+    known = (present[0] >= 0) & (present[1] >= 0)
+    present_keys = sorted_unique(present[0][known].astype(np.int64) * width + present[1][known])
+    if len(wanted_keys) == len(present_keys) and (wanted_keys == present_keys).all():
+        return no_pairs(), no_pairs()
+    add, remove = (
+        np.divmod(_less(*keys), width) for keys in ((wanted_keys, present_keys), (present_keys, wanted_keys))
+    )
+    may_add = give[0][add[0]] & give[1][add[1]]
+    may_remove = take[0][remove[0]] & take[1][remove[1]]
+    return (add[0][may_add], add[1][may_add]), (remove[0][may_remove], remove[1][may_remove])
+
+
+def no_pairs() -> Pairs:
+    """No pairs at all."""
+    return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+
+
+def _less(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Sorted keys that are not among sorted others."""
+    if not len(others):
+        return keys
+    at = np.minimum(np.searchsorted(others, keys), len(others) - 1)
+    left: np.ndarray = keys[others[at] != keys]
+    return left
+
+
+def positions(column: pd.Series, ids: pd.Series | pd.Index, codes: np.ndarray | None = None) -> np.ndarray:
+    """Categorical ids → positions in `ids` (or `codes` of them), -1 where unknown."""
+    index = ids if isinstance(ids, pd.Index) else pd.Index(ids)
+    at = index.get_indexer(column.cat.categories)
+    if codes is not None and len(codes):
+        at = np.where(at >= 0, codes[at], -1)
+    return at[column.cat.codes.to_numpy()] if len(at) else np.full(len(column), -1)

@@ -1,0 +1,185 @@
+"""What every step of the planner stands on: who is where on both sides, and what is left exactly as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from connectors.model import DISABLED, Snapshot, crowd_id, sizes_only
+from tasks.decide.map import usernames
+from tasks.decide.match import SHARED, Matched
+from tasks.decide.names import among, crowd_ids
+from tasks.decide.plan.rows import HeldRow
+from tasks.policy import Policy, matches
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Both sides, the policy, and where everything is.
+
+    `user_at`, `group_at`: for each desired record the row of its Crowd record, -1 where it has none. (An index keeps
+    the table that it once made for look-ups.) `closed_accounts`: Crowd accounts that are never touched;
+    `frozen_accounts` and `frozen_groups`: also those of whoever is held, and what a held record may become. `since`:
+    since when people have left (id, since), where that is known."""
+
+    matched: Matched
+    source: Snapshot
+    directory: Snapshot
+    policy: Policy
+    name: str
+    since: pd.DataFrame | None
+    user_at: np.ndarray
+    group_at: np.ndarray
+    user_index: pd.Index
+    group_index: pd.Index
+    account_index: pd.Index
+    directory_group_index: pd.Index
+    closed_accounts: np.ndarray
+    frozen_accounts: np.ndarray
+    frozen_groups: np.ndarray
+
+    @property
+    def users(self) -> pd.DataFrame:
+        """The desired people."""
+        return self.matched.users
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """The desired groups."""
+        return self.matched.groups
+
+    @property
+    def accounts(self) -> pd.DataFrame:
+        """Crowd's users."""
+        return self.matched.accounts
+
+    @property
+    def directory_groups(self) -> pd.DataFrame:
+        """Crowd's groups."""
+        return self.matched.directory_groups
+
+    @property
+    def own_groups(self) -> np.ndarray:
+        """Which desired groups have a Crowd group of their own: bool. (Those for everyone may be anybody's.)"""
+        return np.asarray((self.group_at >= 0) & ~self.shared_groups)
+
+    @property
+    def shared_groups(self) -> np.ndarray:
+        """Which desired groups are anybody's, and only have our people in them: bool."""
+        return np.asarray(self.groups["how"] == SHARED)
+
+    def held_ids(self, kind: str) -> pd.Series:
+        """The ids of held users or groups."""
+        return self.matched.held.loc[self.matched.held["kind"] == kind, "id"]
+
+    def unread(self, kind: str) -> pd.DataFrame:
+        """Records of Crowd that are there but could not be read."""
+        held, read = self.directory.held, self.accounts if kind == "user" else self.directory_groups
+        return held[(held["kind"] == kind) & ~among(held["id"], read["id"])].drop_duplicates("id")
+
+
+def stand(
+    matched: Matched, source: Snapshot, directory: Snapshot, policy: Policy, name: str, since: pd.DataFrame | None
+) -> Ground:
+    """Matched records and both snapshots → the ground. `name`: the source's."""
+    closed = _closed(matched.accounts, policy.protection.users, "username")
+    closed_groups = _closed(matched.directory_groups, policy.protection.groups, "name")
+    frozen_groups = _frozen("group", matched, matched.directory_groups, closed_groups, policy)
+    frozen_groups |= policy.privileged(matched.directory_groups["name"]).to_numpy()
+    account_index, directory_group_index = pd.Index(matched.accounts["id"]), pd.Index(matched.directory_groups["id"])
+    return Ground(
+        matched,
+        source,
+        directory,
+        policy,
+        name,
+        since,
+        user_at=account_index.get_indexer(pd.Index(matched.users["account"])),
+        group_at=directory_group_index.get_indexer(pd.Index(matched.groups["account"])),
+        user_index=pd.Index(matched.users["id"]),
+        group_index=pd.Index(matched.groups["id"]),
+        account_index=account_index,
+        directory_group_index=directory_group_index,
+        closed_accounts=closed,
+        frozen_accounts=_frozen("user", matched, matched.accounts, closed, policy),
+        frozen_groups=frozen_groups,
+    )
+
+
+def _closed(records: pd.DataFrame, protected: Iterable[str], name: str) -> np.ndarray:
+    """Crowd records that are never touched: protected ones, and those whose owner is not certain. bool."""
+    closed = matches(records[name], protected) | records["copied"] | records["contested"]
+    return closed.to_numpy(dtype=bool, copy=True)
+
+
+def _frozen(kind: str, matched: Matched, records: pd.DataFrame, closed: np.ndarray, policy: Policy) -> np.ndarray:
+    """Crowd records that are closed, and those of whoever is held: bool."""
+    held = matched.held[matched.held["kind"] == kind]
+    owned = (records["owner"] != "").to_numpy()
+    held_owner = among(records["owner"], held["id"])
+    # What a held record may become is left alone too, unless it is surely somebody else's.
+    claimed = among(records["id"], _claims(kind, held, policy)) & ~(owned & ~held_owner)
+    return np.asarray(closed | owned & held_owner | claimed, dtype=bool)
+
+
+def _claims(kind: str, held: pd.DataFrame, policy: Policy) -> pd.Series:
+    """Held records → the Crowd names that they have or want, as Crowd looks them up."""
+    mapped = held["stage"].isin(["match", "plan"])  # from there on they go by their Crowd names
+    raw = held["name"][~mapped]
+    if kind == "group":
+        names = crowd_ids(pd.concat([policy.groups.named(raw), held["name"][mapped]]))
+        # The policy itself names the groups for everyone.
+        return names[~among(names, {crowd_id(name) for name in policy.groups.everyone})]
+    if policy.usernames.source == "username":
+        raw = usernames(pd.DataFrame({"username": raw}), policy.usernames)
+    return crowd_ids(pd.concat([raw, held["name"][mapped]]))
+
+
+def held_row(record: pd.Series, account: str, reason: str, kind: str = "user") -> HeldRow:
+    """A desired record that the planner holds → its row; `account`: what it is called in Crowd now, "" for nothing."""
+    name = record["username" if kind == "user" else "name"]
+    reason += f" (now {account!r})" if account else ""
+    away = DISABLED if kind == "user" and not record["active"] else ""
+    return kind, record["id"], name, "plan", reason, away
+
+
+def alike(kind: str, other: str) -> str:
+    """Why a record is held whose name looks like that of another one."""
+    return f"looks like the existing Crowd {kind} {other!r}; rename one of them"
+
+
+def taken_by(ground: Ground, kind: str, name: str, identity: str) -> str:
+    """Why a name cannot be had: whose it is, since when that one is gone, and what hands it over."""
+    records = ground.accounts if kind == "user" else ground.directory_groups
+    at = pd.Index(records["id"]).get_indexer(pd.Index([name]))[0]
+    what = "account" if kind == "user" else "group"
+    if at < 0:
+        return f"another {what} gets this name"
+    owner = str(records["owner"].iloc[at])
+    if not owner:
+        whose = "another source's" if records["foreign"].iloc[at] else "nobody's"
+        return f"a Crowd {what} of this name is there, and {whose}"
+    shown = records["username" if kind == "user" else "name"].iloc[at]
+    way = f"crowdsync links hand-over {ground.name} {owner} {identity} --kind {kind}"
+    same = "the same person" if kind == "user" else "to be this group's"
+    state = _state(ground, kind, owner)
+    return f"the Crowd {what} {shown!r} belongs to {owner}, {state}; if it is {same}: {way}"
+
+
+def _state(ground: Ground, kind: str, owner: str) -> str:
+    """What the source says of the one who owns a Crowd record, in words."""
+    listed = ground.source.users if kind == "user" else ground.source.groups
+    of = listed[(listed["id"] == owner).to_numpy()]
+    if len(of):
+        called = of["username" if kind == "user" else "name"].iloc[0]
+        return f"which is {called!r} in the source" + ("" if kind == "group" or of["active"].iloc[0] else ", disabled")
+    if (ground.held_ids(kind) == owner).any():
+        return "which is held"
+    if kind == "group" or ground.since is None:
+        return "which is gone from the source"
+    since = ground.since.loc[ground.since["id"] == owner, "since"]
+    return "which is gone from the source" + (f" since {since.iloc[0]:%Y-%m-%d}" if len(since) else "")
