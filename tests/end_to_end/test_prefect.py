@@ -171,7 +171,7 @@ def test_a_run_and_its_stages_are_named_for_people(served: Served) -> None:
         "guard",
         "report",
     }
-    assert set(tasks.decide.values()) == {"COMPLETED"}
+    assert set(tasks.values()) == {"COMPLETED"}
 
 
 def test_the_plan_can_be_read(served: Served) -> None:

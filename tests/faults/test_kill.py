@@ -43,12 +43,14 @@ from connectors.model import (
 from connectors.operations import Kind, Operation
 from connectors.store import Store
 from deployments.sandbox import crowd as sandbox
-from tasks import apply, validate
 from tasks.decide.plan import Plan
 from tasks.policy import Policy
+from tasks.read import validate
+from tasks.write import apply
 from tests import postgres, road
+from tests.long import long_after
 
-POINTS = 200
+POINTS, PARTS = 200, 5
 POINTS_POSTGRESQL = 10
 SEED = 20261124
 MOMENTS = ("before intent", "after intent", "before send", "after send", "after reply", "after done")
@@ -426,8 +428,9 @@ def names_of(state: dict[str, Any]) -> dict[str, str]:
 # --- the tests -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("part", long_after(1, range(PARTS)))
 def test_killed_anywhere_the_next_run_ends_where_the_unkilled_one_does(
-    emulator: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    emulator: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: int
 ) -> None:
     base, number = tmp_path / "base.db", iter(range(POINTS + 1))
 
@@ -441,6 +444,8 @@ def test_killed_anywhere_the_next_run_ends_where_the_unkilled_one_does(
     scene = stage(emulator, f"sqlite:///{base}", copy)
     assert set(scene.made.operations["kind"]) == {kind.value for kind in Kind}
     chosen = points(scene.made.operations, POINTS)
+    assert len(chosen) == POINTS
+    chosen = chosen[part::PARTS]
     for point in chosen:
         kill_and_run_again(scene, copy(), point)
     tell(capsys, scene, chosen, "SQLite", time.perf_counter() - start)

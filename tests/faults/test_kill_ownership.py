@@ -30,8 +30,11 @@ from connectors.model import ID_ATTRIBUTE, held_frame
 from connectors.operations import Operation
 from connectors.settings import load
 from connectors.store import Store
-from tasks import apply, run, transfer, validate
+from tasks import run
 from tasks.decide.ownership import ByHand
+from tasks.read import validate
+from tasks.write import apply
+from tasks.write import links as transfer
 from tests import road
 from tests.end_to_end.test_govern import walked
 from tests.end_to_end.test_moving import OTHER, company, linked, owners_in
