@@ -31,6 +31,7 @@ RUNS = 20
 _RUNS = """
 import asyncio, os, sys, time
 from pathlib import Path
+import great_expectations
 from connectors.settings import load
 from tasks.policy import policy_of
 from tasks.run import SkippedError, begin

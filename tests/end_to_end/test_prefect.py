@@ -126,7 +126,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         serving = subprocess.Popen(
             [sys.executable, "-c", _SERVE],
             cwd=Path(__file__).parents[2],
-            env={**os.environ, "PREFECT_API_URL": f"{server.url}/api"},
+            env={**os.environ, "PREFECT_API_URL": f"{server.url}/api", "PREFECT_RUNNER_POLL_FREQUENCY": "1"},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
