@@ -1,6 +1,9 @@
-"""The databases that tests run on, and how tests are spread over worker processes: end-to-end files whole, because
-their tests share servers and build on each other; everything else test by test. (xdist's own `loadgroup` does nothing
-with today's pytest.)"""
+"""The databases that tests run on, and how tests are spread over worker processes.
+
+Files whose tests share servers and build on each other go to one worker, whole; everything else test by test. What
+takes longest begins first, so that all workers end at about the same time. (xdist's own `loadgroup` does nothing with
+today's pytest.)
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,32 @@ import pytest
 
 from tests.support import postgres
 
+WHOLE = ("approval", "commands", "deployments", "incomplete_reads", "notify", "prefect", "requests")
+"""Files in end_to_end/ whose tests share servers."""
+ALONE = ("test_up_serves_everything",)
+"""Tests in them that have servers of their own."""
+LONGEST = (
+    "deployments",
+    "commands",
+    "approval",
+    "notify",
+    "prefect",
+    "incomplete_reads",
+    "requests",
+    "one_writer",
+    "kill",
+    "kill_ownership",
+    "recorded_plans",
+    "policy_pairs",
+    "selection",
+    "road",
+)
+"""What to begin with: names of files, those with the longest tests (or that are longest, of the whole ones) first."""
+
+
+def _file(nodeid: str) -> str:
+    return Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -21,10 +50,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByPlace(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            return file if "/end_to_end/" in file else nodeid
+            whole = _file(nodeid) in WHOLE and not nodeid.partition("::")[2].startswith(ALONE)
+            return nodeid.partition("::")[0] if whole else nodeid
 
+    config.option.loadscopereorder = False  # (it would put the scopes with most tests first)
     return ByPlace(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest first; the rest as it was."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(_file(item.nodeid), len(order)))
 
 
 @pytest.fixture(scope="session")

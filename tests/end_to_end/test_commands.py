@@ -26,6 +26,7 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
+import connectors.http
 from deployments.cli import app
 from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
@@ -139,6 +140,13 @@ def web_page(context: ssl.SSLContext | None = None) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once; how long they wait is tested elsewhere."""
+    monkeypatch.setattr(connectors.http, "FIRST_WAIT", 0.005)
+    monkeypatch.setattr(connectors.http, "HIGHEST_WAIT", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -49,8 +49,9 @@ from tasks.read import validate
 from tasks.write import chunks
 from tests import road
 from tests.support import postgres
+from tests.support.long import long_after
 
-POINTS = 200
+POINTS, PARTS = 200, 5
 POINTS_POSTGRESQL = 10
 SEED = 20261124
 MOMENTS = ("before intent", "after intent", "before send", "after send", "after reply", "after done")
@@ -428,8 +429,9 @@ def names_of(state: dict[str, Any]) -> dict[str, str]:
 # --- the tests -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("part", long_after(1, range(PARTS)))
 def test_killed_anywhere_the_next_run_ends_where_the_unkilled_one_does(
-    emulator: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    emulator: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: int
 ) -> None:
     base, number = tmp_path / "base.db", iter(range(POINTS + 1))
 
@@ -443,6 +445,8 @@ def test_killed_anywhere_the_next_run_ends_where_the_unkilled_one_does(
     scene = stage(emulator, f"sqlite:///{base}", copy)
     assert set(scene.made.operations["kind"]) == {kind.value for kind in Kind}
     chosen = points(scene.made.operations, POINTS)
+    assert len(chosen) == POINTS
+    chosen = chosen[part::PARTS]
     for point in chosen:
         kill_and_run_again(scene, copy(), point)
     tell(capsys, scene, chosen, "SQLite", time.perf_counter() - start)

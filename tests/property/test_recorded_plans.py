@@ -37,6 +37,8 @@ FREE = 60
 """How many worlds have a policy in which every field is left to chance; the others have the pairs of all values."""
 PARTS = 8
 
+pytestmark = pytest.mark.long
+
 
 def text(value: Any) -> str:
     """A value as text that says everything in it."""

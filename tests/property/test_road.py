@@ -28,6 +28,7 @@ from tasks.decide.plan import Plan
 from tasks.policy import Policy
 from tasks.read.recover import settle
 from tasks.write.chunks import lanes
+from tests.support.long import long_after
 from tests.support.model_crowd import ModelCrowd, ModelLinks, operation_of
 from tests.support.worlds import (
     SOURCE,
@@ -200,7 +201,7 @@ def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4
     return Counter(made.operations["kind"])
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("CROWDSYNC_SEEDS", "8"))))
+@pytest.mark.parametrize("seed", long_after(2, range(int(os.environ.get("CROWDSYNC_SEEDS", "8")))))
 def test_fifty_worlds_at_once(seed: int, request: pytest.FixtureRequest) -> None:
     rng = random.Random(seed)
     world, policy = World(), any_policy(rng, [f"-{number}" for number in range(50)])

@@ -23,6 +23,7 @@ from tasks.decide.match import match
 from tasks.decide.plan import Plan, plan
 from tasks.decide.selection import Selection, select
 from tasks.policy import Policy
+from tests.support.long import long_after
 from tests.support.model_crowd import ModelCrowd, ModelLinks
 from tests.support.worlds import (
     SOURCE,
@@ -436,7 +437,7 @@ def every_group(world: World, whole: Plan) -> list[str]:
 WORLDS, PARTS = int(os.environ.get("CROWDSYNC_WORLDS", "24")), 12
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", long_after(2, range(PARTS)))
 def test_random_worlds(part: int) -> None:
     """The plan about each one has what the whole plan has about them and what that needs, can be carried out, and
     leaves nothing to do for them."""
@@ -475,7 +476,7 @@ def test_random_worlds(part: int) -> None:
     print(f"part {part}: {worlds} worlds, {plans} plans about one, {operations} operations")
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", long_after(2, range(PARTS)))
 def test_one_after_the_other_they_lead_to_where_the_whole_plan_leads(part: int) -> None:
     worlds = steps = 0
     for seed in range(part, WORLDS, PARTS):
