@@ -173,7 +173,7 @@ def last_read(run: Run) -> Since | None:
     cursor = run.store.cursor(run.streams[0])
     now = datetime.now(UTC)
     due = timedelta(hours=run.policy.reads.full_every_hours)
-    if cursor is None or cursor.scope != run.asked or not timedelta() <= now - cursor.full_at < due:
+    if cursor is None or cursor.scope != run.request_digest or not timedelta() <= now - cursor.full_at < due:
         return None
     return Since(cursor.cursor, run.store.load_snapshot(cursor.snapshot), cursor.full_at)
 
@@ -183,7 +183,9 @@ def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
     if not run.lasting or not run.source.capabilities.delta:
         return
     now = datetime.now(UTC)
-    cursor = ReadCursor(reading.cursor, run.asked, reading.full_at or now, snapshot) if reading.cursor else None
+    cursor = (
+        ReadCursor(reading.cursor, run.request_digest, reading.full_at or now, snapshot) if reading.cursor else None
+    )
     run.store.save_cursor(run.streams[0], cursor, at=now)
 
 

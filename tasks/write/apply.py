@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from connectors.contract import Directory
-from connectors.errors import RecordError, RefusedError, RetryableError
+from connectors.errors import CrowdsyncError, RecordError, RefusedError, RetryableError
 from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, groups_frame, memberships_frame, users_frame
 from connectors.operations import Kind, Operation
 from connectors.store import Store
@@ -316,7 +316,24 @@ async def read_back(run: Run, operations: pd.DataFrame) -> Snapshot:
     )
 
 
-async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a plan: how many operations were verified first, and what stopped it before its end."""
+
+    verified: int = 0
+    stopped: CrowdsyncError | None = None
+
+
+async def apply_plan(run: Run, plan: Plan, number: int, runner: Any) -> Applied:  # noqa: ARG001
+    verified: list[int] = []
+    try:
+        await _apply_plan(run, plan, number, verified)
+    except CrowdsyncError as error:
+        return Applied(sum(verified), error)
+    return Applied(sum(verified))
+
+
+async def _apply_plan(run: Run, plan: Plan, number: int, verified: list[int]) -> Progress:
     """A whole plan, chunk by chunk, with a progress bar on the run's page. Raises as `apply_operations`."""
     now = datetime.now(UTC)
     allowed = ("planned", "refused", "waiting", "approved")
@@ -331,7 +348,7 @@ async def apply_plan(run: Run, plan: Plan, number: int) -> Progress:
     first = canary(plan.operations, run.policy.canary)
     if len(first):
         await apply_canary(run, number, first, len(first), progress)
-        run.verified = len(first)
+        verified.append(len(first))
     for done, chunk in enumerate(bounds, 1):
         await apply_chunk(run, number, chunk, done, len(bounds), progress)
         if len(bounds) > 1:

@@ -44,9 +44,9 @@ from tasks.decide.ownership import (
 )
 from tasks.policy import Policy, policy_of
 from tasks.read import validate
+from tasks.read.connections import open_directory, open_source
 from tasks.read.extract import read_directory, read_whole
 from tasks.read.snapshot import check, keep, lost_links, new_links, settle_unfinished, told_by
-from tasks.run import open_directory, open_source
 from tasks.write.apply import OPEN, Progress, apply_operations, chunks
 from tasks.write.lease import Writing, only_writer
 

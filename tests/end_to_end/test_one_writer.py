@@ -20,7 +20,8 @@ from connectors.store import Store
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from tasks.policy import policy_of
-from tasks.run import SkippedError, begin, watched
+from tasks.read.quarantine import watched
+from tasks.run import SkippedError, begin
 from tasks.write.lease import BusyError, only_writer
 from tests import road
 
@@ -32,7 +33,7 @@ import asyncio, sys, time
 from pathlib import Path
 from connectors.settings import load
 from tasks.policy import policy_of
-from tasks.run import StandAsideError, begin
+from tasks.run import SkippedError, begin
 from tests import road
 
 async def go():
@@ -44,7 +45,7 @@ async def go():
         async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
             run.finished = True
             print("operations", len((await road.walk(run)).plan.operations))
-    except StandAsideError as error:
+    except SkippedError as error:
         print("skipped", error)
 
 asyncio.run(go())

@@ -30,8 +30,10 @@ from connectors.model import ID_ATTRIBUTE, held_frame
 from connectors.operations import Operation
 from connectors.settings import load
 from connectors.store import Store
-from tasks import apply, run, transfer, validate
 from tasks.decide.ownership import ByHand
+from tasks.read import connections, validate
+from tasks.write import apply
+from tasks.write import links as transfer
 from tests import road
 from tests.end_to_end.test_govern import walked
 from tests.end_to_end.test_moving import OTHER, company, linked, owners_in
@@ -77,7 +79,7 @@ class DyingCrowd(Crowd):
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "FLUSH", 8)
     monkeypatch.setattr(transfer, "Store", DyingStore)
-    monkeypatch.setattr(run, "Crowd", DyingCrowd)
+    monkeypatch.setattr(connections, "Crowd", DyingCrowd)
     # Validation is not the subject, and takes half a second for every new content.
     monkeypatch.setattr(validate, "broken_rows", lambda _: held_frame())
 

@@ -42,7 +42,8 @@ from tasks.policy import (
     policy_of,
 )
 from tasks.read.snapshot import last_read
-from tasks.tell.report import changes, lasting, plan_rows
+from tasks.tell.report import lasting
+from tasks.tell.rows import changes, plan_rows
 from tasks.write.apply import canary
 from tasks.write.approve import decide
 from tests.property.model_crowd import ModelCrowd, ModelLinks
@@ -831,7 +832,7 @@ def read_whole(policy: Policy) -> bool:
     known = ReadCursor("m", "asked", datetime.now(UTC) - timedelta(hours=6), 1)
     store = SimpleNamespace(cursor=lambda stream: known, load_snapshot=lambda number: Snapshot.of())
     source = SimpleNamespace(capabilities=SimpleNamespace(delta=True))
-    run = SimpleNamespace(source=source, store=store, policy=policy, asked="asked", streams=("s", "d"))
+    run = SimpleNamespace(source=source, store=store, policy=policy, request_digest="asked", streams=("s", "d"))
     return last_read(run) is None  # type: ignore[arg-type]
 
 
