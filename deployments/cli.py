@@ -105,7 +105,7 @@ def _run(source: str, **request: Any) -> None:
         with console.status(status), prefect_explained(), prefect_there() as ready, ended_as_by_hand():
             if _blocks(settings):
                 ready()
-            asyncio.run(_doors(settings, chosen))
+            asyncio.run(_clients(settings, chosen))
             from flows.sync import SyncRequest, sync
 
             ready()
@@ -131,9 +131,9 @@ def _blocks(settings: Settings) -> bool:
     return sources or any(directory.block for directory in settings.all_directories())
 
 
-async def _doors(settings: Settings, source: str) -> None:
+async def _clients(settings: Settings, source: str) -> None:
     """Addresses, secrets and certificates are there and make sense; nothing is called yet."""
-    from tasks.run import open_directory, open_source
+    from tasks.read.connections import open_directory, open_source
 
     async with open_source(source, settings.source(source)), open_directory(settings.directory_of(source)):
         pass
@@ -321,7 +321,7 @@ def _check_policy(settings: Settings, name: str) -> list[str]:
 
 
 async def _check_source(settings: Settings, name: str) -> list[str]:
-    from tasks.run import check_source, open_source
+    from tasks.read.connections import check_source, open_source
 
     chosen = settings.source(name)
     async with open_source(name, chosen) as source:
@@ -329,7 +329,7 @@ async def _check_source(settings: Settings, name: str) -> list[str]:
 
 
 async def _check_directory(settings: DirectorySettings) -> list[str]:
-    from tasks.run import check_directory, open_directory
+    from tasks.read.connections import check_directory, open_directory
 
     async with open_directory(settings) as (directory, _):
         return list(await check_directory(settings, directory))

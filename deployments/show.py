@@ -12,8 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from connectors.operations import BY_DANGER, KINDS
+from tasks.tell.rows import count_line, left_out, plan_rows, readable, written
+
 if TYPE_CHECKING:
-    from connectors.store import Plan as StoredPlan
+    from connectors.store import Plan
     from tasks.decide.explain import Explained
     from tasks.tell.report import Report
     from tasks.write.links import Moving
@@ -37,9 +40,6 @@ _STATUS = {
 
 def report(console: Console, report: Report) -> None:
     """A run's end: sizes, counts, what was held and why, what failed. Refusals are errors, and not repeated here."""
-    from connectors.operations import Kind
-    from tasks.tell.report import SIGNS, count_line, written
-
     colour = _STATUS.get(report.status, "yellow")
     plan = f" · plan {report.plan}" if report.plan else ""
     console.print(
@@ -64,13 +64,14 @@ def report(console: Console, report: Report) -> None:
         table.add_column()
         table.add_column()
         table.add_column(justify="right")
-        for kind, (sign, words) in SIGNS.items():
+        for kind in BY_DANGER:
             if kind in report.planned:
-                table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", words, f"{report.planned[Kind(kind)]:,}")
+                sign = KINDS[kind].sign
+                table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", KINDS[kind].words, f"{report.planned[kind]:,}")
         console.print(table)
-    if report.radius:
+    if report.impact:
         console.print("  what it does to people:", highlight=False)
-        for line in report.radius:
+        for line in report.impact:
             console.print(f"    {_printable(line)}", soft_wrap=True, highlight=False)
     for ask in report.asks:
         console.print(f"  [yellow]needs agreement[/]  {_printable(ask)}", soft_wrap=True, highlight=False)
@@ -96,8 +97,6 @@ def report(console: Console, report: Report) -> None:
 
 
 def _shielded(console: Console, shielded: pd.DataFrame) -> None:
-    from tasks.decide.names import spelled
-
     if shielded.empty:
         return
     table = Table(title=f"In against the source's word ({len(shielded):,})", title_justify="left")
@@ -105,7 +104,7 @@ def _shielded(console: Console, shielded: pd.DataFrame) -> None:
         table.add_column(column, overflow="fold")
     for row in shielded.head(20).itertuples():
         said = str(row.away).replace("_", " ")
-        table.add_row(*(_printable(value) for value in (spelled(str(row.name)), said, row.account, row.reason)))
+        table.add_row(*(_printable(value) for value in (readable(row.name), said, row.account, row.reason)))
     console.print(table)
     if len(shielded) > 20:
         console.print(f"  … and {len(shielded) - 20:,} more, in the report on the run's page")
@@ -113,8 +112,6 @@ def _shielded(console: Console, shielded: pd.DataFrame) -> None:
 
 def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
     """Held records, and of those that have been held for long, for how many runs."""
-    from tasks.decide.names import spelled
-
     if held.empty:
         return
     long = {(row.kind, row.id): f"{row.runs:,}" for row in lasting.itertuples()}
@@ -123,7 +120,7 @@ def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
         table.add_column(column, overflow="fold", no_wrap=column in ("kind", "stage", "runs"))
     for row in held.head(20).itertuples():
         runs = [long.get((row.kind, row.id or row.name), "")] if long else []
-        values = (row.kind, spelled(str(row.name)), row.stage, *runs, row.reason)
+        values = (row.kind, readable(row.name), row.stage, *runs, row.reason)
         table.add_row(*(_printable(value) for value in values))
     console.print(table)
     if len(held) > 20:
@@ -131,8 +128,6 @@ def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
 
 
 def _left_out(console: Console, warnings: pd.DataFrame) -> None:
-    from tasks.tell.report import left_out
-
     if warnings.empty:
         return
     console.print(f"Warnings ({len(warnings):,})", highlight=False)
@@ -154,10 +149,8 @@ def _listed(console: Console, title: str, operations: pd.DataFrame, column: str,
         console.print(f"  … and {len(operations) - 20:,} more, in the report on the run's page")
 
 
-def plan(console: Console, stored: StoredPlan, operations: pd.DataFrame, disclose: str) -> None:
+def plan(console: Console, stored: Plan, operations: pd.DataFrame, disclose: str) -> None:
     """A stored plan, whole."""
-    from tasks.tell.report import plan_rows
-
     console.print(
         f"[bold]plan {stored.id}[/]  {escape(stored.source)} → {escape(stored.directory)}  {stored.status}  "
         f"made {_when(stored.created_at)}  digest {stored.digest[:12]}",
@@ -319,12 +312,10 @@ def links(console: Console, frame: pd.DataFrame, limit: int) -> None:
 
 def orphans(console: Console, frame: pd.DataFrame, limit: int) -> None:
     """What belongs to no source, a line each."""
-    from tasks.decide.names import spelled
-
     table = _table("kind", "name", "active")
     for row in frame.head(limit).itertuples():
         active = ("yes" if row.active else "no") if row.kind == "user" else ""
-        table.add_row(str(row.kind), _printable(spelled(str(row.name))), active)
+        table.add_row(str(row.kind), _printable(readable(row.name)), active)
     console.print(table if len(frame) else "nothing: every record of Crowd belongs to a source, or is protected")
     if len(frame) > limit:
         console.print(f"  … and {len(frame) - limit:,} more")

@@ -15,23 +15,19 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from connectors.settings import load
-from tasks.decide.filter import doubled, filter_scope
-from tasks.decide.guard import guard_plan, measure
-from tasks.decide.map import map_names
-from tasks.decide.match import match_accounts, orphans
+from connectors.store import in_thread
 from tasks.decide.ownership import abandoned
-from tasks.decide.plan import make_plan
 from tasks.decide.selection import select
 from tasks.policy import Policy, policy_of
-from tasks.read.confirm import confirm_gone, parts
-from tasks.read.extract import extract_directory, extract_source
+from tasks.read.quarantine import watched
 from tasks.read.recover import settle_unfinished
 from tasks.read.remember import last_read, remember_departures, remember_held, remember_read
-from tasks.read.snapshot import save_snapshot, validated
-from tasks.run import SkippedError, begin, stopped_short, watched
-from tasks.stages import apply_runner
-from tasks.tell.report import Proposal, Report, conclude, file_plan, skipped_report, stored_selection
-from tasks.write.apply import apply_plan
+from tasks.run import SkippedError, begin
+from tasks.stages import carry_out, conclude, extract_directory, extract_source, propose, save, validate
+from tasks.tell.proposal import Basis
+from tasks.tell.report import Report, skipped_report
+from tasks.tell.stored_plan import store_plan, stored_selection
+from tasks.write.apply import Applied
 from tasks.write.approve import agree
 
 
@@ -80,66 +76,42 @@ async def sync(request: SyncRequest) -> Report:
     policy = request.policy or policy_of(settings, request.source)
     try:
         async with begin(settings, request.source, policy, request.mode, unattended=request.unattended) as run:
-            stream, crowd_stream = run.streams
-            scope, crowd_scope = run.scopes
+            source, crowd = run.source_side, run.crowd_side
             with run.timed("extract"):
                 since = None if request.full else await last_read(run)
-                reading, crowd = await gather(
-                    watched(run, extract_source(run.source, scope, run.source_name, since)),
-                    extract_directory(run.directory, crowd_scope),
+                reading, directory = await gather(
+                    watched(run, extract_source(source.client, source.scope, source.name, since)),
+                    extract_directory(crowd.client, crowd.scope),
                 )
-                source = reading.snapshot
             with run.timed("snapshot"):
-                kept = await save_snapshot(run.store, stream, source, run.id)
-                crowd_kept = await save_snapshot(run.store, crowd_stream, crowd, run.id)
+                source = await save(run, source, reading.snapshot)
+                crowd = await save(run, crowd, directory)
                 if run.writing:
-                    await settle_unfinished(run.store, run.directory_name, crowd)
+                    await settle_unfinished(run.store, run.directory_name, directory)
             with run.timed("validate"):
-                source = await validated(run.store, stream, source, kept.digest)
-                await remember_read(run, reading, kept.id)
-                crowd = await validated(run.store, crowd_stream, crowd, crowd_kept.digest)
-            links = run.store.links(run.directory_name)
-            selection = stored_selection(run, request.plan) or select(
-                source, links, run.source_name, request.person, request.group
+                source = await validate(run, source)
+                await remember_read(run, reading, source.saved.id)
+                crowd = await validate(run, crowd)
+            links = await in_thread(run.store.links, run.directory_name)
+            selection = await in_thread(stored_selection, run, request.plan) or select(
+                source.snapshot, links, run.source_name, request.person, request.group
             )
-
             advice = settings.source(request.source).same_names()
-
-            async def propose(policy: Policy) -> Proposal:
-                """filter ─▶ map ─▶ match ─▶ plan ─▶ confirm ─▶ guard"""
-                known = run.store.named_since(stream, doubled(source.groups, policy))
-                scoped = await filter_scope(source, policy, known)
-                desired = await map_names(scoped.snapshot, policy)
-                matched = await match_accounts(desired, crowd, links, policy, run.source_name, source, advice)
-                departures, digests = run.departures(), (kept.digest, crowd_kept.digest)
-                plan = await make_plan(
-                    matched, source, crowd, policy, run.source_name, digests, departures, selection, scoped.doubts
-                )
-                first, _ = parts(plan.gone)
-                if len(first):
-                    await confirm_gone(run.source, first, len(first))
-                impact = await measure(plan.operations, crowd, policy, run.past(), run.recent())
-                verdict = await guard_plan(plan, policy, impact, request.force)
-                return Proposal(policy, plan, impact, verdict, len(orphans(matched, policy)), plan.warnings)
-
             with run.timed("plan"):
-                proposal = await propose(policy)
+                basis = Basis(source, crowd, links, selection, advice, request.force)
+                proposal = await propose(run, basis, policy)
             await remember_departures(run, proposal.plan, selection)
             await remember_held(run, proposal.plan, selection)
-            filed = await file_plan(
-                run, proposal, (kept, crowd_kept), replaces=request.plan or None, selection=selection
-            )
-            if request.mode == "sync" and filed.number and not filed.verdict.refusals:
-                if filed.verdict.asks:
-                    filed = await agree(run, filed, propose)
-                if filed.number and not filed.verdict.stops and not filed.rejected:
-                    with run.timed("apply"), stopped_short(run):
-                        _, others = parts(filed.plan.gone)
-                        if len(others):
-                            await confirm_gone(run.source, others, len(others))
-                        applied = await apply_plan(run, filed.plan, filed.number, apply_runner)
-                        run.verified, run.stopped = applied.verified, applied.stopped
-            loud = abandoned(crowd, links, settings.sources_of(run.directory_name), run.directory_name, run.source_name)
-            return await conclude(run, filed, request.mode, since=reading.full_at, loud=loud)
+            stored = await store_plan(run, proposal, replaces=request.plan or None, selection=selection)
+            applied: Applied | None = None
+            if request.mode == "sync" and stored.number and not stored.verdict.refusals:
+                if stored.verdict.asks:
+                    stored = await agree(run, stored)
+                if stored.ready:
+                    with run.timed("apply"):
+                        applied = await carry_out(run, stored)
+            known = settings.sources_of(run.directory_name)
+            loud = abandoned(crowd.snapshot, links, known, run.directory_name, run.source_name)
+            return await conclude(run, stored, request.mode, applied, since=reading.full_at, loud=loud)
     except SkippedError as why:
         return await skipped_report(request.source, settings.directory_of(request.source).name, str(why))

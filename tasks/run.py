@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-import orjson
 import pandas as pd
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
 from connectors.contract import Directory, Scope, Source
-from connectors.crowd import Crowd
-from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError, IncompleteError, RefusedError
-from connectors.http import Http
-from connectors.idp import SOURCES
-from connectors.model import ID_ATTRIBUTE, sizes_only
+from connectors.errors import CrowdsyncError, RefusedError
+from connectors.model import ID_ATTRIBUTE, Snapshot, sizes_only
 from connectors.settings import DirectorySettings, Settings
-from connectors.source import SourceSettings
-from connectors.store import Store
+from connectors.store import SavedSnapshot, Store, in_thread
 from tasks.decide.plan import Departures
 from tasks.decide.removals import RecentRemovals
 from tasks.policy import Policy, policy_of
 from tasks.process import gone, here
-from tasks.read.blocks import directory_secret, source_secrets
-from tasks.tell.events import emit
+from tasks.read.connections import diagnosed, open_directory, open_source, request_digest
+from tasks.read.quarantine import quarantined
 from tasks.write.lease import BusyError, Writing, only_writer
 
-Result = TypeVar("Result")
+Client = TypeVar("Client", Source, Directory)
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class Side(Generic[Client]):
+    """One side of the road, the source or Crowd: its name in crowdsync.toml, the name of its history in the store, what
+    it is asked for and through which client."""
+
+    name: str
+    stream: str
+    scope: Scope
+    client: Client
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class ReadSide(Side[Client]):
+    """One side as it was read: `snapshot` is what may be worked with, `saved` how history knows what was read."""
+
+    snapshot: Snapshot
+    saved: SavedSnapshot
 
 
 @sizes_only
@@ -50,20 +65,26 @@ class Run:
     source: Source
     directory: Directory
     store: Store
-    clients: tuple[Http, Http]
     concurrency: int
-    asked: str = ""
-    """What the source is asked for, as a digest: a delta to the answer to another question is worth nothing."""
+    request_digest: str = ""
+    """Digest of what the source is asked for: a delta to the answer to another request is worth nothing."""
     lasting: bool = True
     """Whether later runs go by what this one finds out: since when people are away, where the next read begins, whether
     the source answers. Not so a preview, nor a run under another policy than the source's own."""
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
-    stopped: CrowdsyncError | None = None
-    verified: int = 0
-    """How many operations were carried out first and read back."""
     writing: Writing | None = None
     """The right to write to the directory; None where the run does not."""
+
+    @property
+    def source_side(self) -> Side[Source]:
+        """The source, to be read."""
+        return Side(self.source_name, self.streams[0], self.scopes[0], self.source)
+
+    @property
+    def crowd_side(self) -> Side[Directory]:
+        """Crowd, to be read."""
+        return Side(self.directory_name, self.streams[1], self.scopes[1], self.directory)
 
     @property
     def streams(self) -> tuple[str, str]:
@@ -106,59 +127,6 @@ class Run:
             self.seconds[stage] = self.seconds.get(stage, 0) + time.perf_counter() - start
 
 
-@asynccontextmanager
-async def open_source(name: str, settings: SourceSettings) -> AsyncIterator[Source]:
-    """One source, its clients closed at the end. Raises `ConfigurationError`; nothing is called yet."""
-    source = SOURCES[settings.kind].open(name, settings, await source_secrets(name, settings))
-    try:
-        yield source
-    finally:
-        await asyncio.gather(*(client.aclose() for client in source.clients))
-
-
-@asynccontextmanager
-async def open_directory(settings: DirectorySettings) -> AsyncIterator[tuple[Crowd, Http]]:
-    """Crowd and its client. Raises `ConfigurationError`; nothing is called yet."""
-    async with directory_http(settings, await directory_secret(settings)) as client:
-        yield Crowd(client, page_size=settings.page_size), client
-
-
-def directory_http(settings: DirectorySettings, password: str) -> Http:
-    """The client of Crowd. Raises `ConfigurationError`."""
-    return Http(
-        settings.url,
-        name="directory",
-        basic=(settings.application, password),
-        rate=settings.requests_per_second,
-        concurrency=settings.concurrency,
-        timeout=settings.timeout,
-        verify=settings.ca_file or True,
-    )
-
-
-_HOW = {
-    "policy",
-    "policy_file",
-    "directory",
-    "block",
-    "concurrency",
-    "requests_per_second",
-    "timeout",
-    "page_size",
-    "group_page_size",
-    "max_megabytes",
-    "run_hours",
-    "ca_file",
-}
-
-
-def question(settings: SourceSettings, policy: Policy) -> str:
-    """Digest of what a source is asked for: its settings but for how it is asked, and the attributes."""
-    asked = [settings.model_dump(exclude=_HOW), policy.wanted()]
-    # Sets are sorted: their own order is another one in every process.
-    return hashlib.sha256(orjson.dumps(asked, default=sorted, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
 class SkippedError(RefusedError):
     """The run had to leave the field to another one, or its source alone; nothing is wrong with it."""
 
@@ -173,50 +141,71 @@ async def begin(
     quarantine. Raises `SkippedError` there, and where another run writes and the directory's `busy` is "skip".
     """
     chosen, crowd = settings.source(source), settings.directory_of(source)
-    async with open_source(source, chosen) as idp, open_directory(crowd) as (directory, client):
-        with Store.open(settings.store_url(), busy=settings.store.busy) as store:
-            run = Run(
-                id=str(flow_run.id or uuid.uuid4()),
-                source_name=source,
-                directory_name=crowd.name,
-                policy=policy,
-                source=idp,
-                directory=directory,
-                store=store,
-                clients=(idp.clients[0], client),
-                concurrency=crowd.concurrency,
-                asked=question(chosen, policy),
-                lasting=mode == "sync" and policy == policy_of(settings, source),
-            )
-            store.start_run(
-                run=run.id,
-                source=source,
-                directory=crowd.name,
-                mode=mode,
-                flow_run_id=str(flow_run.id or ""),
-                process=here(),
-                at=datetime.now(UTC),
-            )
-            try:
-                close_gone(store)
-                if unattended:
-                    refuse_in_quarantine(store, source)
-                async with writer(run, crowd) if mode == "sync" else nullcontext(), limited(source, chosen.run_hours):
-                    yield run
-            except Pause:
-                finish(run, "waiting", {"error": "waits for a person to agree"})
-                raise
-            except SkippedError as error:
-                finish(run, "skipped", {"error": str(error)})
-                raise
-            except BaseException as error:
-                known = await diagnosed(run, settings, error)
-                if not run.finished:
-                    with suppress(CrowdsyncError):  # the store may be what failed
-                        finish(run, "failed", {"error": _line(known)})
-                if known is error:
-                    raise
-                raise known from None
+    async with (
+        open_source(source, chosen) as idp,
+        open_directory(crowd) as (directory, _),
+        open_store(settings) as store,
+    ):
+        run = Run(
+            id=str(flow_run.id or uuid.uuid4()),
+            source_name=source,
+            directory_name=crowd.name,
+            policy=policy,
+            source=idp,
+            directory=directory,
+            store=store,
+            concurrency=crowd.concurrency,
+            request_digest=request_digest(chosen, policy),
+            lasting=mode == "sync" and policy == policy_of(settings, source),
+        )
+        async with recorded(run, settings, mode):
+            if unattended and (why := await in_thread(quarantined, store, source)):
+                raise SkippedError(why)
+            async with writer(run, crowd) if mode == "sync" else nullcontext(), limited(source, chosen.run_hours):
+                yield run
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[Store]:
+    """The store of the configuration."""
+    opened = await in_thread(Store.open, settings.store_url(), busy=settings.store.busy)
+    with opened as store:
+        yield store
+
+
+@asynccontextmanager
+async def recorded(run: Run, settings: Settings, mode: str) -> AsyncIterator[None]:
+    """Inside, the run stands in the table of runs; how it ended is recorded there unless it did so itself.
+
+    (At its end the right to write is given back already: nothing is renewed that a call of the store could hold up.)
+    """
+    try:
+        await in_thread(
+            run.store.start_run,
+            run=run.id,
+            source=run.source_name,
+            directory=run.directory_name,
+            mode=mode,
+            flow_run_id=str(flow_run.id or ""),
+            process=here(),
+            at=datetime.now(UTC),
+        )
+        await in_thread(close_gone, run.store)
+        yield
+    except Pause:
+        finish(run, "waiting", {"error": "waits for a person to agree"})
+        raise
+    except SkippedError as error:
+        finish(run, "skipped", {"error": str(error)})
+        raise
+    except BaseException as error:
+        known = await diagnosed(settings, run.source_name, run.source, run.directory, error)
+        if not run.finished:
+            with suppress(CrowdsyncError):  # the store may be what failed
+                finish(run, "failed", {"error": _line(known)})
+        if known is error:
+            raise
+        raise known from None
 
 
 def close_gone(store: Store) -> None:
@@ -264,79 +253,6 @@ async def limited(source: str, hours: float) -> AsyncIterator[None]:
             f"the run took longer than {hours:g} hours and was stopped; what it had written to Crowd stands in the "
             f"journal, and the next run goes on from there. See what was slow, or raise sources.{source}.run_hours"
         ) from None
-
-
-def refuse_in_quarantine(store: Store, source: str) -> None:
-    """Raises `SkippedError` while a source is in quarantine."""
-    known = store.quarantine(source, now=datetime.now(UTC))
-    if known is not None:
-        raise SkippedError(
-            f"{source} failed {known.failures} times in a row and is left alone until "
-            f"{known.until:%Y-%m-%d %H:%M} UTC (the last time: {known.error}); a run that a person starts tries at once"
-        )
-
-
-async def watched(run: Run, reading: Awaitable[Result]) -> Result:
-    """A read of the source, whose failure puts it in quarantine and whose success ends that; an event says so.
-
-    What a preview finds does neither: scheduled runs must not be skipped because of what it alone asked for."""
-    if not run.lasting:
-        return await reading
-    try:
-        read = await reading
-    except CrowdsyncError as error:
-        known = run.store.failed(run.source_name, str(error), at=datetime.now(UTC))
-        until = f"{known.until:%Y-%m-%d %H:%M} UTC"
-        emit("source.quarantined", run.source_name, failures=known.failures, until=until, error=known.error)
-        raise
-    was = run.store.recovered(run.source_name, at=datetime.now(UTC))
-    if was is not None:
-        emit("source.recovered", run.source_name, failures=was.failures, since=f"{was.since:%Y-%m-%d %H:%M} UTC")
-    return read
-
-
-async def diagnosed(run: Run, settings: Settings, error: BaseException) -> BaseException:
-    """What stopped a run, in better words where one side does not pass its own check (wrong address or secret)."""
-    if not isinstance(error, (AuthenticationError, IncompleteError)):
-        return error
-    sides = (
-        check_source(run.source_name, settings.source(run.source_name), run.source),
-        check_directory(settings.directory_of(run.source_name), run.directory),
-    )
-    found = await asyncio.gather(*sides, return_exceptions=True)
-    return next((why for why in found if isinstance(why, (AuthenticationError, ConfigurationError))), error)
-
-
-async def check_source(name: str, settings: SourceSettings, source: Source) -> Sequence[str]:
-    """`Source.check`, and where the settings stand that it finds wrong."""
-    places = ", ".join(f"{secret} from {settings.place(secret)}" for secret in settings.secrets())
-    return await _checked(source.check(), f"sources.{name}", f"{settings.url}, {places}")
-
-
-async def check_directory(settings: DirectorySettings, directory: Directory) -> Sequence[str]:
-    """`Directory.check`, and where the settings stand that it finds wrong."""
-    place = f"the Prefect block {settings.block}" if settings.block else ""
-    place = place or settings.password_file or f"${settings.password_env}"
-    told = f"{settings.url}, application {settings.application!r}, password from {place}"
-    return await _checked(directory.check(), "directory", told)
-
-
-async def _checked(check: Awaitable[Sequence[str]], field: str, used: str) -> Sequence[str]:
-    try:
-        return await check
-    except AuthenticationError as error:
-        raise AuthenticationError(f"{error} (Used: {used}.)") from None
-    except IncompleteError as error:
-        raise ConfigurationError(f"{field}.url: {error}") from None
-
-
-@contextmanager
-def stopped_short(run: Run) -> Iterator[None]:
-    """What ends the writing before its end is kept for the report, which says how far it came."""
-    try:
-        yield
-    except CrowdsyncError as error:
-        run.stopped = error
 
 
 def finish(run: Run, status: str, summary: Mapping[str, Any]) -> None:

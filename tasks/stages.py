@@ -1,22 +1,206 @@
-"""Every stage as a thin Prefect task."""
+"""Every stage of the road as a Prefect task: thin, under the names that people see on a run's page.
+
+What a stage does stands in the function that it calls. Frames are neither hashed as inputs nor kept as results.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import pandas as pd
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from connectors.errors import RetryableError
-from tasks.run import Run
+from connectors.contract import Directory, Scope, Source
+from connectors.errors import CrowdsyncError, RetryableError
+from connectors.model import Snapshot
+from connectors.store import in_thread
+from tasks.decide.filter import Scoped, doubled, in_scope
+from tasks.decide.guard import Verdict, judge
+from tasks.decide.impact import Impact
+from tasks.decide.impact import impact as impact_of
+from tasks.decide.map import Desired, desired
+from tasks.decide.match import Matched, match, orphans
+from tasks.decide.plan import Departures, Plan, plan
+from tasks.decide.removals import RecentRemovals
+from tasks.decide.selection import Selection
+from tasks.policy import Policy
+from tasks.read.confirm import rest_of, sample_of, still_gone
+from tasks.read.deltas import Reading, Since, read_since
+from tasks.read.extract import read_directory
+from tasks.read.snapshot import save_snapshot, validated
+from tasks.run import Client, ReadSide, Run, Side
+from tasks.tell.proposal import Basis, Proposal
+from tasks.tell.report import Report, concluded
+from tasks.tell.stored_plan import StoredPlan
 from tasks.write import canary, chunks
-from tasks.write.apply import Runner
+from tasks.write.apply import Applied, Runner, apply_plan
 from tasks.write.chunks import Progress
+
+SHARED: Final[Mapping[str, Any]] = {"cache_policy": NO_CACHE, "persist_result": False}
+"""The options of every stage."""
+
+
+# Read
+
+
+@task(name="extract source", task_run_name="extract-{name}", **SHARED)
+async def extract_source(
+    source: Source,
+    scope: Scope,
+    name: str,  # noqa: ARG001 (names the run)
+    since: Since | None = None,
+) -> Reading:
+    """The source as it is now: what changed `since`, or everything where that cannot be had or is in doubt."""
+    return await read_since(source, scope, since, get_run_logger().info)
+
+
+@task(name="extract directory", task_run_name="extract-crowd", **SHARED)
+async def extract_directory(directory: Directory, scope: Scope) -> Snapshot:
+    """Crowd as it is now."""
+    return await read_directory(directory, scope)
+
+
+@task(name="snapshot", task_run_name="snapshot-{side.stream}", **SHARED)
+async def save(run: Run, side: Side[Client], snapshot: Snapshot) -> ReadSide[Client]:
+    """What was read of a side, put into history."""
+    saved = await save_snapshot(run.store, side.stream, snapshot, run.id)
+    return ReadSide(side.name, side.stream, side.scope, side.client, snapshot, saved)
+
+
+@task(name="validate", task_run_name="validate-{read.stream}", **SHARED)
+async def validate(run: Run, read: ReadSide[Client]) -> ReadSide[Client]:
+    """The part of what was read that may be worked with."""
+    snapshot = await validated(run.store, read.stream, read.snapshot, read.saved.digest)
+    return ReadSide(read.name, read.stream, read.scope, read.client, snapshot, read.saved)
+
+
+@task(name="confirm", task_run_name="confirm {count} gone", **SHARED)
+async def confirm_gone(
+    source: Source,
+    gone: pd.DataFrame,
+    count: int,  # noqa: ARG001 (names the run)
+) -> None:
+    """Whoever the plan takes something from because a list did not name them is gone for certain."""
+    await still_gone(source, gone)
+
+
+async def confirm_some(source: Source, plan: Plan) -> None:
+    """Before a plan is shown: asks for some of those who are gone. Raises `IncompleteError` where one is there."""
+    some = sample_of(plan.gone)
+    if len(some):
+        await confirm_gone(source, some, len(some))
+
+
+async def confirm_others(source: Source, plan: Plan) -> None:
+    """Before a plan is carried out: asks for all others. Raises `IncompleteError` where one is there."""
+    others = rest_of(plan.gone)
+    if len(others):
+        await confirm_gone(source, others, len(others))
+
+
+# Decide
+
+
+@task(name="filter", task_run_name="filter", **SHARED)
+async def filter_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int]) -> Scoped:
+    """The part of the source that is in scope."""
+    return in_scope(snapshot, policy, known)
+
+
+@task(name="map", task_run_name="map", **SHARED)
+async def map_names(snapshot: Snapshot, policy: Policy) -> Desired:
+    """What the source wants in Crowd."""
+    return desired(snapshot, policy)
+
+
+@task(name="match", task_run_name="match", **SHARED)
+async def match_accounts(  # (the arguments of `match`)
+    desired: Desired,
+    directory: Snapshot,
+    links: pd.DataFrame,
+    policy: Policy,
+    source: str,
+    read: Snapshot,
+    advice: str = "",
+) -> Matched:
+    """Which Crowd account belongs to whom."""
+    return match(desired, directory, links, policy, source, read, advice)
+
+
+@task(name="plan", task_run_name="plan", **SHARED)
+async def make_plan(  # (the arguments of `plan`)
+    matched: Matched,
+    source: Snapshot,
+    directory: Snapshot,
+    policy: Policy,
+    name: str,
+    digests: tuple[str, str],
+    departures: Departures | None = None,
+    selection: Selection | None = None,
+    doubts: Sequence[str] = (),
+) -> Plan:
+    """The operations that turn the directory into the desired state."""
+    return plan(
+        matched, source, directory, policy, name, digests, departures=departures, selection=selection, doubts=doubts
+    )
+
+
+@task(name="impact", task_run_name="impact", **SHARED)
+async def measure(
+    operations: pd.DataFrame,
+    directory: Snapshot,
+    policy: Policy,
+    past: pd.DataFrame,
+    recent: RecentRemovals | None = None,
+) -> Impact:
+    """What the plan does to people."""
+    return impact_of(operations, directory, policy, past, recent)
+
+
+@task(name="guard", task_run_name="guard", **SHARED)
+async def guard_plan(plan: Plan, policy: Policy, impact: Impact, force: bool) -> Verdict:
+    """Whether the plan may be carried out."""
+    return judge(plan, policy, impact, force=force)
+
+
+async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
+    """filter ─▶ map ─▶ match ─▶ plan ─▶ confirm ─▶ impact ─▶ guard
+
+    Both sides as they were read, under a policy → the plan that follows, and what stands against it. Raises
+    `IncompleteError` where somebody whom the source's lists did not name is there when asked for by key.
+    """
+    source, crowd = basis.source, basis.crowd
+    known = await in_thread(run.store.named_since, source.stream, doubled(source.snapshot.groups, policy))
+    scoped = await filter_scope(source.snapshot, policy, known)
+    desired = await map_names(scoped.snapshot, policy)
+    matched = await match_accounts(
+        desired, crowd.snapshot, basis.links, policy, source.name, source.snapshot, basis.advice
+    )
+    plan = await make_plan(
+        matched,
+        source.snapshot,
+        crowd.snapshot,
+        policy,
+        source.name,
+        (source.saved.digest, crowd.saved.digest),
+        await in_thread(run.departures),
+        basis.selection,
+        scoped.doubts,
+    )
+    await confirm_some(source.client, plan)
+    past, recent = await in_thread(run.past), await in_thread(run.recent)
+    impact = await measure(plan.operations, crowd.snapshot, policy, past, recent)
+    verdict = await guard_plan(plan, policy, impact, basis.force)
+    return Proposal(basis, policy, plan, impact, verdict, len(orphans(matched, policy)), plan.warnings)
+
+
+# Write
 
 
 def _again(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
@@ -26,8 +210,7 @@ def _again(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool: 
 @task(
     name="apply",
     task_run_name="apply {number} of {total}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
+    **SHARED,
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
@@ -48,8 +231,7 @@ async def apply_chunk(
 @task(
     name="canary",
     task_run_name="canary of {count}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
+    **SHARED,
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_condition_fn=_again,
@@ -89,3 +271,31 @@ class _AsTasks:
 
 apply_runner: Final[Runner] = _AsTasks()
 """How the flow has a plan carried out."""
+
+
+async def carry_out(run: Run, stored: StoredPlan) -> Applied:
+    """A stored plan → what became of it. All others from whom something is taken are asked for by key before; an error
+    there, or on the way, stops it, and stands in what is returned."""
+    assert stored.number is not None
+    try:
+        await confirm_others(run.source, stored.plan)
+    except CrowdsyncError as error:
+        return Applied(0, error)
+    return await apply_plan(run, stored.plan, stored.number, apply_runner)
+
+
+# Tell
+
+
+@task(name="report", task_run_name="report", **SHARED)
+async def conclude(
+    run: Run,
+    stored: StoredPlan,
+    mode: str,
+    applied: Applied | None,
+    *,
+    since: datetime | None = None,
+    loud: tuple[str, ...] = (),
+) -> Report:
+    """How the run ended: told to the store, on its page, to the caller."""
+    return await concluded(run, stored, mode, applied, since=since, loud=loud)

@@ -16,7 +16,6 @@ import pandas as pd
 
 from connectors.contract import Capabilities, Directory, Page, Person, Scope, Source
 from connectors.errors import RetryableError
-from connectors.http import Http
 from connectors.model import GroupRow, MembershipRow, Snapshot, UserRow
 from connectors.store import SavedSnapshot, Store
 from tasks.decide.filter import in_scope
@@ -71,7 +70,6 @@ def run_of(
     store: Store,
     policy: Policy,
     *,
-    clients: tuple[Http, ...] = (),
     id: str = "run",  # noqa: A002
     concurrency: int = 3,
 ) -> Run:
@@ -84,7 +82,6 @@ def run_of(
         source=source,
         directory=directory,
         store=store,
-        clients=clients,  # type: ignore[arg-type]
         concurrency=concurrency,
     )
 

@@ -20,7 +20,7 @@ async def last_read(run: Run) -> Since | None:
     cursor = await in_thread(run.store.cursor, run.streams[0])
     now = datetime.now(UTC)
     due = timedelta(hours=run.policy.reads.full_every_hours)
-    if cursor is None or cursor.scope != run.asked or not timedelta() <= now - cursor.full_at < due:
+    if cursor is None or cursor.scope != run.request_digest or not timedelta() <= now - cursor.full_at < due:
         return None
     return Since(cursor.cursor, await in_thread(run.store.load_snapshot, cursor.snapshot), cursor.full_at)
 
@@ -30,7 +30,9 @@ async def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
     if not run.lasting or not run.source.capabilities.delta:
         return
     now = datetime.now(UTC)
-    cursor = ReadCursor(reading.cursor, run.asked, reading.full_at or now, snapshot) if reading.cursor else None
+    cursor = (
+        ReadCursor(reading.cursor, run.request_digest, reading.full_at or now, snapshot) if reading.cursor else None
+    )
     await in_thread(run.store.save_cursor, run.streams[0], cursor, at=now)
 
 

@@ -6,7 +6,6 @@ plans anew. Agreement to a plan that is no longer true counts for nothing; its r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,13 +15,13 @@ from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
 from connectors.operations import Kind
-from connectors.store import Decision
+from connectors.store import Decision, in_thread
 from tasks.decide.guard import Verdict, limits_of
-from tasks.decide.selection import Selection
-from tasks.policy import Policy
 from tasks.run import Run
+from tasks.stages import propose
 from tasks.tell.events import emit
-from tasks.tell.report import Filed, Proposal, file_plan, question_markdown
+from tasks.tell.render import question_markdown
+from tasks.tell.stored_plan import StoredPlan, store_plan, stored_selection
 
 
 class Agreement(RunInput):
@@ -44,64 +43,65 @@ class Agreement(RunInput):
         return "approve_without" if self.without else "approve"
 
 
-async def agree(run: Run, filed: Filed, propose: Callable[[Policy], Awaitable[Proposal]]) -> Filed:
+async def agree(run: Run, stored: StoredPlan) -> StoredPlan:
     """A plan that needs agreement → what may be carried out: it, the harmless part of it (planned anew), or nothing."""
-    decision = await decided(run, filed)
+    decision = await decided(run, stored)
     if decision is None:
-        return filed
+        return stored
     if decision.decision == "reject":
-        return replace(filed, rejected=f"{decision.actor}: {decision.reason}")
+        return replace(stored, rejected=f"{decision.actor}: {decision.reason}")
     if decision.decision == "approve":
-        return replace(filed, verdict=agreed(filed.verdict, decision))
-    assert filed.number is not None
-    proposal = await propose(run.policy.without(Kind(kind) for kind in decision.without))
-    run.store.set_plan_status(filed.number, "superseded", at=datetime.now(UTC))
-    selection = Selection.read(run.store.load_plan(filed.number).about)
-    smaller = await file_plan(run, proposal, filed.kept, replaces=None, selection=selection)
-    done = agreed(filed.verdict, decision).agreed
+        return replace(stored, verdict=agreed(stored.verdict, decision))
+    assert stored.number is not None
+    harmless = run.policy.without(Kind(kind) for kind in decision.without)
+    proposal = await propose(run, stored.proposal.basis, harmless)
+    await in_thread(run.store.set_plan_status, stored.number, "superseded", at=datetime.now(UTC))
+    selection = await in_thread(stored_selection, run, stored.number)
+    smaller = await store_plan(run, proposal, replaces=None, selection=selection)
+    done = agreed(stored.verdict, decision).agreed
     return replace(smaller, verdict=replace(smaller.verdict, agreed=tuple(f"without: {text}" for text in done)))
 
 
-async def decided(run: Run, filed: Filed) -> Decision | None:
+async def decided(run: Run, stored: StoredPlan) -> Decision | None:
     """What a person decided about a plan that needs agreement; None where nobody did, and nobody can be asked here.
 
     A deployment's run is suspended and ends here until somebody decides; only one run of a source asks at a time.
     """
-    assert filed.number is not None
-    known = run.store.decision(filed.number, now=datetime.now(UTC))
-    if known is not None and known.digest == filed.plan.digest:
+    assert stored.number is not None
+    known = await in_thread(run.store.decision, stored.number, now=datetime.now(UTC))
+    if known is not None and known.digest == stored.plan.digest:
         return known
-    if filed.waits:
+    if stored.waits:
         return None
-    run.store.set_plan_status(filed.number, "waiting", at=datetime.now(UTC))
+    await in_thread(run.store.set_plan_status, stored.number, "waiting", at=datetime.now(UTC))
     if not deployment.id or flow_run.parent_flow_run_id:
         return None
     hours = run.policy.approval.expires_hours
-    emit("plan.waiting", run.source_name, plan=filed.number, asks=[ask.text for ask in filed.verdict.asks])
-    question = question_markdown(filed, hours)
+    emit("plan.waiting", run.source_name, plan=stored.number, asks=[ask.text for ask in stored.verdict.asks])
+    question = question_markdown(stored, hours)
     answer = await asuspend_flow_run(
         wait_for_input=Agreement.with_initial_data(description=question),
         timeout=int(hours * 3600),
-        key=f"plan-{filed.number}",
+        key=f"plan-{stored.number}",
     )
     assert isinstance(answer, Agreement)
-    decide(run, filed, answer.decision(), answer.name, answer.reason)
-    return run.store.decision(filed.number, now=datetime.now(UTC))
+    await in_thread(decide, run, stored, answer.decision(), answer.name, answer.reason)
+    return await in_thread(run.store.decision, stored.number, now=datetime.now(UTC))
 
 
-def decide(run: Run, filed: Filed, decision: str, actor: str, reason: str) -> None:
+def decide(run: Run, stored: StoredPlan, decision: str, actor: str, reason: str) -> None:
     """Writes a decision down, made in the Prefect UI."""
-    assert filed.number is not None
+    assert stored.number is not None
     now = datetime.now(UTC)
-    if decision == "approve_without" and not filed.verdict.dangerous:
+    if decision == "approve_without" and not stored.verdict.dangerous:
         decision = "approve"  # all of it is without danger
     run.store.decide(
-        filed.number,
-        digest=filed.plan.digest,
+        stored.number,
+        digest=stored.plan.digest,
         decision=decision,
         actor=actor,
         reason=reason,
-        without=filed.verdict.dangerous if decision == "approve_without" else (),
+        without=stored.verdict.dangerous if decision == "approve_without" else (),
         expires_at=now + timedelta(hours=run.policy.approval.expires_hours),
         via="prefect",
         at=now,

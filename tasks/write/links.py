@@ -45,11 +45,11 @@ from tasks.decide.ownership import (
 )
 from tasks.policy import Policy, policy_of
 from tasks.read import validate
+from tasks.read.connections import open_directory, open_source
 from tasks.read.deltas import read_whole
 from tasks.read.extract import read_directory
 from tasks.read.recover import settle_unfinished
 from tasks.read.snapshot import save_snapshot, validated
-from tasks.run import open_directory, open_source
 from tasks.write.chunks import OPEN, Progress, apply_operations, chunks
 from tasks.write.lease import Writing, only_writer
 

@@ -24,6 +24,7 @@ from prefect.tasks import Task
 import flows.sync
 import tasks.stages
 import tasks.tell.report
+import tasks.tell.stored_plan
 from connectors.model import Snapshot
 from flows.sync import SyncRequest, sync
 from tests.bench.child import answer
@@ -112,11 +113,15 @@ def frame_bytes(frame: pd.DataFrame) -> int:
 def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
     """Every task notes its time; without orchestration, it is no task any more."""
     patches: list[Any] = []
-    for module in (flows.sync, tasks.stages):
-        for name, value in vars(module).items():
-            if isinstance(value, Task):
-                noted = watch.timed(value.name, value.fn)
-                patches.append(patch.object(value, "fn", noted) if orchestrated else patch.object(module, name, noted))
+    stages = [value for value in vars(tasks.stages).values() if isinstance(value, Task)]
+    noted = {id(value): watch.timed(value.name, value.fn) for value in stages}
+    if orchestrated:
+        patches += [patch.object(value, "fn", noted[id(value)]) for value in stages]
+    else:
+        for module in (flows.sync, tasks.stages):
+            for name, value in vars(module).items():
+                if isinstance(value, Task):
+                    patches.append(patch.object(module, name, noted[id(value)]))
     if not orchestrated:
 
         async def nothing(*args: Any, **kwargs: Any) -> None:
@@ -125,11 +130,12 @@ def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
         for module, name in (
             (tasks.stages, "acreate_progress_artifact"),
             (tasks.stages, "aupdate_progress_artifact"),
-            (tasks.tell.report, "acreate_table_artifact"),
+            (tasks.tell.stored_plan, "acreate_table_artifact"),
             (tasks.tell.report, "acreate_markdown_artifact"),
         ):
             patches.append(patch.object(module, name, nothing))
-        patches.append(patch.object(tasks.tell.report, "get_run_logger", lambda: logging.getLogger("bench")))
+        for module in (tasks.stages, tasks.tell.report):
+            patches.append(patch.object(module, "get_run_logger", lambda: logging.getLogger("bench")))
     for one in patches:
         one.start()
     try:

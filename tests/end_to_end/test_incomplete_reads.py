@@ -126,7 +126,7 @@ class Scene:
         ):
             with Store.open(f"sqlite:///{file}") as store:
                 source = Scim(idp, page_size=PAGE, group_page_size=PAGE)
-                yield road.run_of(source, Crowd(client, page_size=PAGE), store, policy, clients=(idp, client), id=name)
+                yield road.run_of(source, Crowd(client, page_size=PAGE), store, policy, id=name)
 
     def restore(self) -> None:
         """Crowd as it was before the changes."""

@@ -13,7 +13,8 @@ from connectors.errors import RefusedError
 from connectors.settings import load
 from connectors.store import Store
 from tasks.policy import policy_of
-from tasks.run import SkippedError, begin, watched
+from tasks.read.quarantine import watched
+from tasks.run import SkippedError, begin
 from tasks.write.lease import BusyError, only_writer
 from tests import road
 from tests.support.place import RUNS, Place, place

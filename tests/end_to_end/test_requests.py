@@ -61,7 +61,7 @@ async def walking(scim: RunningScim, crowd: RunningCrowd, file: Path) -> AsyncIt
     ):
         with Store.open(f"sqlite:///{file}") as store:
             source = Scim(idp, page_size=PAGE, group_page_size=PAGE)
-            yield road.run_of(source, Crowd(client, page_size=PAGE), store, OPEN, clients=(idp, client))
+            yield road.run_of(source, Crowd(client, page_size=PAGE), store, OPEN)
 
 
 def company(users: int, groups: int) -> Any:

@@ -30,9 +30,8 @@ from connectors.model import ID_ATTRIBUTE, held_frame
 from connectors.operations import Operation
 from connectors.settings import load
 from connectors.store import Store
-from tasks import run
 from tasks.decide.ownership import ByHand
-from tasks.read import validate
+from tasks.read import connections, validate
 from tasks.write import chunks
 from tasks.write import links as transfer
 from tests import road
@@ -79,7 +78,7 @@ class DyingCrowd(Crowd):
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "FLUSH", 8)
     monkeypatch.setattr(transfer, "Store", DyingStore)
-    monkeypatch.setattr(run, "Crowd", DyingCrowd)
+    monkeypatch.setattr(connections, "Crowd", DyingCrowd)
     # Validation is not the subject, and takes half a second for every new content.
     monkeypatch.setattr(validate, "broken_rows", lambda _: held_frame())
 

@@ -157,9 +157,7 @@ async def cycle(server: Server, crowd: RunningCrowd, file: Path) -> tuple[road.W
         Http(crowd.url, name="crowd", basic=("crowdsync", "secret")) as client,
     ):
         with Store.open(f"sqlite:///{file}") as store:
-            run = road.run_of(
-                source, Crowd(client), store, OPEN, clients=(*source.clients, client), id=str(time.time_ns())
-            )
+            run = road.run_of(source, Crowd(client), store, OPEN, id=str(time.time_ns()))
             walked = await road.walk(run)
         assert not walked.refusals
         return walked, sum(sum(one.requests.values()) for one in source.clients)

@@ -28,7 +28,8 @@ from tasks.decide.match import match
 from tasks.decide.plan import KNOWN, plan
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
-from tasks.tell.report import plan_markdown, plan_rows
+from tasks.tell.render import plan_markdown
+from tasks.tell.rows import plan_rows
 from tests.support.policy_rows import TAGS, policy_of, table, values_of
 from tests.support.worlds import SOURCE, World, add_world, any_policy, since
 

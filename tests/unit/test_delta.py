@@ -19,9 +19,10 @@ from connectors.model import Snapshot, groups_frame, held_frame, memberships_fra
 from connectors.store import ReadCursor, Store
 from deployments.sandbox.organisation import changed, organisation
 from tasks.policy import Policy
+from tasks.read.connections import request_digest
 from tasks.read.deltas import Reading, Since, merged, read_since
 from tasks.read.remember import last_read, remember_read
-from tasks.run import Run, question
+from tasks.run import Run
 from tests.road import FixedSource
 
 
@@ -163,7 +164,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def run_with(source: Any, store: Store, asked: str = "q", **reads: float) -> Run:
     policy = Policy.model_validate({"reads": reads})
-    return Run("r", "acme", "crowd", policy, source, None, store, (), 1, asked=asked)  # type: ignore[arg-type]
+    return Run("r", "acme", "crowd", policy, source, None, store, 1, request_digest=asked)  # type: ignore[arg-type]
 
 
 async def read(run: Run, full: bool = False) -> Reading:
@@ -242,19 +243,19 @@ def test_another_question_is_another_mark() -> None:
     one = ScimSettings(url="https://a")
     policy = Policy()
     same: Sequence[ScimSettings] = [ScimSettings(url="https://a", page_size=7, timeout=3, block="b")]
-    assert {question(x, policy) for x in same} == {question(one, policy)}
-    assert question(ScimSettings(url="https://b"), policy) != question(one, policy)
+    assert {request_digest(x, policy) for x in same} == {request_digest(one, policy)}
+    assert request_digest(ScimSettings(url="https://b"), policy) != request_digest(one, policy)
     more = Policy.model_validate({"attributes": {"extra": {"x": "title"}}})
-    assert question(one, more) != question(one, policy)
+    assert request_digest(one, more) != request_digest(one, policy)
 
 
 def test_the_same_question_is_the_same_mark_in_every_process() -> None:
     """Each run of a schedule is a process of its own, with another order of sets."""
     code = (
         "from connectors.idp.okta import OktaSettings as S;"
-        "from tasks.policy import Policy; from tasks.run import question;"
+        "from tasks.policy import Policy; from tasks.read.connections import request_digest;"
         "p = Policy.model_validate({'attributes': {'extra': {x: 'profile.' + x for x in 'abcdef'}}});"
-        "print(question(S(url='https://a', group_types=['OKTA_GROUP', 'APP_GROUP', 'BUILT_IN']), p))"
+        "print(request_digest(S(url='https://a', group_types=['OKTA_GROUP', 'APP_GROUP', 'BUILT_IN']), p))"
     )
     asked = {
         subprocess.run(

@@ -33,7 +33,8 @@ from tasks.policy import (
     Value,
 )
 from tasks.read.remember import last_read
-from tasks.tell.report import lasting, plan_rows
+from tasks.tell.report import lasting
+from tasks.tell.rows import plan_rows
 from tasks.write.apply import canary
 from tasks.write.approve import decide
 from tests.road import run_of
@@ -189,7 +190,7 @@ def read_whole(policy: Policy) -> bool:
     known = ReadCursor("m", "asked", datetime.now(UTC) - timedelta(hours=6), 1)
     store = SimpleNamespace(cursor=lambda stream: known, load_snapshot=lambda number: Snapshot.of())
     source = SimpleNamespace(capabilities=SimpleNamespace(delta=True))
-    run = SimpleNamespace(source=source, store=store, policy=policy, asked="asked", streams=("s", "d"))
+    run = SimpleNamespace(source=source, store=store, policy=policy, request_digest="asked", streams=("s", "d"))
     return asyncio.run(last_read(run)) is None  # type: ignore[arg-type]
 
 

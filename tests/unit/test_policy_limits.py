@@ -11,7 +11,7 @@ from tasks.policy import (
     Limit,
     Policy,
 )
-from tasks.tell.report import changes, plan_rows
+from tasks.tell.rows import changes, plan_rows
 from tests.support.policy_company import DEFAULT, LIMITS, of_a_hundred, ops, policy_with, reasons, the_plan
 
 # ── limits ──────────────────────────────────────────────────────────────────────────────────────

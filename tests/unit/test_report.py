@@ -32,7 +32,9 @@ from tasks.policy import Policy
 from tasks.read.remember import remember_held
 from tasks.run import Run
 from tasks.tell import report as telling
-from tasks.tell.report import Report, _cell, _plain, lasting, left_in, left_out, report_markdown, tell, unheeded
+from tasks.tell.render import cell, left_in, plain, report_markdown, unheeded
+from tasks.tell.report import Report, emit_unheeded, lasting
+from tasks.tell.rows import left_out
 from tests.road import run_of
 
 MARKDOWN = MarkdownIt("commonmark").enable("strikethrough").enable("table")
@@ -79,16 +81,16 @@ def shown(markdown: str) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_in_a_table_artifact_stays_text(name: str) -> None:
-    assert shown(_plain(name)) == " ".join(name.split())
+    assert shown(plain(name)) == " ".join(name.split())
 
 
 @given(st.text(st.sampled_from("-+#>=*_`[]()<>!~&;\\|. 1a\n"), min_size=1).filter(str.strip))
 def test_no_name_becomes_markup(name: str) -> None:
-    assert shown(_plain(name)) == " ".join(name.split())
+    assert shown(plain(name)) == " ".join(name.split())
 
 
-def test_a_name_does_not_end_its_cell() -> None:
-    row = f"| a | b |\n|---|---|\n| {_cell('x|y')} | {_cell('`|`')} |"
+def test_a_name_does_not_end_itscell() -> None:
+    row = f"| a | b |\n|---|---|\n| {cell('x|y')} | {cell('`|`')} |"
     assert MARKDOWN.render(row).count("<td>") == 2
 
 
@@ -109,7 +111,7 @@ OPERATION = frame(
 HELD_ROW = frame("id", "name", "stage", "reason", kind="user", away="")
 REPORT = Report(
     *("run", HOSTILE, HOSTILE, "refused", 1),
-    **dict.fromkeys(("radius", "refusals", "asks", "agreed", "forced"), (HOSTILE,)),
+    **dict.fromkeys(("impact", "refusals", "asks", "agreed", "forced"), (HOSTILE,)),
     **dict.fromkeys(("held", "warnings"), HELD_ROW),
     **dict.fromkeys(("reported", "failed"), OPERATION),
     sizes={HOSTILE: (1, 2, 3)},
@@ -307,7 +309,8 @@ def test_people_are_told_once_a_day_and_at_once_of_what_is_new(run: Run, monkeyp
         plan = a_plan(*held, shielded=shielded)
         long = after_runs(run, 3, plan)
         left = plan.shielded
-        tell(run, Report("r", "acme", "crowd", "", None, shielded=left, lasting=long, loud=unheeded(left, long)))
+        loud = unheeded(left, long)
+        emit_unheeded(run, Report("r", "acme", "crowd", "", None, shielded=left, lasting=long, loud=loud))
 
     report(KIM)
     report(KIM)
@@ -318,6 +321,6 @@ def test_people_are_told_once_a_day_and_at_once_of_what_is_new(run: Run, monkeyp
     assert "ralf" not in str(sent), "no names in messages"
     report(KIM, shielded=(RALF,))
     assert len(sent) == 2
-    monkeypatch.setattr(telling, "TOLD_AGAIN", -telling.TOLD_AGAIN)
+    monkeypatch.setattr(telling, "AGAIN_AFTER", -telling.AGAIN_AFTER)
     report(KIM)
     assert len(sent) == 3

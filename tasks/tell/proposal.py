@@ -1,0 +1,48 @@
+"""A proposal: the plan that follows from both sides and the policy, and what stands against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from connectors.contract import Directory, Source
+from connectors.model import held_frame, sizes_only
+from tasks.decide.impact import Impact
+from tasks.decide.selection import Selection
+from tasks.policy import Policy
+
+if TYPE_CHECKING:
+    from tasks.decide.guard import Verdict
+    from tasks.decide.plan import Plan
+    from tasks.run import ReadSide
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a proposal is made from, beside the policy. `selection`: whom it is about, None for everybody; `advice`:
+    what the provider says of records of one name; `force`: whether it may go past the limits."""
+
+    source: ReadSide[Source]
+    crowd: ReadSide[Directory]
+    links: pd.DataFrame
+    selection: Selection | None = None
+    advice: str = ""
+    force: bool = False
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A plan as the guard sees it, made under `policy` from `basis`. `orphans`: how many records of Crowd belong to no
+    source; `warnings`: records that go on without a field."""
+
+    basis: Basis
+    policy: Policy
+    plan: Plan
+    impact: Impact
+    verdict: Verdict
+    orphans: int = 0
+    warnings: pd.DataFrame = field(default_factory=held_frame)
