@@ -10,21 +10,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from connectors.errors import LimitError
-from connectors.model import Snapshot, sizes_only
-from connectors.operations import Kind
-from tasks.decide.impact import Impact, impact
+from connectors.model import sizes_only
+from connectors.operations import KINDS, Kind, kinds
+from tasks.decide.impact import Impact
 from tasks.decide.names import crowd_ids
 from tasks.decide.plan import Plan
-from tasks.decide.removals import RecentRemovals
 from tasks.policy import Limit, Policy
 
 WAY = "look at the plan, then approve it, raise the limit, or run with --force"
-_TAKING = (Kind.USER_DEACTIVATE, Kind.USER_DELETE, Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE, Kind.GROUP_DELETE)
-_REMOVALS = (Kind.USER_DEACTIVATE, Kind.USER_DELETE, Kind.MEMBERSHIP_REMOVE)
+_TAKING = kinds(effect="takes")
+_SHUTS_OUT = kinds(shuts_out=True)
+_REMOVALS = (*_SHUTS_OUT, Kind.MEMBERSHIP_REMOVE)
 
 
 @sizes_only
@@ -65,14 +63,14 @@ class Verdict:
             raise LimitError("; ".join(self.stops))
 
 
-def judge(plan: Plan, policy: Policy, radius: Impact | None = None, *, force: bool = False) -> Verdict:
-    """Plan and its blast radius → verdict. Pure: the same plan under the same policy is always judged the same."""
+def judge(plan: Plan, policy: Policy, impact: Impact | None = None, *, force: bool = False) -> Verdict:
+    """Plan and its blast impact → verdict. Pure: the same plan under the same policy is always judged the same."""
     always = tuple(_never(plan))
-    found = [*_limits(plan, policy, radius), *_doubts(plan), *_handovers(plan, policy)]
-    if radius is not None:
-        found += _group_loss(plan, radius, policy)
-        found += [*_of_groups(radius, policy), *_seats(radius, policy), *_unusual(radius)]
-        found += _dangers(plan, radius, policy)
+    found = [*_limits(plan, policy, impact), *_doubts(plan), *_handovers(plan, policy)]
+    if impact is not None:
+        found += _group_loss(plan, impact, policy)
+        found += [*_of_groups(impact, policy), *_seats(impact, policy), *_unusual(impact)]
+        found += _dangers(plan, impact, policy)
     if force:
         return Verdict(always, forced=tuple(finding.text for finding in found), passed=limits_of(found))
     if policy.approval.when == "never":
@@ -99,29 +97,22 @@ def limits_of(findings: Iterable[Finding]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(finding.limit for finding in findings if finding.limit))
 
 
-def _limits(plan: Plan, policy: Policy, radius: Impact | None) -> Iterator[Finding]:
-    recent = {} if radius is None else radius.recent
+def _limits(plan: Plan, policy: Policy, impact: Impact | None) -> Iterator[Finding]:
+    recent = {} if impact is None else impact.recent
     counts, owned = plan.counts(), plan.owned
     shut_out = plan.shut_out()
-    for name, base, of in (
-        ("user_create", owned.users, "owned accounts"),
-        ("user_update", owned.users, "owned accounts"),
-        ("user_rename", owned.users, "owned accounts"),
-        ("user_deactivate", owned.active, "active owned accounts"),
-        ("user_delete", owned.users, "owned accounts"),
-        ("group_create", owned.groups, "owned groups"),
-        ("group_delete", owned.groups, "owned groups"),
-        ("membership_add", owned.memberships, "memberships"),
-        ("membership_remove", owned.memberships, "memberships in owned groups"),
-        ("nesting_remove", owned.nestings, "nestings in owned groups"),
-    ):
-        kinds: tuple[Kind, ...] = (Kind(name),)
+    for kind in Kind:
+        counted = KINDS[kind].counted
+        if counted is None:
+            continue
+        name, base, of = kind.value, getattr(owned, counted[0]), counted[1]
+        about: tuple[Kind, ...] = (kind,)
         count = counts.get(name, 0)
-        if name == "user_deactivate":  # whoever is deleted is shut out too
-            kinds, count = (Kind.USER_DEACTIVATE, Kind.USER_DELETE), shut_out
+        if kind is Kind.USER_DEACTIVATE:  # whoever is deleted is shut out too
+            about, count = _SHUTS_OUT, shut_out
         text = _over(name, count, base, of, policy, recent.get(name, 0))
         if text:
-            yield Finding(text, kinds, name)
+            yield Finding(text, about, name)
 
 
 def _over(name: str, count: int, base: int, of: str, policy: Policy, recent: int = 0) -> str:
@@ -137,11 +128,11 @@ def _over(name: str, count: int, base: int, of: str, policy: Policy, recent: int
     return f"{name}: {count + recent} of {base + recent} {of}{before} is more than the {allowed} that {rule} allows"
 
 
-def _group_loss(plan: Plan, radius: Impact, policy: Policy) -> Iterator[Finding]:
+def _group_loss(plan: Plan, impact: Impact, policy: Policy) -> Iterator[Finding]:
     """The people who stay and lose a group, by whatever way they were in it."""
-    recent = max(radius.losers_recently - radius.losers, 0)
+    recent = max(impact.losers_recently - impact.losers, 0)
     base = max(plan.owned.active - recent, 0)  # they are active accounts still
-    text = _over("group_loss", radius.losers, base, "active owned accounts, who lose a group,", policy, recent)
+    text = _over("group_loss", impact.losers, base, "active owned accounts, who lose a group,", policy, recent)
     if text:
         yield Finding(text, (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE, Kind.GROUP_DELETE), "group_loss")
 
@@ -164,7 +155,7 @@ def _handovers(plan: Plan, policy: Policy) -> Iterator[Finding]:
         )
 
 
-def _of_groups(radius: Impact, policy: Policy) -> Iterator[Finding]:
+def _of_groups(impact: Impact, policy: Policy) -> Iterator[Finding]:
     """The groups that gain or lose more members than one group may; one finding for all of them."""
     for name, column, kind in (
         ("group_membership_remove", "removed", Kind.MEMBERSHIP_REMOVE),
@@ -173,9 +164,9 @@ def _of_groups(radius: Impact, policy: Policy) -> Iterator[Finding]:
         limit: Limit = getattr(policy.limits, name)
         if limit == Limit():
             continue
-        changes: pd.DataFrame = radius.group_changes
+        changes: pd.DataFrame = impact.group_changes
         removes = kind is Kind.MEMBERSHIP_REMOVE
-        recent = crowd_ids(changes["group"]).map(radius.recent_groups if removes else {}).fillna(0).astype("int64")
+        recent = crowd_ids(changes["group"]).map(impact.recent_groups if removes else {}).fillna(0).astype("int64")
         allowed = (changes["members_before"] + recent).map(limit.allowed)
         over = (changes[column] > 0) & (changes[column] + recent > allowed)
         if over.any():
@@ -188,8 +179,8 @@ def _of_groups(radius: Impact, policy: Policy) -> Iterator[Finding]:
             yield Finding(text + (f", and {more} more groups" if more else ""), (kind,), name)
 
 
-def _seats(radius: Impact, policy: Policy) -> Iterator[Finding]:
-    seats, before, after = policy.limits.seats, radius.seats_before, radius.seats_after
+def _seats(impact: Impact, policy: Policy) -> Iterator[Finding]:
+    seats, before, after = policy.limits.seats, impact.seats_before, impact.seats_after
     if seats is not None and after is not None and before is not None and after > max(seats, before):
         yield Finding(
             f"seats: {after} active people in seat_groups afterwards ({before} now) are more than the {seats} that "
@@ -198,26 +189,26 @@ def _seats(radius: Impact, policy: Policy) -> Iterator[Finding]:
         )
 
 
-def _unusual(radius: Impact) -> Iterator[Finding]:
-    for one in radius.unusual:
+def _unusual(impact: Impact) -> Iterator[Finding]:
+    for one in impact.unusual:
         people = one.what.startswith("people")
-        kinds = (Kind.USER_DEACTIVATE, Kind.USER_DELETE) if people else (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE)
+        about = _SHUTS_OUT if people else (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE)
         yield Finding(
             f"unusual: {one.what}: {one.now}, at most {one.most_before} in the {one.runs} runs before "
             "(limits.unusual_times)",
-            kinds,
+            about,
         )
 
 
-def _dangers(plan: Plan, radius: Impact, policy: Policy) -> Iterator[Finding]:
+def _dangers(plan: Plan, impact: Impact, policy: Policy) -> Iterator[Finding]:
     counts = plan.counts()
     deleted = {kind: counts.get(kind, 0) for kind in (Kind.USER_DELETE, Kind.GROUP_DELETE)}
-    privileged = sorted(set(radius.privileged["group"]))
-    for danger, found, text, kinds in (
+    privileged = sorted(set(impact.privileged["group"]))
+    for danger, found, text, about in (
         (
             "last_administrator",
-            radius.administrators_lost,
-            f"the last active member leaves {_list(radius.administrators_lost)}",
+            impact.administrators_lost,
+            f"the last active member leaves {_list(impact.administrators_lost)}",
             _REMOVALS,
         ),
         (
@@ -229,38 +220,20 @@ def _dangers(plan: Plan, radius: Impact, policy: Policy) -> Iterator[Finding]:
         (
             "privileged",
             privileged,
-            f"{len(radius.privileged)} changes in {_list(privileged)}",
+            f"{len(impact.privileged)} changes in {_list(privileged)}",
             (*_REMOVALS, Kind.MEMBERSHIP_ADD, Kind.NESTING_ADD, Kind.NESTING_REMOVE, Kind.USER_ACTIVATE),
         ),
         (
             "emptied_groups",
-            radius.deserted,
-            f"{len(radius.deserted)} groups are left without members: {_list(radius.deserted)}",
+            impact.deserted,
+            f"{len(impact.deserted)} groups are left without members: {_list(impact.deserted)}",
             (*_REMOVALS, Kind.NESTING_REMOVE, Kind.GROUP_DELETE),
         ),
     ):
         if found and danger in policy.approval.dangers:
-            yield Finding(f"{danger}: {text} (approval.dangers)", kinds)
+            yield Finding(f"{danger}: {text} (approval.dangers)", about)
 
 
 def _list(names: object) -> str:
     shown = list(names)  # type: ignore[call-overload]
     return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
-
-
-@task(name="impact", task_run_name="impact", cache_policy=NO_CACHE, persist_result=False)
-async def measure(
-    operations: pd.DataFrame,
-    directory: Snapshot,
-    policy: Policy,
-    past: pd.DataFrame,
-    recent: RecentRemovals | None = None,
-) -> Impact:
-    """What the plan does to people."""
-    return impact(operations, directory, policy, past, recent)
-
-
-@task(name="guard", task_run_name="guard", cache_policy=NO_CACHE, persist_result=False)
-async def guard_plan(plan: Plan, policy: Policy, radius: Impact, force: bool) -> Verdict:
-    """Whether the plan may be carried out."""
-    return judge(plan, policy, radius, force=force)

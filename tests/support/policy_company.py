@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from connectors.model import held_frame
+from connectors.operations import KINDS as KINDS_OF_OPERATION
 from connectors.operations import Kind
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired
@@ -194,6 +195,7 @@ LIMITS = {
 def of_a_hundred(kind: Kind, count: int) -> Plan:
     columns = {"kind": [kind.value] * count, "before": ['{"active":true}'] * count}
     operations = pd.DataFrame({name: pd.array(values, dtype="str") for name, values in columns.items()})
+    operations["shuts_out"] = KINDS_OF_OPERATION[kind].shuts_out
     nothing = pd.DataFrame()
     return Plan(operations, held_frame(), {}, nothing, nothing, nothing, nothing, Owned(100, 100, 100, 100, 100), "")
 

@@ -12,6 +12,7 @@ import pytest
 from connectors.errors import LimitError
 from connectors.model import Snapshot, held_frame
 from connectors.operations import Kind
+from connectors.operations import kinds as operation_kinds
 from tasks.decide.guard import WAY, Finding, Verdict, judge
 from tasks.decide.impact import Impact, Unusual, impact
 from tasks.decide.plan import Owned, Plan
@@ -40,6 +41,7 @@ def a_plan(counts: dict[Kind, int], owned: Owned) -> Plan:
     nothing = pd.DataFrame()
     was = ['{"active":true}'] * len(kinds)
     operations = pd.DataFrame({"kind": pd.array(kinds, dtype="str"), "before": pd.array(was, dtype="str")})
+    operations["shuts_out"] = operations["kind"].isin(operation_kinds(shuts_out=True))
     return Plan(operations, held_frame(), {}, nothing, nothing, nothing, nothing, owned, "")
 
 
@@ -199,7 +201,7 @@ def test_all_accounts_deleted_is_refused_in_every_mode(mode: str) -> None:
     """Nobody of them could log in, so that nobody is shut out; but nothing would be left."""
     policy = Policy.model_validate({"limits": {"user_delete": {}}, "approval": {"when": mode, "dangers": []}})
     made = a_plan({Kind.USER_DELETE: 4}, Owned(4, 0, 0, 0, 0))
-    made.operations["before"] = '{"active":false}'
+    made.operations["before"], made.operations["shuts_out"] = '{"active":false}', False
     line = "the plan deletes all 4 accounts that this source owns; this is never done"
     assert judge(made, policy, force=True) == Verdict((line,))
     assert judge(made, policy).refusals == (line,)

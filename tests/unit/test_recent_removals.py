@@ -48,7 +48,8 @@ def owning(active: int, memberships: int = 0, nestings: int = 0) -> Owned:
 def a_plan(made: pd.DataFrame, owned: Owned) -> Plan:
     nothing = pd.DataFrame()
     shut = made["kind"].isin([Kind.USER_DEACTIVATE, Kind.USER_DELETE])
-    made = made.assign(before=pd.array(['{"active":true}' if one else "" for one in shut], dtype="str"))
+    before = pd.array(['{"active":true}' if one else "" for one in shut], dtype="str")
+    made = made.assign(before=before, shuts_out=shut)
     return Plan(made, held_frame(), {}, nothing, nothing, nothing, nothing, owned, "")
 
 
