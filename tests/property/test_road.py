@@ -12,6 +12,7 @@ import os
 import random
 from collections import Counter
 
+import orjson
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +24,7 @@ from connectors.model import (
     Snapshot,
     crowd_id,
 )
-from connectors.operations import Kind
+from connectors.operations import KINDS, Kind, was_active
 from tasks.decide.plan import Plan
 from tasks.policy import Policy
 from tasks.read.recover import settle
@@ -148,6 +149,11 @@ def check_plan(made: Plan, policy: Policy) -> None:
     for kind in ("user", "group"):
         made_for = made.operations[made.operations["kind"] == f"{kind}_create"]
         assert not made_for["source_id"].duplicated().any()
+    for row in made.operations.itertuples():
+        kind = Kind(str(row.kind))
+        assert row.shuts_out == (KINDS[kind].shuts_out and was_active(str(row.before))), row
+        marked = ID_ATTRIBUTE in orjson.loads(str(row.record) or "{}").get("attributes", {})
+        assert row.marks == (marked and kind is Kind.USER_ATTRIBUTES), row
 
 
 def check_owned_once(crowd: ModelCrowd, links: ModelLinks) -> None:

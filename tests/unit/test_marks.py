@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, groups_frame, memberships_frame, users_frame
-from connectors.operations import Kind
+from connectors.operations import Kind, Operation, sets_mark
 from tasks.decide.match import LINKS, _owned, split_mark
 from tasks.decide.selection import Selection
 
@@ -59,5 +59,10 @@ def test_only_a_write_of_the_mark_is_one() -> None:
             "record": [record, mark, ""],
         },
         dtype="str",
+    ).assign(
+        marks=[
+            sets_mark(Operation(0, Kind.USER_UPDATE, "ann", "", orjson.loads(one or "{}")))
+            for one in (record, mark, "")
+        ]
     )
     assert list(Selection(group="staff").of(operations)["kind"]) == [Kind.USER_ATTRIBUTES, Kind.MEMBERSHIP_ADD]
