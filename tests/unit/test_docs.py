@@ -301,9 +301,7 @@ def _choices(annotation: Any) -> set[str]:
 )
 def test_every_choice_stands_beside_its_setting(file: Path, settings: list[Setting]) -> None:
     """In its row or above its table; where it has no row, in the part of the page that has it in an example."""
-    parts = re.split(
-        r"^#+ (?![a-z_]+ = )", _text(file), flags=re.MULTILINE
-    )  # (that is no heading: it is commented out)
+    parts = re.split(r"^#+ (?![a-z_]+ = )", _text(file), flags=re.MULTILINE)  # (that is commented out)
     rows = _documented(file)
     missing = []
     for one in settings:
