@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("connectors", "tasks", "flows", "deployments")
 
 LOADED = """
-import importlib, json, pathlib, pkgutil, sys
+import importlib, json, pkgutil, sys
 import yaml
 from connectors.store import Store
 from deployments import serving
