@@ -14,7 +14,8 @@ import pandas as pd
 
 from connectors.errors import ConfigurationError, RecordError
 from connectors.model import Snapshot, attributes_text, sizes_only
-from tasks.decide.filter import Rulings, Scoped, cut, ruled, said, values_of
+from tasks.decide.conditions import said, values_of
+from tasks.decide.filter import Rulings, Scoped, cut, ruled
 from tasks.decide.map import EVERYONE, FIELDS, Desired, desired, readable, readable_attributes, username_steps
 from tasks.decide.match import LINKS, match
 from tasks.decide.plan import Departures, plan

@@ -21,9 +21,9 @@ from prefect.cache_policies import NO_CACHE
 
 from connectors.model import ID_ATTRIBUTE, Snapshot, held_frame, held_records, sizes_only
 from tasks.decide.collisions import collided
-from tasks.decide.filter import members_below
 from tasks.decide.map import Desired
 from tasks.decide.names import among, arrow_text, crowd_ids
+from tasks.decide.nesting import members_below
 from tasks.policy import Policy, matches
 
 SHARED = "everyone"
