@@ -21,9 +21,7 @@ SHOWN = 40
 """How much of a value that cannot be read a reason shows, in characters."""
 
 _NUMBER = r"\A[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,3})?\z"
-
 _DATE = r"\A(?P<y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})(?:[T ][0-9]{2}:.*)?\z"
-
 _TRUE, _FALSE = pa.array(["true", "yes", "1"], pa.large_string()), pa.array(["false", "no", "0"], pa.large_string())
 
 Verdict = tuple[np.ndarray, np.ndarray]
