@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from connectors.errors import ConfigurationError
 from connectors.model import OUT_OF_SCOPE, Snapshot, held_frame, held_records, sizes_only
@@ -212,9 +210,3 @@ def _held_unsure(users: pd.DataFrame, rulings: Rulings) -> pd.DataFrame:
 
 def _name_of(groups: pd.DataFrame, identity: str) -> str:
     return str(groups.loc[groups["id"] == identity, "name"].iloc[0])
-
-
-@task(name="filter", task_run_name="filter", cache_policy=NO_CACHE, persist_result=False)
-async def filter_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int]) -> Scoped:
-    """The part of the source that is in scope."""
-    return in_scope(snapshot, policy, known)
