@@ -12,7 +12,7 @@ import pandas as pd
 from tasks.decide.names import clashes, crowd_ids, spelled
 
 SHOWN = 5
-"""How many names a reason tells."""
+"""How many names a reason shows."""
 
 
 def collided(names: pd.Series, originals: pd.Series, accounts: np.ndarray, part: np.ndarray, advice: str) -> np.ndarray:
@@ -27,7 +27,7 @@ def collided(names: pd.Series, originals: pd.Series, accounts: np.ndarray, part:
     label = clashes(plain).where(plain != "", "")
     if not (label != "").any():
         return reasons
-    told = originals.to_numpy(dtype=object)
+    shown = originals.to_numpy(dtype=object)
     for _, index in label[label != ""].groupby(label).groups.items():
         together = chosen[index.to_numpy()]
         ids = crowd_ids(names.iloc[together]).to_numpy(dtype=object)
@@ -38,18 +38,18 @@ def collided(names: pd.Series, originals: pd.Series, accounts: np.ndarray, part:
             if owns and (accounts[at] == wish or not (accounts[same] != "").any()):
                 continue  # the record is its own, or only newcomers want what it will be called
             if owns and len(keeps):
-                reasons[at] = f"its new name in Crowd {names.iloc[at]!r} is that of {_listed(told[keeps])}"
+                reasons[at] = f"its new name in Crowd {names.iloc[at]!r} is that of {_listed(shown[keeps])}"
             elif not owns and owning.any():
                 others = together[owning]
                 exact = others[ids[owning] == wish]
                 what = "is the name in Crowd of" if len(exact) else "looks like"
-                reasons[at] = f"{_listed(told[[at]])} {what} {_listed(told[exact if len(exact) else others])}"
+                reasons[at] = f"{_listed(shown[[at]])} {what} {_listed(shown[exact if len(exact) else others])}"
                 reasons[at] += ", who has an account there" if len(exact) else ", though Crowd keeps them apart"
             else:
                 rivals = same if owns else together[together != at]
                 rivals = np.sort(np.append(rivals, at))
                 one = pd.Index(ids).has_duplicates
-                reasons[at] = f"{_listed(told[rivals])} " + ("become one name in Crowd" if one else "look alike")
+                reasons[at] = f"{_listed(shown[rivals])} " + ("become one name in Crowd" if one else "look alike")
             reasons[at] += f"; rename {'all but one' if not owning.any() else 'it'} in the IdP{advice}"
     return reasons
 

@@ -1,4 +1,4 @@
-"""Why one person is, or is not, in Crowd as they are: every rule that was asked, and what it said.
+"""Why one person is, or is not, in Crowd as they are: every rule that applies, and what it says.
 
 Source snapshot, policy and one person → a table to read from top to bottom. It is made by the same functions as the
 desired state (`tasks.decide.filter`, `tasks.decide.map`, `tasks.decide.values`), so that it cannot say anything else.
@@ -14,8 +14,10 @@ import pandas as pd
 
 from connectors.errors import ConfigurationError, RecordError
 from connectors.model import Snapshot, attributes_text, sizes_only
-from tasks.decide.filter import Rulings, Scoped, cut, ruled, said, values_of
-from tasks.decide.map import EVERYONE, FIELDS, Desired, desired, readable, readable_attributes, username_steps
+from tasks.decide.conditions import said, values_of
+from tasks.decide.fields import FIELDS, readable, readable_attributes
+from tasks.decide.filter import Rulings, Scoped, cut, ruled
+from tasks.decide.map import EVERYONE, Desired, desired, username_steps
 from tasks.decide.match import LINKS, match
 from tasks.decide.plan import Departures, plan
 from tasks.decide.values import traced
@@ -37,7 +39,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One rule that was asked about a person: at which stage, about what (`scope`, `username`, a field,
+    """What one rule says of a person: at which stage, about what (`scope`, `username`, a field,
     `attribute NAME`, `group`, `held`), the values before it, the rule in words, and the values after it.
 
     The last row of a field or attribute has what stands in Crowd, a row `group` with a value after it a Crowd group
@@ -129,12 +131,12 @@ def _scope(source: Snapshot, policy: Policy, rulings: Rulings, at: int) -> list[
         if fits[at]:
             continue
         if field != "scope.conditions":
-            return [Explained("filter", "scope", username, _asked(field, policy), ("out of scope",))]
+            return [Explained("filter", "scope", username, _rule_words(field, policy), ("out of scope",))]
         wrong = [
             Explained("filter", "scope", shown[one.field], f"{field}[{number}]: {said(one)}", ("out of scope",))
             for number, one in _misfits(policy, rulings, at)
         ]
-        if wrong:  # or it cannot be told, and another rule has them out
+        if wrong:  # or it cannot be said, and another rule has them out
             return wrong
     for number, block in enumerate(policy.scope.conditions):
         if all(fit[at] for fit, _ in rulings.conditions[number]):
@@ -144,7 +146,7 @@ def _scope(source: Snapshot, policy: Policy, rulings: Rulings, at: int) -> list[
                 )
                 for one in block.all
             ]
-    rules = [_asked(field, policy) for field in rulings.rules if field != "scope.exclude_users"]
+    rules = [_rule_words(field, policy) for field in rulings.rules if field != "scope.exclude_users"]
     return [Explained("filter", "scope", username, "; ".join(rules), ("in scope",))]
 
 
@@ -159,7 +161,8 @@ def _misfits(policy: Policy, rulings: Rulings, at: int) -> list[tuple[int, Condi
     return found
 
 
-def _asked(field: str, policy: Policy) -> str:
+def _rule_words(field: str, policy: Policy) -> str:
+    """A rule of the scope in words."""
     if field == "scope.members_only":
         return f"{field}: in a synced group"
     return f"{field}: {', '.join(getattr(policy.scope, field.removeprefix('scope.')))}"
@@ -229,15 +232,15 @@ def _groups(source: Snapshot, policy: Policy, scoped: Scoped, wanted: Desired, i
 
 def named_by(name: str, groups: Groups) -> str:
     """The rules that make a group's Crowd name, in words."""
-    said_, now = [], name
+    words, now = [], name
     for number, rule in enumerate(groups.rules):
         after = _named(name, groups.model_copy(update={"rules": groups.rules[: number + 1], "prefix": ""}))
         if after != now:
-            said_.append(f"groups.rules[{number}]: replace {rule.pattern!r} by {rule.replacement!r}")
+            words.append(f"groups.rules[{number}]: replace {rule.pattern!r} by {rule.replacement!r}")
         now = after
     if groups.prefix:
-        said_.append(f"groups.prefix: {groups.prefix!r}")
-    return "; ".join(said_) or "its name in the IdP"
+        words.append(f"groups.prefix: {groups.prefix!r}")
+    return "; ".join(words) or "its name in the IdP"
 
 
 def _named(name: str, groups: Groups) -> str:

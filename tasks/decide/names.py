@@ -126,7 +126,7 @@ def _merged(forms: list[pd.Series]) -> pd.Series:
 
 
 def spelled(name: str, shown: str = "") -> str:
-    """A name, or how it is `shown`; letters that look like others, or cannot be seen, are told by their numbers."""
+    """A name, or how it is `shown`; letters that look like others, or cannot be seen, are written as their numbers."""
     letters = [c for c in name if c.isalpha()]
     strange = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN ")]
     odd = {c for c in name if unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") and c != " "}

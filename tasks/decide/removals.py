@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 
 from connectors.model import Snapshot, sizes_only
-from connectors.operations import Kind
+from connectors.operations import KINDS, Kind, kinds
 from tasks.decide.names import among, crowd_ids
 
 COLUMNS: Final = ("kind", "name", "target", "source_id", "active", "at")
-_SHUT: Final = (Kind.USER_DEACTIVATE, Kind.USER_DELETE)
 
 
 def _nothing() -> pd.DataFrame:
+    """No removals."""
     types = {"active": "bool", "at": "datetime64[us, UTC]"}
     return pd.DataFrame({name: pd.Series([], dtype=types.get(name, "str")) for name in COLUMNS})
 
@@ -37,26 +37,24 @@ class RecentRemovals:
     passed: Mapping[str, datetime] = field(default_factory=dict)
     hours: float = 0
 
-    def of(self, limit: str, *kinds: Kind) -> pd.DataFrame:
+    def of(self, limit: str, *wanted: Kind) -> pd.DataFrame:
         """The removals of these kinds that count for a limit."""
-        rows = self.removals[self.removals["kind"].isin([kind.value for kind in kinds])]
+        rows = self.removals[self.removals["kind"].isin([kind.value for kind in wanted])]
         return rows[rows["at"] > pd.Timestamp(self.passed[limit])] if limit in self.passed else rows
 
     def counts(self, directory: Snapshot) -> dict[str, int]:
         """How many of each limited kind were taken away and are so still."""
         if self.removals.empty:
             return {}
-        shut = self.of("user_deactivate", *_SHUT)
+        shut = self.of("user_deactivate", *kinds(shuts_out=True))
         shut = shut[shut["active"]]
         users = directory.users
         back = among(crowd_ids(shut["name"]), users["id"][users["active"].to_numpy(dtype=bool)])
-        found = {
-            "user_deactivate": _distinct(shut[~back], "name"),
-            "user_delete": _distinct(self.of("user_delete", Kind.USER_DELETE), "name", "source_id"),
-            "group_delete": _distinct(self.of("group_delete", Kind.GROUP_DELETE), "name", "source_id"),
-            "membership_remove": len(self.pairs("membership_remove", Kind.MEMBERSHIP_REMOVE, directory)),
-            "nesting_remove": len(self.pairs("nesting_remove", Kind.NESTING_REMOVE, directory)),
-        }
+        found = {"user_deactivate": _distinct(shut[~back], "name")}
+        for kind in kinds(link="ends"):
+            found[kind.value] = _distinct(self.of(kind.value, kind), "name", "source_id")
+        for kind in (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE):
+            found[kind.value] = len(self.pairs(kind.value, kind, directory))
         return {limit: count for limit, count in found.items() if count}
 
     def pairs(self, limit: str, kind: Kind, directory: Snapshot) -> pd.DataFrame:
@@ -70,7 +68,7 @@ class RecentRemovals:
         member = _codes(now["member_id"], taken["member"])
         width = max(len(now["member_id"].cat.categories), 1)
         which = np.isin(now["group_id"].cat.codes.to_numpy(), group)
-        which &= ((now["member_kind"] == "group") == (kind is Kind.NESTING_REMOVE)).to_numpy()
+        which &= ((now["member_kind"] == "group") == (KINDS[kind].entity == "nesting")).to_numpy()
         codes = (now[side].cat.codes.to_numpy()[which].astype(np.int64) for side in ("group_id", "member_id"))
         there = next(codes) * width + next(codes)
         back = (group >= 0) & (member >= 0) & np.isin(group.astype(np.int64) * width + member, there)
@@ -78,9 +76,11 @@ class RecentRemovals:
 
 
 def _codes(column: pd.Series, names: pd.Series) -> np.ndarray:
+    """A column of categories, and names → the code of each name in it, or -1."""
     return np.asarray(pd.Index(column.cat.categories).get_indexer(pd.Index(names)))
 
 
 def _distinct(rows: pd.DataFrame, *columns: str) -> int:
+    """How many different values these columns have, names compared as Crowd compares them."""
     keys = rows[list(columns)].assign(name=crowd_ids(rows["name"]))
     return len(keys.drop_duplicates())

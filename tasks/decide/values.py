@@ -64,7 +64,7 @@ class Long:
 
 
 class Sources:
-    """Users whose attributes are read once, for all the names that are asked for."""
+    """Users whose attributes are read once, for all the names that are wanted."""
 
     def __init__(self, users: pd.DataFrame, names: Iterable[str]) -> None:
         self.users = users

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, groups_frame, memberships_frame, users_frame
 from connectors.operations import Kind, Operation, sets_mark
-from tasks.decide.match import LINKS, _owned, split_mark
+from tasks.decide.match import LINKS
+from tasks.decide.owners import owned, split_mark
 from tasks.decide.selection import Selection
 
 PIECES = (
@@ -41,7 +42,7 @@ def test_an_id_with_any_character_owns_its_account_without_the_database() -> Non
         for at, one in enumerate(ids)
     ]
     crowd = Snapshot.of(users_frame(rows), groups_frame(), memberships_frame())
-    found = _owned(crowd.users, pd.DataFrame(columns=list(LINKS), dtype="str"), "acme")
+    found = owned(crowd.users, pd.DataFrame(columns=list(LINKS), dtype="str"), "acme")
     assert dict(zip(found["id"], found["owner"], strict=True)) == {f"u{at}": one for at, one in enumerate(ids)}
     assert not found["copied"].any()
 

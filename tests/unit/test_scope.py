@@ -15,9 +15,10 @@ from connectors.errors import ConfigurationError
 from connectors.model import (
     Snapshot,
 )
-from tasks.decide.filter import Scoped, closure, in_scope
+from tasks.decide.filter import Scoped, in_scope
 from tasks.decide.map import EVERYONE, Desired, desired
 from tasks.decide.match import Matched, match
+from tasks.decide.nesting import closure
 from tasks.policy import Policy
 from tests.support.frames import pairs, person, policy_with, reasons, snapshot, team
 from tests.support.generated import any_conditions, any_people

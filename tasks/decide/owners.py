@@ -1,0 +1,74 @@
+"""Who owns a Crowd record: by its link, and where links are lost by the ownership mark in Crowd.
+
+Directory records and links → the records with their owner in one source, and whether another source owns them or
+nothing can decide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from connectors.model import ID_ATTRIBUTE
+from tasks.decide.names import among, arrow_text, crowd_ids
+
+
+def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Directory records + mark, owner, foreign, contested. Where a mark says another thing than the link, neither
+    decides: a copy of the database may have been put back, or names exchanged in Crowd by hand."""
+    marks, texts = split_mark(records["attributes"])
+    frame = records.assign(attributes=texts, mark=marks)
+    at = pd.Index(frame["id"]).get_indexer(pd.Index(crowd_ids(links["name"])))
+    there = at >= 0
+    at, links = at[there], links[there]
+    owner = np.full(len(frame), "", dtype=object)
+    foreign = np.zeros(len(frame), dtype=bool)
+    how = np.full(len(frame), "", dtype=object)
+    ours = (links["source"] == source).to_numpy()
+    prefix = f"{source}:"
+    ids = marks.str.slice(len(prefix))
+    of_ours = marks.str.startswith(prefix).to_numpy()
+    mark = marks.to_numpy(dtype=object)[at]
+    differs = (mark != "") & (mark != (links["source"] + ":" + links["id"]).to_numpy(dtype=object))
+    contested = np.zeros(len(frame), dtype=bool)
+    contested[at[differs]] = True
+    linked = np.full(len(frame), "", dtype=object)
+    linked[at[ours]] = links["id"].to_numpy(dtype=object)[ours]
+    owner[:] = np.where(contested, "", linked)
+    how[owner != ""] = "link"
+    foreign[at[~ours]] = True
+    foreign |= contested
+    linked_ids = pd.Index(linked[linked != ""], dtype="str")
+    by_mark = (owner == "") & ~foreign & (marks != "").to_numpy()
+    mine = by_mark & of_ours
+    # A copied mark proves nothing: an id that has its link elsewhere, or two marks of one id.
+    copied = (among(ids, linked_ids) | ids[mine].duplicated(keep=False).reindex(ids.index, fill_value=False)).to_numpy()
+    owner[mine & ~copied] = ids.to_numpy(dtype=object)[mine & ~copied]
+    how[mine & ~copied] = "id"
+    foreign |= by_mark & ~mine
+    return frame.assign(
+        owner=pd.array(owner, dtype="str"),
+        foreign=foreign,
+        copied=mine & copied,
+        how=pd.array(how, dtype="str"),
+        contested=contested,
+        linked=pd.array(np.where(contested, linked, ""), dtype="str"),
+        marked=pd.array(np.where(contested & of_ours, ids.to_numpy(dtype=object), ""), dtype="str"),
+    )
+
+
+def split_mark(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Attributes text → (value of the id attribute or "", text without it)."""
+    array = arrow_text(texts)
+    member = rf'"{ID_ATTRIBUTE.replace(".", "[.]")}":\["(?P<mark>(?:[^"\\]|\\.)*)"(?:,"(?:[^"\\]|\\.)*")*\]'
+    marks = pc.fill_null(pc.struct_field(pc.extract_regex(array, f"[{{,]{member}"), "mark"), "")
+    escaped = pc.match_substring(marks, "\\")  # few: what an id has of tabs, quotation marks and their like
+    if pc.any(escaped).as_py():
+        read = [orjson.loads(f'"{mark}"') for mark in marks.filter(escaped).to_pylist()]
+        marks = pc.replace_with_mask(marks, escaped, pa.array(read, marks.type))
+    rest = pc.replace_substring_regex(array, rf"([{{,]){member},?", r"\1")
+    rest = pc.replace_substring_regex(rest, r",}\z", "}")
+    return pd.Series(marks, dtype="str", index=texts.index), pd.Series(rest, dtype="str", index=texts.index)
