@@ -31,7 +31,6 @@ LONGEST = (
     "one_writer",
     "kill",
     "kill_ownership",
-    "recorded_plans",
     "policy_pairs",
     "selection",
     "road",
