@@ -32,7 +32,7 @@ class SourceSettings(Strict):
     max_megabytes: int = Field(256, ge=1, le=4096, description="The largest answer that is taken.")
     run_hours: float = Field(12, gt=0, le=168, description="How long a run may take until it is stopped.")
     ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
-    policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy/__init__.py.")
+    policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy/POLICY.md.")
     policy_file: str = Field("", description="Or a YAML or TOML file with it, beside crowdsync.toml.")
 
     known: ClassVar[tuple[str, ...]] = ()

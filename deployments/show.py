@@ -16,7 +16,7 @@ from connectors.operations import BY_DANGER, KINDS
 from tasks.tell.rows import count_line, left_out, plan_rows, readable, written
 
 if TYPE_CHECKING:
-    from connectors.store import Plan
+    from connectors.store import SavedPlan
     from tasks.decide.explain import Explained
     from tasks.tell.report import Report
     from tasks.write.links import Moving
@@ -149,7 +149,7 @@ def _listed(console: Console, title: str, operations: pd.DataFrame, column: str,
         console.print(f"  … and {len(operations) - 20:,} more, in the report on the run's page")
 
 
-def plan(console: Console, stored: Plan, operations: pd.DataFrame, disclose: str) -> None:
+def plan(console: Console, stored: SavedPlan, operations: pd.DataFrame, disclose: str) -> None:
     """A stored plan, whole."""
     console.print(
         f"[bold]plan {stored.id}[/]  {escape(stored.source)} → {escape(stored.directory)}  {stored.status}  "

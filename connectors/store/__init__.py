@@ -3,9 +3,9 @@
 from connectors.store.decisions import Decision
 from connectors.store.health import Quarantine
 from connectors.store.history import ReadCursor, SavedSnapshot
-from connectors.store.journal import Plan
+from connectors.store.journal import SavedPlan
 from connectors.store.leases import Lease
 from connectors.store.store import Store
 from connectors.store.threads import in_thread
 
-__all__ = ["Decision", "Lease", "Plan", "Quarantine", "ReadCursor", "SavedSnapshot", "Store", "in_thread"]
+__all__ = ["Decision", "Lease", "Quarantine", "ReadCursor", "SavedPlan", "SavedSnapshot", "Store", "in_thread"]

@@ -27,7 +27,7 @@ _STAGED: Final = Table(
 )
 
 
-class Departures:
+class DepartureLog:
     """Read and replace the departures of a source's people from a directory."""
 
     _db: Database

@@ -47,9 +47,9 @@ from connectors.store.tables import (
     SnapshotRow,
     Stream,
     UserVersion,
+    VerdictRow,
     instant,
 )
-from connectors.store.tables import Verdict as VerdictRow
 
 STREAM: Final[Table] = Stream.__table__  # type: ignore[attr-defined]
 SNAPSHOT: Final[Table] = SnapshotRow.__table__  # type: ignore[attr-defined]

@@ -31,11 +31,11 @@ from connectors.store import links as link_table
 from connectors.store.database import Database
 from connectors.store.history import frame_from_text, frame_text, rows_frame, upserting
 from connectors.store.leases import Lease
-from connectors.store.tables import OperationRow, PlanRow, Run, instant
+from connectors.store.tables import OperationRow, PlanRow, RunRow, instant
 
 PLAN: Final[Table] = PlanRow.__table__  # type: ignore[attr-defined]
 OPERATION: Final[Table] = OperationRow.__table__  # type: ignore[attr-defined]
-RUN: Final[Table] = Run.__table__  # type: ignore[attr-defined]
+RUN: Final[Table] = RunRow.__table__  # type: ignore[attr-defined]
 
 PLAN_STATUS: Final = (
     *("planned", "refused", "waiting", "approved", "rejected"),
@@ -70,7 +70,7 @@ JOURNAL: Final = {
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SavedPlan:
     """A plan's row, without its operations. `policy` is JSON text, `held` a frame; `about` is "" (everybody),
     person:ID, group:NAME, or link:… and links:… where people change ownership by hand (`policy` says who and why)."""
 
@@ -148,7 +148,7 @@ class Journal:
             bulk.insert(connection, OPERATION, columns, len(operations))
         return plan_id
 
-    def load_plan(self, plan_id: int) -> Plan:
+    def load_plan(self, plan_id: int) -> SavedPlan:
         """The plan without its operations. Raises `RecordError` for an unknown id."""
         with self._db.read() as connection:
             row = connection.execute(select(PLAN).where(PLAN.c.id == plan_id)).mappings().first()
@@ -158,9 +158,9 @@ class Journal:
         for name in ("created_at", "status_at"):
             values[name] = datetime.fromisoformat(values[name])
         values["held"] = frame_from_text(values["held"])
-        return Plan(**values)
+        return SavedPlan(**values)
 
-    def asked_plan(self, source: str, directory: str) -> Plan | None:
+    def asked_plan(self, source: str, directory: str) -> SavedPlan | None:
         """The newest plan about everybody that waits for agreement, or has it and was not begun; None where none is."""
         statement = (
             select(PLAN.c.id)

@@ -9,7 +9,7 @@ from connectors.store import database
 from connectors.store.audit import AuditChain
 from connectors.store.database import Database
 from connectors.store.decisions import Decisions
-from connectors.store.departures import Departures
+from connectors.store.departures import DepartureLog
 from connectors.store.health import Health
 from connectors.store.history import History
 from connectors.store.holds import Holds
@@ -18,7 +18,7 @@ from connectors.store.leases import Leases
 from connectors.store.links import Links
 
 
-class Store(History, Links, Journal, AuditChain, Leases, Departures, Decisions, Health, Holds):
+class Store(History, Links, Journal, AuditChain, Leases, DepartureLog, Decisions, Health, Holds):
     """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health and what is held;
     each part is a file of its own.
 

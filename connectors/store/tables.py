@@ -156,7 +156,7 @@ class MarkRow(SQLModel, table=True):
     snapshot: int = number()
 
 
-class Verdict(SQLModel, table=True):
+class VerdictRow(SQLModel, table=True):
     """What validation held of a content under given rules; `held` is JSON text."""
 
     __tablename__: ClassVar[Any] = "verdict"
@@ -254,7 +254,7 @@ class OperationRow(SQLModel, table=True):
     finished_at: str = text()
 
 
-class Run(SQLModel, table=True):
+class RunRow(SQLModel, table=True):
     """One run of a flow; `summary` is JSON text, `process` says where it runs."""
 
     __tablename__: ClassVar[Any] = "run"

@@ -23,8 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from connectors.model import DISABLED, held_frame
-from connectors.store import Plan as StoredPlan
-from connectors.store import Store
+from connectors.store import SavedPlan, Store
 from deployments import show, terminal
 from tasks.decide.explain import Explained
 from tasks.decide.plan import Owned, Plan
@@ -118,7 +117,7 @@ REPORT = Report(
     since=HOSTILE,
     why=HOSTILE,
 )
-STORED = StoredPlan(1, "", HOSTILE, HOSTILE, HOSTILE, 1, 1, "{}", held_frame(), AT, HOSTILE, AT, "")
+STORED = SavedPlan(1, "", HOSTILE, HOSTILE, HOSTILE, 1, 1, "{}", held_frame(), AT, HOSTILE, AT, "")
 COUNTS = dict.fromkeys(("planned", "intended", "done", "already", "failed", "skipped", "undone"), 1)
 SUMMARY = orjson.dumps({"refusals": [HOSTILE]}).decode()
 PRINTS: dict[str, Callable[[Console], None]] = {

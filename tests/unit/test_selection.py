@@ -62,7 +62,7 @@ def selecting(world: World, policy: Policy) -> Callable[[Selection | None], Plan
 STEPS = (
     "stand",
     "find_leavers",
-    "renames",
+    "find_renames",
     "change_accounts",
     "change_groups",
     "create_accounts",

@@ -11,7 +11,7 @@ import pandas as pd
 from connectors.model import Snapshot
 from connectors.operations import Kind, kinds
 from tasks.decide.impact.model import Unusual
-from tasks.decide.impact.sides import Pairs, Side, spread
+from tasks.decide.impact.sides import CodedState, Pairs, spread
 from tasks.decide.impact.simulation import Course, positions_in
 from tasks.decide.names import arrow_text
 from tasks.decide.removals import RecentRemovals
@@ -45,8 +45,8 @@ def find_unusual(kinds: pd.Series, runs: pd.DataFrame, policy: Policy) -> tuple[
 
 
 def with_removals_back(
-    before: Side, course: Course, recent: RecentRemovals, directory: Snapshot
-) -> tuple[Side, Pairs, Pairs]:
+    before: CodedState, course: Course, recent: RecentRemovals, directory: Snapshot
+) -> tuple[CodedState, Pairs, Pairs]:
     """The directory before, and what was taken away lately put back, as far as both sides of it are there; and what
     that is: memberships, nestings."""
     back: list[Pairs] = []
@@ -63,10 +63,10 @@ def with_removals_back(
         (np.concatenate([now[0], more[0]]), np.concatenate([now[1], more[1]]))
         for now, more in zip((before.members, before.nestings), back, strict=True)
     )
-    return Side(before.active, members_, nestings, before.groups), back[0], back[1]
+    return CodedState(before.active, members_, nestings, before.groups), back[0], back[1]
 
 
-def count_losers(before: Side, after: Side, members: Iterable[Pairs], nestings: Iterable[Pairs]) -> int:
+def count_losers(before: CodedState, after: CodedState, members: Iterable[Pairs], nestings: Iterable[Pairs]) -> int:
     """How many people are active on both sides and lose a group that they had, directly or through groups in groups.
 
     `members` and `nestings`: at least those that are there before, and not after."""
@@ -84,7 +84,7 @@ def count_losers(before: Side, after: Side, members: Iterable[Pairs], nestings: 
     return len(np.unique(lost // max(before.groups, 1)))
 
 
-def deserted_groups(emptied: np.ndarray, before: Side, after: Side, least: int) -> np.ndarray:
+def deserted_groups(emptied: np.ndarray, before: CodedState, after: CodedState, least: int) -> np.ndarray:
     """Which emptied groups (bool) at least so many people lose who stay active: codes."""
     codes = np.flatnonzero(emptied)
     stay = [int(after.active[who].sum()) for who in before.each_inside(codes)]
@@ -98,7 +98,7 @@ def are_privileged(policy: Policy, names: np.ndarray) -> np.ndarray:
     return everything.privileged(pd.Series(names, dtype="str")).to_numpy(dtype=bool)
 
 
-def changes_of_power(course: Course, before: Side, after: Side, power: np.ndarray) -> pd.DataFrame:
+def changes_of_power(course: Course, before: CodedState, after: CodedState, power: np.ndarray) -> pd.DataFrame:
     """Active members that privileged groups gain and lose: group, who, what."""
     # Only groups below which something changes are walked.
     touched = np.zeros(before.groups, dtype=bool)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from connectors.model import sizes_only
+
 Pairs = tuple[np.ndarray, np.ndarray]
 """Two int columns of one length: (group, member), or (parent, child)."""
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
-class Side:
+class CodedState:
     """The directory before or after. `active`: bool per user; `members` and `nestings` in codes of group names."""
 
     active: np.ndarray

@@ -14,10 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.model import Snapshot, memberships_from_codes
+from connectors.model import Snapshot, memberships_from_codes, sizes_only
 from connectors.operations import Kind
 from tasks.decide.impact.model import State
-from tasks.decide.impact.sides import Pairs, Side
+from tasks.decide.impact.sides import CodedState, Pairs
 from tasks.decide.names import among, arrow_text, crowd_ids
 
 
@@ -53,6 +53,7 @@ _Rows = Callable[..., np.ndarray]
 """Kinds → the rows of their operations."""
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Records:
     """Accounts or groups before the plan: `read` rows of the directory, then those that could not be read.
@@ -65,6 +66,7 @@ class Records:
     read: int
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Texts:
     """Names and targets of operations: `text` has each spelling, `ids` each folded form, `folded` takes a code of
@@ -77,6 +79,7 @@ class Texts:
     target: np.ndarray
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Moved:
     """Pairs before the plan, which of them are `kept`, and those that are new; all in codes of records."""
@@ -105,6 +108,7 @@ class Moved:
         return (new[0][~one], new[1][~one]), (gone[0][~other], gone[1][~other])
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Course:
     """A plan played through. Users and groups: records of the directory, then new ones, in the order of their
@@ -129,13 +133,13 @@ class Course:
         """Direct members (added, removed), the groups by name."""
         return self.members.changes(self.node, np.arange(self.users.count))
 
-    def sides(self) -> tuple[Side, Side]:
+    def sides(self) -> tuple[CodedState, CodedState]:
         """Before and after."""
         people, nests, node = self.members.after(), self.nestings.after(), self.node
         before = (self.members.group, self.members.member), (self.nestings.group, self.nestings.member)
         return (
-            Side(self.active_before, *before, len(self.group_names)),
-            Side(
+            CodedState(self.active_before, *before, len(self.group_names)),
+            CodedState(
                 self.active_after,
                 (node[people[0]], people[1]),
                 (node[nests[0]], node[nests[1]]),

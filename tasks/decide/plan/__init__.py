@@ -24,7 +24,7 @@ from tasks.decide.plan.groups import change_groups, create_groups
 from tasks.decide.plan.leavers import find_leavers
 from tasks.decide.plan.memberships import change_memberships
 from tasks.decide.plan.model import COLUMNS, GIVER, KNOWN, Departures, Owned, Plan
-from tasks.decide.plan.renames import TAKEN, Renames, renames
+from tasks.decide.plan.renames import TAKEN, Renames, find_renames
 from tasks.decide.plan.rows import Withheld, counted, together
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
@@ -50,7 +50,7 @@ def plan(
     that the stages before had."""
     ground = stand(matched, source, directory, policy, source_name, None if departures is None else departures.since)
     leavers = find_leavers(ground, departures)
-    named = renames(ground, leavers)
+    named = find_renames(ground, leavers)
     accounts = change_accounts(ground, leavers, named)
     groups = change_groups(ground)
     new_accounts = create_accounts(ground, named)

@@ -14,16 +14,16 @@ from tasks.decide.map import FIELDS
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.plan.attributes import attribute_changes
 from tasks.decide.plan.ground import Ground, alike, held_row, taken_by
-from tasks.decide.plan.leavers import SHUTS_OUT, Leavers
+from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
 from tasks.decide.plan.renames import Renames
-from tasks.decide.plan.rows import DIFFERS, HeldRow, Step, Withheld, fields_before, frame, records
+from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, fields_before, frame, records
 from tasks.policy import matches
 
 DISABLED = "is disabled in the source"
 ACTIVE = "is active in the source"
 
 
-def change_accounts(ground: Ground, leavers: Leavers, named: Renames) -> Step:
+def change_accounts(ground: Ground, leavers: FoundLeavers, named: Renames) -> StepResult:
     """One full replace per account that differs, named after the most serious change in it; and the attributes, which
     Crowd keeps apart."""
     known = np.flatnonzero(ground.user_at >= 0)
@@ -64,7 +64,7 @@ def change_accounts(ground: Ground, leavers: Leavers, named: Renames) -> Step:
         changed(Kind.USER_UPDATE, after, differs & ~stops & ~starts, DIFFERS),
         attributes.operations,
     ]
-    return Step(pd.concat(parts, ignore_index=True), (), (*withheld, *attributes.withheld))
+    return StepResult(pd.concat(parts, ignore_index=True), (), (*withheld, *attributes.withheld))
 
 
 def _fields(wanted: pd.DataFrame, now: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
@@ -100,7 +100,7 @@ def _replaces(
 class CreatedAccounts:
     """`created`: which desired people get a new account (bool)."""
 
-    step: Step
+    step: StepResult
     created: np.ndarray
 
 
@@ -131,6 +131,6 @@ def create_accounts(ground: Ground, named: Renames) -> CreatedAccounts:
     )
     state = ground.policy.operations.of(Kind.USER_CREATE)
     if state == "on":
-        return CreatedAccounts(Step(made, tuple(held)), created)
+        return CreatedAccounts(StepResult(made, tuple(held)), created)
     withheld = (Withheld(made, state),) if len(made) else ()
-    return CreatedAccounts(Step(made[:0], tuple(held), withheld), np.zeros(len(users), dtype=bool))
+    return CreatedAccounts(StepResult(made[:0], tuple(held), withheld), np.zeros(len(users), dtype=bool))

@@ -9,10 +9,21 @@ from connectors.model import ID_ATTRIBUTE
 from connectors.operations import KINDS, MARKS, Kind
 from tasks.decide.match import HANDED_OVER
 from tasks.decide.plan.ground import Ground
-from tasks.decide.plan.rows import DIFFERS, Row, Step, Withheld, attribute_change, attributes_record, json, of_rows
+from tasks.decide.plan.rows import (
+    DIFFERS,
+    Row,
+    StepResult,
+    Withheld,
+    attribute_change,
+    attributes_record,
+    json,
+    of_rows,
+)
 
 
-def attribute_changes(ground: Ground, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, final: pd.Series) -> Step:
+def attribute_changes(
+    ground: Ground, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, final: pd.Series
+) -> StepResult:
     """Desired records and their Crowd records (row by row), and the names that these have after the plan → changes of
     attributes. Ownership marks are set under the name that the record has now."""
     mark = np.asarray(ground.name + ":" + wanted["id"], dtype=object)
@@ -42,7 +53,7 @@ def attribute_changes(ground: Ground, kind: Kind, wanted: pd.DataFrame, now: pd.
             row = _row(kind, name, identity, attributes_record(change, giver), before, reason)
             rows.append(row._replace(marks=bool(unmarked[i]) and kind is Kind.USER_ATTRIBUTES))
             phases.append(MARKS if unmarked[i] else KINDS[kind].phase)
-    return Step(of_rows(rows, phases), (), (Withheld(of_rows(kept), state),) if kept else ())
+    return StepResult(of_rows(rows, phases), (), (Withheld(of_rows(kept), state),) if kept else ())
 
 
 def _row(kind: Kind, name: str, identity: str, record: str, before: dict[str, list[str]], reason: str) -> Row:

@@ -12,7 +12,7 @@ from connectors.operations import KINDS, Kind, kinds
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.plan.differences import positions
 from tasks.decide.plan.ground import Ground
-from tasks.decide.plan.leavers import SHUTS_OUT, Leavers
+from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
 from tasks.decide.plan.model import Owned
 
 
@@ -34,7 +34,7 @@ def owned(ground: Ground) -> Owned:
     )
 
 
-def gone(ground: Ground, leavers: Leavers, orphaned: np.ndarray, operations: pd.DataFrame) -> pd.DataFrame:
+def gone(ground: Ground, leavers: FoundLeavers, orphaned: np.ndarray, operations: pd.DataFrame) -> pd.DataFrame:
     """Of whom and what the plan takes something because the source did not list them: kind, id. `orphaned`: Crowd
     groups of ours that are in scope no more (bool)."""
     kind, absent = operations["kind"], leavers.absent & leavers.departed

@@ -14,7 +14,7 @@ from tasks.decide.names import among, clashes, crowd_ids
 from tasks.decide.plan.attributes import attribute_changes
 from tasks.decide.plan.ground import Ground, alike, held_row, taken_by
 from tasks.decide.plan.power import closed_groups, nestings_now
-from tasks.decide.plan.rows import DIFFERS, HeldRow, Step, Withheld, frame, json, nothing
+from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, frame, json, nothing
 from tasks.policy import matches
 
 
@@ -23,7 +23,7 @@ from tasks.policy import matches
 class ChangedGroups:
     """By Crowd group (bool): `orphaned`, ours and in scope no more; `deleted`, such of them as the plan deletes."""
 
-    step: Step
+    step: StepResult
     orphaned: np.ndarray
     deleted: np.ndarray
 
@@ -43,7 +43,7 @@ def change_groups(ground: Ground) -> ChangedGroups:
     parts = [marks.operations, _descriptions(wanted, now), _deletions(ground, deleted)]
     operations = pd.concat([part for part in parts if part is not None], ignore_index=True)
     deleted &= ground.policy.operations.allows(Kind.GROUP_DELETE)
-    return ChangedGroups(Step(operations, tuple(held), marks.withheld), orphaned, deleted)
+    return ChangedGroups(StepResult(operations, tuple(held), marks.withheld), orphaned, deleted)
 
 
 def _descriptions(wanted: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame | None:
@@ -101,7 +101,7 @@ def _deletions(ground: Ground, deleted: np.ndarray) -> pd.DataFrame | None:
 class CreatedGroups:
     """`created`: which desired groups get a new Crowd group (bool)."""
 
-    step: Step
+    step: StepResult
     created: np.ndarray
 
 
@@ -135,7 +135,7 @@ def create_groups(ground: Ground, deleted: np.ndarray) -> CreatedGroups:
     state = ground.policy.operations.of(Kind.GROUP_CREATE)
     if state != "on":
         withheld = (Withheld(made, state),) if len(made) else ()
-        return CreatedGroups(Step(nothing(), tuple(held), withheld), np.zeros(len(groups), dtype=bool))
+        return CreatedGroups(StepResult(nothing(), tuple(held), withheld), np.zeros(len(groups), dtype=bool))
     marked = frame(
         Kind.GROUP_ATTRIBUTES,
         chosen["name"],
@@ -143,4 +143,4 @@ def create_groups(ground: Ground, deleted: np.ndarray) -> CreatedGroups:
         record=[json({"attributes": {ID_ATTRIBUTE: [f"{ground.name}:{i}"]}}) for i in chosen["id"]],
         reason=["marks ownership"] * len(chosen),
     )
-    return CreatedGroups(Step(pd.concat([made, marked], ignore_index=True), tuple(held)), created)
+    return CreatedGroups(StepResult(pd.concat([made, marked], ignore_index=True), tuple(held)), created)

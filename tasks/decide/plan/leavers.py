@@ -13,7 +13,7 @@ from connectors.operations import Kind
 from tasks.decide.names import among
 from tasks.decide.plan.ground import Ground, held_row
 from tasks.decide.plan.model import Departures
-from tasks.decide.plan.rows import HeldRow, Step, frame, records
+from tasks.decide.plan.rows import HeldRow, StepResult, frame, records
 
 SHUTS_OUT: Final = ("deactivate", "deactivate_and_take_groups")
 """Actions of the policy that deactivate an account."""
@@ -22,14 +22,14 @@ TAKES_GROUPS: Final = ("take_groups", "deactivate_and_take_groups")
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Leavers:
+class FoundLeavers:
     """Accounts that we own and whose person is gone, out of scope or disabled; arrays by account.
 
     `action` of the policy and `why`, "" where the person is there. `absent`: the source does not name the person at
     all. `departed`: the person is not wanted in Crowd any more, or the account is to be deleted. `stripped`: their
     memberships are taken away. `frozen`: accounts that are left exactly as they are. `people`: id, why."""
 
-    step: Step
+    step: StepResult
     action: np.ndarray
     why: np.ndarray
     absent: np.ndarray
@@ -44,7 +44,7 @@ class Leavers:
         return np.asarray(self.departed & (self.action == "delete"))
 
 
-def find_leavers(ground: Ground, departures: Departures | None) -> Leavers:
+def find_leavers(ground: Ground, departures: Departures | None) -> FoundLeavers:
     """Whoever is held counts too, where the source's word that they left is clear: doubt about the rest does not
     shield them. Without `departures` nobody has been gone for long."""
     owner, adopted = _owners(ground)
@@ -75,7 +75,7 @@ def find_leavers(ground: Ground, departures: Departures | None) -> Leavers:
     left = action != ""
     people = pd.DataFrame({"id": pd.array(owner[left], dtype="str"), "why": pd.array(why[left], dtype="str")})
     operations = _operations(ground, action, why, departed)
-    return Leavers(Step(operations, tuple(held)), action, why, absent, departed, stripped, frozen, people)
+    return FoundLeavers(StepResult(operations, tuple(held)), action, why, absent, departed, stripped, frozen, people)
 
 
 def _owners(ground: Ground) -> tuple[np.ndarray, np.ndarray]:

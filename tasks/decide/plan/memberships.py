@@ -14,10 +14,10 @@ from tasks.decide.plan.accounts import CreatedAccounts
 from tasks.decide.plan.differences import Pairs, difference, no_pairs, positions
 from tasks.decide.plan.ground import Ground
 from tasks.decide.plan.groups import ChangedGroups, CreatedGroups
-from tasks.decide.plan.leavers import Leavers
+from tasks.decide.plan.leavers import FoundLeavers
 from tasks.decide.plan.power import held_for_power, powerful
 from tasks.decide.plan.renames import Renames
-from tasks.decide.plan.rows import HeldRow, Step, nothing, pairs
+from tasks.decide.plan.rows import HeldRow, StepResult, nothing, pairs
 
 
 @sizes_only
@@ -51,12 +51,12 @@ class _Rights:
 # (A parameter for each decision before it.)
 def change_memberships(
     ground: Ground,
-    leavers: Leavers,
+    leavers: FoundLeavers,
     named: Renames,
     accounts: CreatedAccounts,
     changed: ChangedGroups,
     groups: CreatedGroups,
-) -> Step:
+) -> StepResult:
     """All differences of memberships and nestings that may be made up for."""
     codes = _codes(ground, named)
     closed = powerful(ground, codes.group_names, codes.group, changed.deleted)
@@ -76,7 +76,7 @@ def change_memberships(
         )
         if len(of_groups)
     ]
-    return Step(pd.concat(parts, ignore_index=True) if parts else nothing(), (*held, *circles))
+    return StepResult(pd.concat(parts, ignore_index=True) if parts else nothing(), (*held, *circles))
 
 
 def _codes(ground: Ground, named: Renames) -> _Codes:
@@ -120,7 +120,7 @@ def _group_rights(
 def _rights(
     ground: Ground,
     groups: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    leavers: Leavers,
+    leavers: FoundLeavers,
     named: Renames,
     created: CreatedAccounts,
     total: int,

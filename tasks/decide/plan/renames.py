@@ -12,8 +12,8 @@ from connectors.model import ID_ATTRIBUTE, crowd_id, sizes_only
 from connectors.operations import Kind
 from tasks.decide.names import among, clashes, crowd_ids
 from tasks.decide.plan.ground import Ground, alike, held_row, taken_by
-from tasks.decide.plan.leavers import Leavers
-from tasks.decide.plan.rows import HeldRow, Row, Step, Withheld, json, of_rows
+from tasks.decide.plan.leavers import FoundLeavers
+from tasks.decide.plan.rows import HeldRow, Row, StepResult, Withheld, json, of_rows
 from tasks.policy import matches
 
 TAKEN = "waits for a name that another account keeps"
@@ -27,7 +27,7 @@ class Renames:
     username that the account has after the plan, and `lookalikes`, the name of an account that stays and looks like the
     wanted one, "". `taken`: the names that will be in use (folded), where anybody needs a new one."""
 
-    step: Step
+    step: StepResult
     frozen: np.ndarray
     final: np.ndarray
     lookalikes: np.ndarray
@@ -62,7 +62,7 @@ class _Movers:
         return found
 
 
-def renames(ground: Ground, leavers: Leavers) -> Renames:
+def find_renames(ground: Ground, leavers: FoundLeavers) -> Renames:
     """Who is renamed, and what creations must know of names."""
     users, at = ground.users, ground.user_at
     known, active = at >= 0, users["active"].to_numpy(dtype=bool)
@@ -94,7 +94,7 @@ def renames(ground: Ground, leavers: Leavers) -> Renames:
     operations = _operations(movers, taken)
     final = np.where(known, current, users["username"].to_numpy(dtype=object))
     taken = (taken - movers.left) | set(wanted[moves])
-    return Renames(Step(operations, tuple(movers.held), withheld), frozen, final, lookalikes, frozenset(taken))
+    return Renames(StepResult(operations, tuple(movers.held), withheld), frozen, final, lookalikes, frozenset(taken))
 
 
 def _taken(ground: Ground, deleted: set[str]) -> set[str]:

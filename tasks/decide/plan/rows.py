@@ -31,7 +31,7 @@ class Withheld:
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepResult:
     """What one step of the planner found: operations (phase, `COLUMNS`, `KNOWN`), records to hold, operations that the
     policy's features keep out."""
 
