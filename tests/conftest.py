@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import postgres
 
-WHOLE = ("approval", "commands", "deployments", "incomplete_reads", "notify", "prefect", "requests")
+WHOLE = ("approval", "commands", "deployments", "incomplete_reads", "notify", "prefect", "requests", "wheel")
 """Files in end_to_end/ whose tests share servers."""
 ALONE = ("test_up_serves_everything",)
 """Tests in them that have servers of their own."""

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,15 +39,22 @@ class Place:
     config: Path
 
     def api(self, method: str, path: str, body: Any) -> Any:
-        """One call of Prefect's API."""
+        """One call of Prefect's API; again where its database is busy (503), as its own clients do."""
         asked = urllib.request.Request(
             f"{self.ui}/api{path}",
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        for left in range(20, -1, -1):
+            try:
+                with urllib.request.urlopen(asked, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not left:
+                    raise
+                time.sleep(1)
+        raise AssertionError("unreachable")
 
     def people(self) -> set[str]:
         """The active accounts of Crowd, asked for as an application asks."""
