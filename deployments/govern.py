@@ -9,11 +9,14 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import orjson
 import typer
+import yaml
 from rich.markup import escape
 
+# (What is imported inside functions: see deployments/cli.py.)
 from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import crowd_id
 from connectors.settings import load
@@ -29,6 +32,7 @@ from deployments.terminal import (
     prefect_explained,
     quiet_prefect,
 )
+from tasks.read.validate import trimmed
 
 if TYPE_CHECKING:
     from tasks.decide.ownership import ByHand
@@ -65,8 +69,6 @@ def policy_check(file: Annotated[Path, typer.Argument(help="A YAML or TOML file 
 @policy.command("show")
 def policy_show(source: Source) -> None:
     """Print the whole policy of a source as YAML, with everything that it leaves to the defaults."""
-    import yaml
-
     from tasks.policy import policy_of
 
     with explained():
@@ -88,7 +90,6 @@ def explain(source: Source, person: Person) -> None:
     from tasks.decide.explain import explain as explained_rows
     from tasks.decide.plan import Departures
     from tasks.policy import policy_of
-    from tasks.read.validate import trimmed
 
     with opened_store() as store:
         settings = load()
@@ -159,8 +160,6 @@ def _decide(number: int, decision: str, by: str, reason: str, without: tuple[str
 
 async def _resumed(flow_run_id: str, decision: str, actor: str, reason: str) -> bool:
     """Lets a suspended run go on; whether there was one."""
-    from uuid import UUID
-
     from prefect import get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import get_current_settings

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from connectors.operations import BY_DANGER, KINDS
-from tasks.tell.rows import count_line, left_out, plan_rows, readable, written
+from tasks.decide.names import spelled
+from tasks.tell.rows import count_line, left_out, plan_rows, written
 
 if TYPE_CHECKING:
     from connectors.store import SavedPlan
@@ -104,7 +105,7 @@ def _shielded(console: Console, shielded: pd.DataFrame) -> None:
         table.add_column(column, overflow="fold")
     for row in shielded.head(20).itertuples():
         said = str(row.away).replace("_", " ")
-        table.add_row(*(_printable(value) for value in (readable(row.name), said, row.account, row.reason)))
+        table.add_row(*(_printable(value) for value in (spelled(str(row.name)), said, row.account, row.reason)))
     console.print(table)
     if len(shielded) > 20:
         console.print(f"  … and {len(shielded) - 20:,} more, in the report on the run's page")
@@ -120,7 +121,7 @@ def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
         table.add_column(column, overflow="fold", no_wrap=column in ("kind", "stage", "runs"))
     for row in held.head(20).itertuples():
         runs = [long.get((row.kind, row.id or row.name), "")] if long else []
-        values = (row.kind, readable(row.name), row.stage, *runs, row.reason)
+        values = (row.kind, spelled(str(row.name)), row.stage, *runs, row.reason)
         table.add_row(*(_printable(value) for value in values))
     console.print(table)
     if len(held) > 20:
@@ -315,7 +316,7 @@ def orphans(console: Console, frame: pd.DataFrame, limit: int) -> None:
     table = _table("kind", "name", "active")
     for row in frame.head(limit).itertuples():
         active = ("yes" if row.active else "no") if row.kind == "user" else ""
-        table.add_row(str(row.kind), _printable(readable(row.name)), active)
+        table.add_row(str(row.kind), _printable(spelled(str(row.name))), active)
     console.print(table if len(frame) else "nothing: every record of Crowd belongs to a source, or is protected")
     if len(frame) > limit:
         console.print(f"  … and {len(frame) - limit:,} more")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import httpx
 import typer
 from rich.markup import escape
 
@@ -61,7 +62,6 @@ def code_of(error: CrowdsyncError) -> int:
 @contextmanager
 def prefect_explained() -> Iterator[None]:
     """What goes wrong between us and Prefect's server, in one line."""
-    import httpx
     from prefect.exceptions import PrefectException
     from prefect.settings import get_current_settings
 

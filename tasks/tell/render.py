@@ -11,7 +11,8 @@ import pandas as pd
 from connectors.operations import BY_DANGER, KINDS, Kind
 from tasks.decide.impact import Impact
 from tasks.decide.impact import lines as impact_lines
-from tasks.tell.rows import ROWS, count_line, left_out, readable, written
+from tasks.decide.names import spelled
+from tasks.tell.rows import ROWS, count_line, left_out, written
 
 if TYPE_CHECKING:
     from tasks.decide.guard import Verdict
@@ -118,13 +119,13 @@ def _against_the_source(report: Report) -> list[str]:
         lines += ["", f"## In against the source's word ({len(report.shielded):,})", ""]
         lines += ["The source says that they have left, and their account stays active. Why, and what to do:", ""]
         for row in report.shielded.head(ROWS).itertuples():
-            who = f"**{plain(readable(row.name))}** ({plain(row.away).replace('_', ' ')})"
+            who = f"**{plain(spelled(str(row.name)))}** ({plain(row.away).replace('_', ' ')})"
             lines.append(f"- {who} · account **{plain(row.account)}**: {plain(row.reason)}")
     if len(report.lasting):
         lines += ["", f"## Held for long ({len(report.lasting):,})", ""]
         for row in report.lasting.head(ROWS).itertuples():
             lines.append(
-                f"- **{plain(readable(row.name))}** ({row.kind}) · {row.runs:,} runs, since "
+                f"- **{plain(spelled(str(row.name)))}** ({row.kind}) · {row.runs:,} runs, since "
                 f"{row.since:%Y-%m-%d %H:%M} UTC: {plain(row.reason)}"
             )
     return lines
@@ -159,7 +160,7 @@ def _held(report: Report) -> list[str]:
         lines += ["", f"## Held ({len(report.held):,})", ""]
         lines += ["Held records were neither created, changed nor deactivated. Why, and what to do:", ""]
         for (stage, reason), rows in report.held.head(ROWS).groupby(["stage", "reason"], sort=False):
-            names = ", ".join(f"**{plain(readable(row.name))}** ({row.kind})" for row in rows.itertuples())
+            names = ", ".join(f"**{plain(spelled(str(row.name)))}** ({row.kind})" for row in rows.itertuples())
             lines.append(f"- {names} · {stage}: {plain(reason)}")
         if len(report.held) > ROWS:
             lines += ["", f"… and {len(report.held) - ROWS:,} more."]

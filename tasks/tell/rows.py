@@ -13,6 +13,7 @@ import orjson
 import pandas as pd
 
 from connectors.operations import BY_DANGER, KINDS, Kind, kinds
+from tasks.decide.names import spelled
 
 ROWS: Final = 200
 """Rows that the Prefect page shows at ease; the whole plan is in the store."""
@@ -95,14 +96,7 @@ def left_out(warnings: pd.DataFrame, names: int = 10, reasons: int = 20) -> list
     found = []
     for reason in warnings["reason"].value_counts().index[:reasons]:
         rows = warnings[warnings["reason"] == reason]
-        some = [f"{readable(row.name or row.id)} ({row.kind})" for row in rows.head(names).itertuples()]
+        some = [f"{spelled(str(row.name or row.id))} ({row.kind})" for row in rows.head(names).itertuples()]
         found.append((str(reason), some + ([f"and {len(rows) - names:,} more"] if len(rows) > names else [])))
     rest = warnings["reason"].nunique() - reasons
     return found + ([(f"{rest:,} more reasons", [])] if rest > 0 else [])
-
-
-def readable(name: Any) -> str:
-    """A name from outside; letters in it that look like others, or cannot be seen, are named by their numbers."""
-    from tasks.decide.names import spelled  # (its list of lookalikes takes 0.15 s to load: not for every command)
-
-    return spelled(str(name))
