@@ -102,11 +102,11 @@ async def sync(request: SyncRequest) -> Report:
                 proposal = await propose(run, basis, policy)
             await remember_departures(run, proposal.plan, selection)
             await remember_held(run, proposal.plan, selection)
-            stored = await store_plan(run, proposal, replaces=request.plan or None, selection=selection)
+            stored = await store_plan(run, proposal, replaces=request.plan or None)
             applied: Applied | None = None
             if request.mode == "sync" and stored.number and not stored.verdict.refusals:
                 if stored.verdict.asks:
-                    stored = await agree(run, stored)
+                    stored = await agree(run, stored, propose)
                 if stored.ready:
                     with run.timed("apply"):
                         applied = await carry_out(run, stored)

@@ -6,7 +6,6 @@ What a stage does stands in the function that it calls. Frames are neither hashe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import pandas as pd
@@ -36,7 +35,7 @@ from tasks.read.extract import read_directory
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Client, ReadSide, Run, Side
 from tasks.tell.proposal import Basis, Proposal
-from tasks.tell.report import Report, concluded
+from tasks.tell.report import concluded
 from tasks.tell.stored_plan import StoredPlan
 from tasks.write import canary, chunks
 from tasks.write.apply import Applied, Runner, apply_plan
@@ -197,7 +196,7 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
     past, recent = await in_thread(run.past), await in_thread(run.recent)
     impact = await measure(plan.operations, crowd.snapshot, policy, past, recent)
     verdict = await guard_plan(plan, policy, impact, basis.force)
-    return Proposal(basis, policy, plan, impact, verdict, len(orphans(matched, policy)), plan.warnings)
+    return Proposal(basis, policy, plan, impact, verdict, len(orphans(matched, policy)))
 
 
 # Write
@@ -287,15 +286,4 @@ async def carry_out(run: Run, stored: StoredPlan) -> Applied:
 # Tell
 
 
-@task(name="report", task_run_name="report", **SHARED)
-async def conclude(
-    run: Run,
-    stored: StoredPlan,
-    mode: str,
-    applied: Applied | None,
-    *,
-    since: datetime | None = None,
-    loud: tuple[str, ...] = (),
-) -> Report:
-    """How the run ended: told to the store, on its page, to the caller."""
-    return await concluded(run, stored, mode, applied, since=since, loud=loud)
+conclude = task(name="report", task_run_name="report", **SHARED)(concluded)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from connectors.contract import Directory, Source
-from connectors.model import held_frame, sizes_only
+from connectors.model import sizes_only
 from tasks.decide.impact import Impact
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
@@ -37,7 +37,7 @@ class Basis:
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A plan as the guard sees it, made under `policy` from `basis`. `orphans`: how many records of Crowd belong to no
-    source; `warnings`: records that go on without a field."""
+    source."""
 
     basis: Basis
     policy: Policy
@@ -45,4 +45,3 @@ class Proposal:
     impact: Impact
     verdict: Verdict
     orphans: int = 0
-    warnings: pd.DataFrame = field(default_factory=held_frame)

@@ -229,7 +229,7 @@ def reported(run: Run, stored: StoredPlan, ending: Ending, since: datetime | Non
         orphans=proposal.orphans,
         verified=ending.verified,
         held=plan.held,
-        warnings=proposal.warnings,
+        warnings=plan.warnings,
         refusals=verdict.refusals,
         asks=tuple(ask.text for ask in verdict.asks),
         agreed=verdict.agreed,

@@ -50,8 +50,8 @@ class StoredPlan:
         return bool(self.number) and not self.verdict.stops and not self.rejected
 
 
-async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None, selection: Selection | None) -> StoredPlan:
-    """Stores the plan and shows it as an artifact; `selection`: what it is about, where that is not everybody.
+async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None) -> StoredPlan:
+    """Stores the plan and shows it as an artifact.
 
     With `replaces`, the plan is the proof that the stored one is still true: if it is not, the new one
     is stored, and refused for a person to look at. A plan that waits for agreement is taken up where it is still true.
@@ -62,10 +62,10 @@ async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None, sele
     waits = ""
     if replaces is not None:
         number = await _still_true(run, plan, replaces, now)
-    elif run.writing and selection is None:
+    elif run.writing and proposal.basis.selection is None:
         number, waits = await _waiting(run, plan, verdict, now)
     if number is None and len(plan.operations) and not waits:  # (it would be stored anew at every run until then)
-        number = await _saved(run, proposal, selection, now)
+        number = await _saved(run, proposal, now)
     if replaces not in (None, number):
         moved = f"plan {replaces} is no longer true: the source, Crowd or the policy changed since; "
         way = f"plan {number} takes its place: look at it, then apply it" if number else "nothing is left to do"
@@ -108,7 +108,7 @@ async def _waiting(run: Run, plan: Plan, verdict: Verdict, now: datetime) -> tup
     return number, ""
 
 
-async def _saved(run: Run, proposal: Proposal, selection: Selection | None, now: datetime) -> int:
+async def _saved(run: Run, proposal: Proposal, now: datetime) -> int:
     """The number under which the plan is stored."""
     basis, plan = proposal.basis, proposal.plan
     return await in_thread(
@@ -124,7 +124,7 @@ async def _saved(run: Run, proposal: Proposal, selection: Selection | None, now:
         held=plan.held,
         at=now,
         status="planned",
-        about=str(selection or ""),
+        about=str(basis.selection or ""),
     )
 
 

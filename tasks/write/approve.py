@@ -6,6 +6,7 @@ plans anew. Agreement to a plan that is no longer true counts for nothing; its r
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,11 +18,12 @@ from pydantic import Field
 from connectors.operations import Kind
 from connectors.store import Decision, in_thread
 from tasks.decide.guard import Verdict, limits_of
+from tasks.policy import Policy
 from tasks.run import Run
-from tasks.stages import propose
 from tasks.tell.events import emit
+from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.render import question_markdown
-from tasks.tell.stored_plan import StoredPlan, store_plan, stored_selection
+from tasks.tell.stored_plan import StoredPlan, store_plan
 
 
 class Agreement(RunInput):
@@ -43,7 +45,11 @@ class Agreement(RunInput):
         return "approve_without" if self.without else "approve"
 
 
-async def agree(run: Run, stored: StoredPlan) -> StoredPlan:
+Propose = Callable[[Run, Basis, Policy], Awaitable[Proposal]]
+"""How a plan is made anew: `tasks.stages.propose`."""
+
+
+async def agree(run: Run, stored: StoredPlan, propose: Propose) -> StoredPlan:
     """A plan that needs agreement → what may be carried out: it, the harmless part of it (planned anew), or nothing."""
     decision = await decided(run, stored)
     if decision is None:
@@ -56,8 +62,7 @@ async def agree(run: Run, stored: StoredPlan) -> StoredPlan:
     harmless = run.policy.without(Kind(kind) for kind in decision.without)
     proposal = await propose(run, stored.proposal.basis, harmless)
     await in_thread(run.store.set_plan_status, stored.number, "superseded", at=datetime.now(UTC))
-    selection = await in_thread(stored_selection, run, stored.number)
-    smaller = await store_plan(run, proposal, replaces=None, selection=selection)
+    smaller = await store_plan(run, proposal, replaces=None)
     done = agreed(stored.verdict, decision).agreed
     return replace(smaller, verdict=replace(smaller.verdict, agreed=tuple(f"without: {text}" for text in done)))
 
