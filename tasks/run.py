@@ -78,27 +78,17 @@ class Run:
 
     @property
     def source_side(self) -> Side[Source]:
-        """The source, to be read."""
-        return Side(self.source_name, self.streams[0], self.scopes[0], self.source)
+        """The source, to be read: with the attributes that scope and mapping read."""
+        return Side(self.source_name, f"source:{self.source_name}", Scope(self.policy.wanted()), self.source)
 
     @property
     def crowd_side(self) -> Side[Directory]:
-        """Crowd, to be read."""
-        return Side(self.directory_name, self.streams[1], self.scopes[1], self.directory)
-
-    @property
-    def streams(self) -> tuple[str, str]:
-        """The names of both histories."""
-        return f"source:{self.source_name}", f"directory:{self.directory_name}"
-
-    @property
-    def scopes(self) -> tuple[Scope, Scope]:
-        """Which attributes to ask both sides for."""
+        """Crowd, to be read: with the attributes that are written there."""
         ours = frozenset({ID_ATTRIBUTE, *self.policy.attributes.extra})
-        return Scope(self.policy.wanted()), Scope(ours)
+        return Side(self.directory_name, f"directory:{self.directory_name}", Scope(ours), self.directory)
 
     def departures(self) -> Departures:
-        """Who has been away since when, and what time it is."""
+        """Who left since when, and what time it is."""
         return Departures(self.store.departures(self.directory_name, self.source_name), datetime.now(UTC))
 
     def past(self) -> pd.DataFrame:

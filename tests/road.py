@@ -100,14 +100,14 @@ class Walked:
 
 async def walk(run: Run, *, mode: str = "sync", force: bool = False, size: int = CHUNK) -> Walked:
     """The whole road, or with mode "preview" up to the stored plan. Raises what the stages raise."""
-    (stream, crowd_stream), (scope, crowd_scope) = run.streams, run.scopes
-    source = await read_source(run.source, scope)
-    crowd = await read_directory(run.directory, crowd_scope)
-    kept = await save_snapshot(run.store, stream, source, run.id)
-    crowd_kept = await save_snapshot(run.store, crowd_stream, crowd, run.id)
+    ours, theirs = run.source_side, run.crowd_side
+    source = await read_source(ours.client, ours.scope)
+    crowd = await read_directory(theirs.client, theirs.scope)
+    kept = await save_snapshot(run.store, ours.stream, source, run.id)
+    crowd_kept = await save_snapshot(run.store, theirs.stream, crowd, run.id)
     settled = await settle_unfinished(run.store, run.directory_name, crowd)
-    source = await validated(run.store, stream, source, kept.digest)
-    crowd = await validated(run.store, crowd_stream, crowd, crowd_kept.digest)
+    source = await validated(run.store, ours.stream, source, kept.digest)
+    crowd = await validated(run.store, theirs.stream, crowd, crowd_kept.digest)
     wanted = desired(in_scope(source, run.policy).snapshot, run.policy)
     matched = match(wanted, crowd, run.store.links(run.directory_name), run.policy, run.source_name, source)
     made = plan(matched, source, crowd, run.policy, run.source_name, (kept.digest, crowd_kept.digest))

@@ -1,4 +1,4 @@
-"""What later runs go by: where an incremental read begins, since when people are away, how long records are held."""
+"""What later runs go by: where an incremental read begins, since when people have left, how long records are held."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def last_read(run: Run) -> Since | None:
     """What an incremental read may start from; None where a full one is due, or nothing else can be had."""
     if not run.source.capabilities.delta:
         return None
-    cursor = await in_thread(run.store.cursor, run.streams[0])
+    cursor = await in_thread(run.store.cursor, run.source_side.stream)
     now = datetime.now(UTC)
     due = timedelta(hours=run.policy.reads.full_every_hours)
     if cursor is None or cursor.scope != run.request_digest or not timedelta() <= now - cursor.full_at < due:
@@ -33,11 +33,11 @@ async def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
     cursor = (
         ReadCursor(reading.cursor, run.request_digest, reading.full_at or now, snapshot) if reading.cursor else None
     )
-    await in_thread(run.store.save_cursor, run.streams[0], cursor, at=now)
+    await in_thread(run.store.save_cursor, run.source_side.stream, cursor, at=now)
 
 
 async def remember_departures(run: Run, plan: Plan, selection: Selection | None) -> None:
-    """Keeps since when the people who have an account have been away.
+    """Keeps since when the people who have an account have left.
 
     Also where the plan then waits or is refused: it is what was seen of the source. Not so by a preview, nor by a run
     about one person or group (`selection`): the clocks are everybody's."""

@@ -17,7 +17,7 @@ async def save_snapshot(store: Store, stream: str, snapshot: Snapshot, run: str)
 async def validated(store: Store, stream: str, snapshot: Snapshot, digest: str) -> Snapshot:
     """Snapshot → the part of it that may be worked with. The same content is judged once.
 
-    Raises `IncompleteError` for an empty answer of a source."""
+    Raises `RefusedError` for a source without people, and where a rule about the whole table does not hold."""
     if stream.startswith("source:"):
         validate.refuse_if_empty(snapshot)
         snapshot = validate.trimmed(snapshot)

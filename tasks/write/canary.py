@@ -46,7 +46,7 @@ async def apply_canary(run: Run, plan: int, first: pd.DataFrame, progress: Progr
 
 async def read_back(run: Run, operations: pd.DataFrame) -> Snapshot:
     """What Crowd says now of everything that the operations of one phase are about."""
-    _, scope = run.scopes
+    scope = run.crowd_side.scope
     users, groups, nestings = set[str](), set[str](), False
     for kind, name, target in operations[["kind", "name", "target"]].itertuples(index=False, name=None):
         spec = KINDS[Kind(kind)]

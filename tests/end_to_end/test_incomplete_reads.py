@@ -157,8 +157,8 @@ async def staged(scim: RunningScim, crowd: RunningCrowd, home: Path) -> Scene:
         assert set(first.journal["state"]) == {"done"}
     scim.change(**CHANGES)
     async with scene.walking("before") as run:  # the rows are judged here, once: it takes a second
-        for stream, read in zip(run.streams, await both(run), strict=True):
-            await validated(run.store, stream, read, read.digest())
+        for side, read in zip((run.source_side, run.crowd_side), await both(run), strict=True):
+            await validated(run.store, side.stream, read, read.digest())
     assert not (home / "before.db-wal").exists()
     before = road.content(crowd)
     crowd.faults([{"kind": "slow", "method": "GET", **read, "times": 0} for read in CROWD_READS.values()])
@@ -182,7 +182,8 @@ def as_before(scene: Scene, right: Right) -> Iterator[None]:
 
 
 async def both(run: Any) -> tuple[Snapshot, Snapshot]:
-    return await read_source(run.source, run.scopes[0]), await read_directory(run.directory, run.scopes[1])
+    source, crowd = run.source_side, run.crowd_side
+    return await read_source(source.client, source.scope), await read_directory(crowd.client, crowd.scope)
 
 
 @dataclass(slots=True)

@@ -170,7 +170,7 @@ def run_with(source: Any, store: Store, asked: str = "q", **reads: float) -> Run
 async def read(run: Run, full: bool = False) -> Reading:
     """The first two stages of the flow."""
     reading = await read_since(run.source, Scope(), None if full else await last_read(run), lambda *_: None)
-    kept = run.store.save_snapshot(run.streams[0], reading.snapshot, taken_at=datetime.now(UTC), run=run.id)
+    kept = run.store.save_snapshot(run.source_side.stream, reading.snapshot, taken_at=datetime.now(UTC), run=run.id)
     await remember_read(run, reading, kept.id)
     return reading
 

@@ -190,7 +190,9 @@ def read_whole(policy: Policy) -> bool:
     known = ReadCursor("m", "asked", datetime.now(UTC) - timedelta(hours=6), 1)
     store = SimpleNamespace(cursor=lambda stream: known, load_snapshot=lambda number: Snapshot.of())
     source = SimpleNamespace(capabilities=SimpleNamespace(delta=True))
-    run = SimpleNamespace(source=source, store=store, policy=policy, request_digest="asked", streams=("s", "d"))
+    run = SimpleNamespace(
+        source=source, store=store, policy=policy, request_digest="asked", source_side=SimpleNamespace(stream="s")
+    )
     return asyncio.run(last_read(run)) is None  # type: ignore[arg-type]
 
 

@@ -78,7 +78,7 @@ def owners(links: pd.DataFrame) -> np.ndarray:
 
 def _powers(directory: Snapshot, policy: Policy) -> dict[str, dict[str, str]]:
     """Kind → key of a user or group → the name of the privileged group that it is, or is inside of."""
-    # A walk of its own: `match.with_power` tells whether, and a person who decides by hand must be told which.
+    # A walk of its own: `adoption.with_power` tells whether, and a person who decides by hand must be told which.
     protection = policy.protection.model_copy(update={"privileged_allowed": ()})
     closed = policy.model_copy(update={"protection": protection}).privileged(directory.groups["name"]).to_numpy()
     memberships = directory.memberships
