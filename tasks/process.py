@@ -44,10 +44,10 @@ def _boot() -> str:
     with suppress(OSError):
         return _BOOT.read_text(encoding="ascii").strip()
     with suppress(OSError, subprocess.SubprocessError):  # macOS
-        told = subprocess.run(
+        answer = subprocess.run(
             ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, timeout=5, check=True
         )
-        return told.stdout.strip()
+        return answer.stdout.strip()
     return ""
 
 

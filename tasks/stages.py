@@ -19,7 +19,8 @@ from connectors.contract import Directory, Scope, Source
 from connectors.errors import CrowdsyncError, RetryableError
 from connectors.model import Snapshot
 from connectors.store import in_thread
-from tasks.decide.filter import Scoped, doubled, in_scope
+from tasks.decide.filter import Scoped, in_scope
+from tasks.decide.group_entries import doubled
 from tasks.decide.guard import Verdict, judge
 from tasks.decide.impact import Impact
 from tasks.decide.impact import impact as impact_of

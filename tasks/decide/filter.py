@@ -17,7 +17,6 @@ from connectors.errors import ConfigurationError
 from connectors.model import OUT_OF_SCOPE, Snapshot, held_frame, held_records, sizes_only
 from tasks.decide.conditions import Verdict, Verdicts, conditions_of, fits_block, unread_reasons
 from tasks.decide.group_entries import Below, Meant, admitted, groups_in_scope, meant, unmatched
-from tasks.decide.group_entries import doubled as doubled
 from tasks.decide.names import among
 from tasks.decide.nesting import above_unread, codes_in, flattened, members_below, members_of, nestings
 from tasks.policy import Policy, ScopePolicy, matches

@@ -8,13 +8,12 @@ import orjson
 import pandas as pd
 
 from connectors.operations import KINDS, kinds
-from tasks.decide.match import HANDED_OVER
+from tasks.decide.match import ADOPTED, HANDED_OVER
 from tasks.decide.ownership import ByHand, ended_links, made_links
 from tasks.decide.plan import GIVER
 
 _ENTITY: Final = {kind.value: spec.entity for kind, spec in KINDS.items()}
 _AT_TARGET: Final = tuple(kind for kind, spec in KINDS.items() if spec.stands == "target")
-_ADOPTED: Final = "adopted by "
 
 
 def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -22,14 +21,14 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
 
     `reason` of an adoption says by which key it was made."""
     kind, reason = operations["kind"], operations["reason"]
-    marked = kind.isin(kinds(link="marks")) & reason.str.startswith((_ADOPTED, HANDED_OVER))
+    marked = kind.isin(kinds(link="marks")) & reason.str.startswith((ADOPTED, HANDED_OVER))
     made = kind.isin([*kinds(link="makes"), *kinds(link="moves")]) | marked
     links = operations[made & (operations["source_id"] != "")]
     entity = _entities(links)
     last = ~pd.DataFrame({"kind": entity, "id": links["source_id"]}).duplicated(keep="last")  # a → a~1 → b
     links, entity = links[last], entity[last]
     reason = links["reason"]
-    how = reason.where(reason.str.startswith(_ADOPTED), "created").str.removeprefix(_ADOPTED)
+    how = reason.where(reason.str.startswith(ADOPTED), "created").str.removeprefix(ADOPTED)
     how = how.where(~reason.str.startswith(HANDED_OVER), HANDED_OVER)
     found = pd.DataFrame(
         {

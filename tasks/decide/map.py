@@ -28,6 +28,7 @@ from connectors.model import (
 )
 from tasks.decide.fields import (
     CONTROL_IN_TEXT,
+    FIELDS,
     NO_ADDRESS,
     readable,
     readable_attributes,
@@ -35,7 +36,6 @@ from tasks.decide.fields import (
     too_long,
     without,
 )
-from tasks.decide.fields import FIELDS as FIELDS
 from tasks.decide.names import arrow_text, clashes, spelled
 from tasks.decide.values import Sources, attribute_texts, field_value
 from tasks.policy import Groups, Policy, Usernames, matches, replaced

@@ -19,13 +19,14 @@ from tasks.decide.correlation import Correlation, Surroundings
 from tasks.decide.map import Desired
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.owners import owned
-from tasks.decide.owners import split_mark as split_mark
 from tasks.policy import Policy, matches
 
 SHARED = "everyone"
 """How a group for everyone is matched that is there already: our people go in and out, and that is all."""
 HANDED_OVER = "handed over"
 """How a group takes the Crowd group of one that is gone from the source, under another id."""
+ADOPTED = "adopted by "
+"""How the reason of an operation begins whose record was found by a key; the key follows, and how the link was made."""
 LINKS = ("source", "kind", "id", "name", "how", "made_at")
 
 

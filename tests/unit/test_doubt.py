@@ -12,7 +12,8 @@ import pytest
 from connectors.errors import IncompleteError
 from connectors.model import DISABLED, ID_ATTRIBUTE, OUT_OF_SCOPE, Snapshot
 from connectors.store import Store
-from tasks.decide.filter import doubled, in_scope
+from tasks.decide.filter import in_scope
+from tasks.decide.group_entries import doubled
 from tasks.decide.guard import judge
 from tasks.decide.map import desired
 from tasks.decide.match import match

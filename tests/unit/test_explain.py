@@ -12,8 +12,9 @@ import pytest
 from connectors.errors import ConfigurationError, RecordError
 from connectors.model import Snapshot
 from tasks.decide.explain import Explained, explain
+from tasks.decide.fields import FIELDS
 from tasks.decide.filter import in_scope
-from tasks.decide.map import FIELDS, desired
+from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.policy import Policy
 from tests.support.frames import person, policy_with, snapshot, team

@@ -17,8 +17,9 @@ from connectors.model import (
     users_frame,
 )
 from connectors.operations import Kind
+from tasks.decide.fields import FIELDS
 from tasks.decide.filter import in_scope, ruled
-from tasks.decide.map import FIELDS, desired, usernames
+from tasks.decide.map import desired, usernames
 from tasks.decide.match import Matched, match
 from tasks.policy import Policy, Usernames
 from tasks.read import validate

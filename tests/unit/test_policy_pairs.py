@@ -517,7 +517,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "nothing is reported": patched("tasks.policy.Operations.of", lambda self, kind: "on"),
     "the scope is ignored": patched("tests.support.worlds.in_scope", everybody),
     "protection is ignored": patched(
-        [f"tasks.decide.plan.{step}.matches" for step in ("ground", "renames", "accounts", "groups")], nothing_fits
+        [f"tasks.decide.plan.{step}.matches" for step in ("inputs", "renames", "accounts", "groups")], nothing_fits
     ),
     "privileged groups are open": patched("tasks.policy.Policy.privileged", lambda self, names: nothing_fits(names)),
     "everybody has been away for long": with_field("leavers.delete_after_days", 1),

@@ -60,7 +60,7 @@ def selecting(world: World, policy: Policy) -> Callable[[Selection | None], Plan
 
 
 STEPS = (
-    "stand",
+    "plan_inputs",
     "find_leavers",
     "find_renames",
     "change_accounts",

@@ -16,25 +16,25 @@ NAMES: Final = 10
 def lines(impact: Impact) -> list[str]:
     """The impact in plain words, the most dangerous first."""
     power = impact.privileged
-    told = [
+    said = [
         f"{group} loses its last administrator{'' if len(who) == 1 else 's'} ({_some(who)})"
         for group, who in _by_group(power[power["group"].isin(impact.administrators_lost) & (power["what"] == "loses")])
     ]
-    told += _power_lines(power[power["what"] == "gains"], "gains")
-    told += [f"{u.what}: {u.now:,}, at most {u.most_before:,} in the {u.runs} runs before" for u in impact.unusual]
+    said += _power_lines(power[power["what"] == "gains"], "gains")
+    said += [f"{u.what}: {u.now:,}, at most {u.most_before:,} in the {u.runs} runs before" for u in impact.unusual]
     if count := len(impact.shut_out):
         whom = "1 person loses" if count == 1 else f"{count:,} people lose"
-        told.append(f"{whom} all access: {_some(impact.shut_out)}")
+        said.append(f"{whom} all access: {_some(impact.shut_out)}")
     if count := len(impact.emptied):
         what = "1 group is" if count == 1 else f"{count:,} groups are"
-        told.append(f"{what} emptied: {_some(impact.emptied)}")
+        said.append(f"{what} emptied: {_some(impact.emptied)}")
     rest = ~power["group"].isin(impact.administrators_lost) & (power["what"] == "loses")
-    told += _power_lines(power[rest], "loses")
+    said += _power_lines(power[rest], "loses")
     if impact.active_before != impact.active_after:
-        told.append(f"active accounts {impact.active_before:,} → {impact.active_after:,}")
+        said.append(f"active accounts {impact.active_before:,} → {impact.active_after:,}")
     if impact.seats_before is not None and impact.seats_after is not None and impact.seats_before != impact.seats_after:
-        told.append(f"licence seats {impact.seats_before:,} → {impact.seats_after:,}")
-    return told
+        said.append(f"licence seats {impact.seats_before:,} → {impact.seats_after:,}")
+    return said
 
 
 def _some(names: Sequence[str]) -> str:
@@ -49,7 +49,7 @@ def _by_group(rows: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
 
 
 def _power_lines(rows: pd.DataFrame, verb: str) -> list[str]:
-    told = [f"privileged: {group} {verb} {_some(who)}" for group, who in _by_group(rows)]
-    if len(told) > NAMES:
-        told[NAMES:] = [f"privileged: {len(told) - NAMES:,} more groups {verb.removesuffix('s')} members too"]
-    return told
+    said = [f"privileged: {group} {verb} {_some(who)}" for group, who in _by_group(rows)]
+    if len(said) > NAMES:
+        said[NAMES:] = [f"privileged: {len(said) - NAMES:,} more groups {verb.removesuffix('s')} members too"]
+    return said

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from connectors.model import ID_ATTRIBUTE, Snapshot, sizes_only
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired, usernames
-from tasks.decide.match import split_mark
 from tasks.decide.names import among, arrow_text, crowd_ids
+from tasks.decide.owners import split_mark
 from tasks.policy import Policy, matches
 
 KINDS: Final = ("user", "group")

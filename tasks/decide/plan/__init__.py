@@ -19,8 +19,8 @@ from connectors.operations import Kind
 from tasks.decide.match import Matched
 from tasks.decide.plan import evidence
 from tasks.decide.plan.accounts import change_accounts, create_accounts
-from tasks.decide.plan.ground import Ground, stand
 from tasks.decide.plan.groups import change_groups, create_groups
+from tasks.decide.plan.inputs import PlanInputs, plan_inputs
 from tasks.decide.plan.leavers import find_leavers
 from tasks.decide.plan.memberships import change_memberships
 from tasks.decide.plan.model import COLUMNS, GIVER, KNOWN, Departures, Owned, Plan
@@ -48,14 +48,16 @@ def plan(
     """Matched records → plan. `digests` are those of both snapshots, where they are known already. Without `departures`
     nobody has been gone for long; with `selection` it is the part that concerns one person or group. `doubts` are those
     that the stages before had."""
-    ground = stand(matched, source, directory, policy, source_name, None if departures is None else departures.since)
-    leavers = find_leavers(ground, departures)
-    named = find_renames(ground, leavers)
-    accounts = change_accounts(ground, leavers, named)
-    groups = change_groups(ground)
-    new_accounts = create_accounts(ground, named)
-    new_groups = create_groups(ground, groups.deleted)
-    memberships = change_memberships(ground, leavers, named, new_accounts, groups, new_groups)
+    inputs = plan_inputs(
+        matched, source, directory, policy, source_name, None if departures is None else departures.since
+    )
+    leavers = find_leavers(inputs, departures)
+    named = find_renames(inputs, leavers)
+    accounts = change_accounts(inputs, leavers, named)
+    groups = change_groups(inputs)
+    new_accounts = create_accounts(inputs, named)
+    new_groups = create_groups(inputs, groups.deleted)
+    memberships = change_memberships(inputs, leavers, named, new_accounts, groups, new_groups)
 
     steps = [leavers.step, named.step, accounts, groups.step, new_accounts.step, new_groups.step, memberships]
     operations, forbidden = _allowed(together([step.operations for step in steps]), policy)
@@ -63,7 +65,7 @@ def plan(
     rows = [row for step in steps for row in step.held]
     held = pd.concat([matched.held, *([held_frame(rows)] if rows else [])], ignore_index=True)
     if selection is not None:
-        operations = _selected(ground, named, operations, selection)
+        operations = _selected(inputs, named, operations, selection)
         held, withheld, reported = selection.holding(held), {}, reported[:0]
     operations.insert(0, "seq", np.arange(1, len(operations) + 1))
     operations = operations[["seq", "phase", *COLUMNS, *KNOWN]]
@@ -73,14 +75,14 @@ def plan(
         withheld,
         reported,
         leavers.people,
-        evidence.links(ground),
-        evidence.stale(ground, operations),
-        evidence.owned(ground),
+        evidence.links(inputs),
+        evidence.stale(inputs, operations),
+        evidence.owned(inputs),
         _digest(operations, digests or (source.digest(), directory.digest()), policy),
-        gone=evidence.gone(ground, leavers, groups.orphaned, operations),
-        shielded=evidence.shielded(ground, operations, held),
-        warnings=evidence.warnings(ground),
-        doubts=(*doubts, *evidence.doubts(ground)),
+        gone=evidence.gone(inputs, leavers, groups.orphaned, operations),
+        shielded=evidence.shielded(inputs, operations, held),
+        warnings=evidence.warnings(inputs),
+        doubts=(*doubts, *evidence.doubts(inputs)),
         handed_over=matched.handed_over,
     )
 
@@ -97,15 +99,15 @@ def _allowed(operations: pd.DataFrame, policy: Policy) -> tuple[pd.DataFrame, li
     return operations[allowed].sort_values("phase", kind="stable", ignore_index=True), withheld
 
 
-def _selected(ground: Ground, named: Renames, operations: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+def _selected(inputs: PlanInputs, named: Renames, operations: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     """Operations → those of a selection."""
-    wanted = (ground.users["id"] == selection.person).to_numpy()
-    at = ground.user_at[wanted]
+    wanted = (inputs.users["id"] == selection.person).to_numpy()
+    at = inputs.user_at[wanted]
     now = {
-        *ground.accounts["username"][ground.accounts["owner"] == selection.person],
-        *ground.accounts["username"].iloc[at[at >= 0]],
+        *inputs.accounts["username"][inputs.accounts["owner"] == selection.person],
+        *inputs.accounts["username"].iloc[at[at >= 0]],
     }
-    nested = ground.directory.memberships[(ground.directory.memberships["member_kind"] == "group").to_numpy()]
+    nested = inputs.directory.memberships[(inputs.directory.memberships["member_kind"] == "group").to_numpy()]
     nestings = list(nested[["group_id", "member_id"]].astype("str").itertuples(index=False, name=None))
     return selection.of(operations, now, set(named.final[wanted]), nestings).reset_index(drop=True)
 

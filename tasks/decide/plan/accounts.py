@@ -10,10 +10,10 @@ import pandas as pd
 
 from connectors.model import sizes_only
 from connectors.operations import Kind
-from tasks.decide.map import FIELDS
+from tasks.decide.fields import FIELDS
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.plan.attributes import attribute_changes
-from tasks.decide.plan.ground import Ground, alike, held_row, taken_by
+from tasks.decide.plan.inputs import PlanInputs, alike, changeable, held_row, taken_by
 from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
 from tasks.decide.plan.renames import Renames
 from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, fields_before, frame, records
@@ -23,21 +23,17 @@ DISABLED = "is disabled in the source"
 ACTIVE = "is active in the source"
 
 
-def change_accounts(ground: Ground, leavers: FoundLeavers, named: Renames) -> StepResult:
+def change_accounts(inputs: PlanInputs, leavers: FoundLeavers, named: Renames) -> StepResult:
     """One full replace per account that differs, named after the most serious change in it; and the attributes, which
     Crowd keeps apart."""
-    known = np.flatnonzero(ground.user_at >= 0)
-    at = ground.user_at[known]
-    open_ = ~named.frozen[at] & ~leavers.departed[at]
-    known, at = known[open_], at[open_]
-    wanted = ground.users.iloc[known].reset_index(drop=True)
-    now = ground.accounts.iloc[at].reset_index(drop=True)
+    fixed = named.frozen | leavers.departed
+    known, wanted, now = changeable(inputs.users, inputs.accounts, inputs.user_at, fixed)
     differs, after = _fields(wanted, now)
     stops = (now["active"] & ~wanted["active"]).to_numpy(dtype=bool, copy=True)
-    stops &= np.isin(leavers.action[at], SHUTS_OUT)
+    stops &= np.isin(leavers.action[inputs.user_at[known]], SHUTS_OUT)
     starts = (~now["active"] & wanted["active"]).to_numpy(dtype=bool, copy=True)
     withheld = []
-    allows = ground.policy.operations
+    allows = inputs.policy.operations
 
     def changed(kind: Kind, after: pd.DataFrame, which: np.ndarray, reason: str) -> pd.DataFrame:
         return _replaces(kind, wanted["id"], now, after, which, reason)
@@ -56,7 +52,7 @@ def change_accounts(ground: Ground, leavers: FoundLeavers, named: Renames) -> St
         after = now.copy()
     after["active"] = np.where(stops, False, np.where(starts, True, now["active"].to_numpy()))
     after["username"] = named.final[known]
-    attributes = attribute_changes(ground, Kind.USER_ATTRIBUTES, wanted, now, after["username"])
+    attributes = attribute_changes(inputs, Kind.USER_ATTRIBUTES, wanted, now, after["username"])
     parts = [
         # A deactivation comes before the renames, everything else after them.
         changed(Kind.USER_DEACTIVATE, after.assign(username=now["username"]), stops, DISABLED),
@@ -104,10 +100,10 @@ class CreatedAccounts:
     created: np.ndarray
 
 
-def create_accounts(ground: Ground, named: Renames) -> CreatedAccounts:
+def create_accounts(inputs: PlanInputs, named: Renames) -> CreatedAccounts:
     """Accounts for active people who have none; held where the name is not to be had."""
-    users = ground.users
-    new = (ground.user_at < 0) & users["active"].to_numpy(dtype=bool)
+    users = inputs.users
+    new = (inputs.user_at < 0) & users["active"].to_numpy(dtype=bool)
     names = crowd_ids(users["username"])
     held: list[HeldRow] = []
 
@@ -115,8 +111,8 @@ def create_accounts(ground: Ground, named: Renames) -> CreatedAccounts:
         held.extend(held_row(users.iloc[i], "", reason(i)) for i in np.flatnonzero(which).tolist())
 
     blocked = new & among(names, named.taken) if new.any() else new
-    hold(blocked, lambda i: taken_by(ground, "user", names.iloc[i], users["id"].iloc[i]))
-    closed = new & ~blocked & matches(users["username"], ground.policy.protection.users).to_numpy()
+    hold(blocked, lambda i: taken_by(inputs, "user", names.iloc[i], users["id"].iloc[i]))
+    closed = new & ~blocked & matches(users["username"], inputs.policy.protection.users).to_numpy()
     hold(closed, lambda _: "its username is a protected one")
     look = new & ~blocked & ~closed & (named.lookalikes != "")
     hold(look, lambda i: alike("user", named.lookalikes[i]))
@@ -126,10 +122,10 @@ def create_accounts(ground: Ground, named: Renames) -> CreatedAccounts:
         Kind.USER_CREATE,
         people["username"],
         source_id=people["id"],
-        record=records(people, ground.name + ":" + people["id"]),
+        record=records(people, inputs.name + ":" + people["id"]),
         reason=["is new in scope"] * len(people),
     )
-    state = ground.policy.operations.of(Kind.USER_CREATE)
+    state = inputs.policy.operations.of(Kind.USER_CREATE)
     if state == "on":
         return CreatedAccounts(StepResult(made, tuple(held)), created)
     withheld = (Withheld(made, state),) if len(made) else ()

@@ -7,8 +7,8 @@ import pandas as pd
 
 from connectors.model import ID_ATTRIBUTE
 from connectors.operations import KINDS, MARKS, Kind
-from tasks.decide.match import HANDED_OVER
-from tasks.decide.plan.ground import Ground
+from tasks.decide.match import ADOPTED, HANDED_OVER
+from tasks.decide.plan.inputs import PlanInputs
 from tasks.decide.plan.rows import (
     DIFFERS,
     Row,
@@ -22,16 +22,16 @@ from tasks.decide.plan.rows import (
 
 
 def attribute_changes(
-    ground: Ground, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, final: pd.Series
+    inputs: PlanInputs, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, final: pd.Series
 ) -> StepResult:
     """Desired records and their Crowd records (row by row), and the names that these have after the plan → changes of
     attributes. Ownership marks are set under the name that the record has now."""
-    mark = np.asarray(ground.name + ":" + wanted["id"], dtype=object)
+    mark = np.asarray(inputs.name + ":" + wanted["id"], dtype=object)
     unmarked = now["mark"].to_numpy(dtype=object) != mark
     texts = (now["attributes"] != wanted["attributes"]).to_numpy(dtype=bool)
     names = now["username" if kind is Kind.USER_ATTRIBUTES else "name"].where(unmarked, final)
-    state = ground.policy.operations.user_update if kind is Kind.USER_ATTRIBUTES else "on"
-    handed = ground.matched.handed_over
+    state = inputs.policy.operations.user_update if kind is Kind.USER_ATTRIBUTES else "on"
+    handed = inputs.matched.handed_over
     givers = dict(zip(handed["after"], handed["before"], strict=True))
     rows: list[Row] = []
     phases: list[int] = []
@@ -64,4 +64,4 @@ def _reason(how: str) -> str:
     """How the owner of a record was found → why it is marked."""
     if how == HANDED_OVER:
         return f"{HANDED_OVER}: the group that had it is gone from the source"
-    return "marks ownership" if how == "link" else f"adopted by {how}"
+    return "marks ownership" if how == "link" else f"{ADOPTED}{how}"

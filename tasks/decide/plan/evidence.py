@@ -11,107 +11,107 @@ from connectors.model import DISABLED, OUT_OF_SCOPE, held_frame
 from connectors.operations import KINDS, Kind, kinds
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.plan.differences import positions
-from tasks.decide.plan.ground import Ground
+from tasks.decide.plan.inputs import PlanInputs
 from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
 from tasks.decide.plan.model import Owned
 
 
-def owned(ground: Ground) -> Owned:
+def owned(inputs: PlanInputs) -> Owned:
     """What the source owns before the plan, with what it adopts."""
-    mine = (ground.accounts["owner"] != "").to_numpy(copy=True)
-    mine[ground.user_at[ground.user_at >= 0]] = True
-    groups = (ground.directory_groups["owner"] != "").to_numpy(copy=True)
-    groups[ground.group_at[ground.own_groups]] = True
-    at = positions(ground.directory.memberships["group_id"], ground.directory_group_index)
-    nested = (ground.directory.memberships["member_kind"] == "group").to_numpy()
+    mine = (inputs.accounts["owner"] != "").to_numpy(copy=True)
+    mine[inputs.user_at[inputs.user_at >= 0]] = True
+    groups = (inputs.directory_groups["owner"] != "").to_numpy(copy=True)
+    groups[inputs.group_at[inputs.own_groups]] = True
+    at = positions(inputs.directory.memberships["group_id"], inputs.directory_group_index)
+    nested = (inputs.directory.memberships["member_kind"] == "group").to_numpy()
     inside = groups[at] & (at >= 0)
     return Owned(
         int(mine.sum()),
-        int((mine & ground.accounts["active"].to_numpy(dtype=bool)).sum()),
+        int((mine & inputs.accounts["active"].to_numpy(dtype=bool)).sum()),
         int(groups.sum()),
         int((inside & ~nested).sum()),
         int((inside & nested).sum()),
     )
 
 
-def gone(ground: Ground, leavers: FoundLeavers, orphaned: np.ndarray, operations: pd.DataFrame) -> pd.DataFrame:
+def gone(inputs: PlanInputs, leavers: FoundLeavers, orphaned: np.ndarray, operations: pd.DataFrame) -> pd.DataFrame:
     """Of whom and what the plan takes something because the source did not list them: kind, id. `orphaned`: Crowd
     groups of ours that are in scope no more (bool)."""
     kind, absent = operations["kind"], leavers.absent & leavers.departed
-    ids = ground.accounts["owner"][absent]
+    ids = inputs.accounts["owner"][absent]
     of_people = operations[kind.isin(kinds(shuts_out=True))]
     losing = crowd_ids(operations["name"][kind == Kind.MEMBERSHIP_REMOVE])
-    taken = among(ids, of_people["source_id"]) | among(ground.accounts["id"][absent], losing)
-    listed = pd.concat([ground.source.groups["id"], ground.held_ids("group")])
-    lost = orphaned & ~among(ground.directory_groups["owner"], listed)
+    taken = among(ids, of_people["source_id"]) | among(inputs.accounts["id"][absent], losing)
+    listed = pd.concat([inputs.source.groups["id"], inputs.held_ids("group")])
+    lost = orphaned & ~among(inputs.directory_groups["owner"], listed)
     names = pd.concat(
         [
             operations["target"][kind.isin([Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE])],
             operations["name"][kind.isin([Kind.GROUP_DELETE, Kind.NESTING_REMOVE])],
         ]
     )
-    groups = ground.directory_groups[lost & among(ground.directory_groups["id"], crowd_ids(names))]
-    parts = [("user", ids[taken]), ("group", groups["owner"]), ("group", ground.matched.handed_over["before"])]
+    groups = inputs.directory_groups[lost & among(inputs.directory_groups["id"], crowd_ids(names))]
+    parts = [("user", ids[taken]), ("group", groups["owner"]), ("group", inputs.matched.handed_over["before"])]
     frames = [pd.DataFrame({"kind": kind, "id": of}, dtype="str") for kind, of in parts]
     return pd.concat(frames, ignore_index=True).drop_duplicates(ignore_index=True)
 
 
-def shielded(ground: Ground, operations: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
+def shielded(inputs: PlanInputs, operations: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     """Who has left by the source's word and keeps an active account all the same: held, with `account`."""
     stopped = crowd_ids(operations["name"][operations["kind"].isin(kinds(shuts_out=True))])
-    active = ground.accounts[ground.accounts["active"] & ~among(ground.accounts["id"], stopped)]
+    active = inputs.accounts[inputs.accounts["active"] & ~among(inputs.accounts["id"], stopped)]
     account: dict[str, str] = {}
     if (held["away"] != "").any():
         for column in ("owner", "linked", "marked"):
             account |= {one: name for one, name in zip(active[column], active["username"], strict=True) if one}
     word = held["away"].ne("") & (held["kind"] == "user") & held["id"].isin(list(account))
     # (What the policy leaves alone is its own choice, and no doubt.)
-    rules = ground.policy.leavers
+    rules = inputs.policy.leavers
     action = held["away"].map({DISABLED: rules.disabled, OUT_OF_SCOPE: rules.out_of_scope})
     word &= action.isin([*SHUTS_OUT, "delete"])
     found = held[word].drop_duplicates("id")
     return found.assign(account=found["id"].map(account).astype("str")).reset_index(drop=True)
 
 
-def warnings(ground: Ground) -> pd.DataFrame:
+def warnings(inputs: PlanInputs) -> pd.DataFrame:
     """Those of the stages before, and groups whose name in Crowd is another one: Crowd cannot rename groups."""
-    known = np.flatnonzero(ground.own_groups)
-    at = ground.group_at[known]
-    wanted = ground.groups.iloc[known]
-    other = crowd_ids(wanted["name"]).to_numpy(dtype=object) != ground.directory_groups["id"].to_numpy(dtype=object)[at]
-    names = ground.directory_groups["name"].to_numpy(dtype=object)[at[other]]
+    known = np.flatnonzero(inputs.own_groups)
+    at = inputs.group_at[known]
+    wanted = inputs.groups.iloc[known]
+    other = crowd_ids(wanted["name"]).to_numpy(dtype=object) != inputs.directory_groups["id"].to_numpy(dtype=object)[at]
+    names = inputs.directory_groups["name"].to_numpy(dtype=object)[at[other]]
     found = held_frame(
         ("group", row.id, row.name, "plan", f"is still called {name!r} in Crowd, which cannot rename groups")
         for row, name in zip(wanted[other].itertuples(), names, strict=True)
     )
-    return pd.concat([ground.matched.warnings, found], ignore_index=True)
+    return pd.concat([inputs.matched.warnings, found], ignore_index=True)
 
 
-def doubts(ground: Ground) -> Iterator[str]:
+def doubts(inputs: PlanInputs) -> Iterator[str]:
     """What speaks against taking anything away, beyond numbers."""
-    if ground.matched.unknown_marks:
+    if inputs.matched.unknown_marks:
         yield (
-            f"{ground.matched.unknown_marks} records of Crowd bear this source's mark and are not in our database, "
+            f"{inputs.matched.unknown_marks} records of Crowd bear this source's mark and are not in our database, "
             "though others are: it is older than Crowd, as when a backup was put back; put the newest one back, or "
             "agree that what it says of leavers holds"
         )
 
 
-def links(ground: Ground) -> pd.DataFrame:
+def links(inputs: PlanInputs) -> pd.DataFrame:
     """Ownership that Crowd's marks alone tell (kind, id, name, how), also of those who leave: a database that knows
     only some of them would look as if it were older than Crowd."""
     parts = []
-    for kind, records in (("user", ground.accounts), ("group", ground.directory_groups)):
-        handed = among(records["owner"], ground.matched.handed_over["after"]) & (kind == "group")
+    for kind, records in (("user", inputs.accounts), ("group", inputs.directory_groups)):
+        handed = among(records["owner"], inputs.matched.handed_over["after"]) & (kind == "group")
         found = records[(records["how"] == "id") & ~handed]  # (those who are handed one get theirs with the mark)
         parts.append(pd.DataFrame({"kind": kind, "id": found["owner"], "name": found["id"], "how": "id"}, dtype="str"))
     return pd.concat(parts, ignore_index=True)
 
 
-def stale(ground: Ground, operations: pd.DataFrame) -> pd.DataFrame:
+def stale(inputs: PlanInputs, operations: pd.DataFrame) -> pd.DataFrame:
     """Links (kind, id) to records that are gone and whose names the plan gives to somebody else."""
     named = operations[operations["kind"].isin([*kinds(link="makes"), *kinds(link="moves")])]
-    found = ground.matched.stale
+    found = inputs.matched.stale
     if named.empty or found.empty:
         return found.loc[[], ["kind", "id"]]
     names = crowd_ids(named["target"].where(named["kind"] == Kind.USER_RENAME, named["name"]))

@@ -12,8 +12,8 @@ from connectors.model import ID_ATTRIBUTE, crowd_id, sizes_only
 from connectors.operations import Kind
 from tasks.decide.names import among, clashes, crowd_ids
 from tasks.decide.plan.attributes import attribute_changes
-from tasks.decide.plan.ground import Ground, alike, held_row, taken_by
-from tasks.decide.plan.power import closed_groups, nestings_now
+from tasks.decide.plan.inputs import PlanInputs, alike, changeable, held_row, taken_by
+from tasks.decide.plan.privileged import closed_groups, nestings_now
 from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, frame, json, nothing
 from tasks.policy import matches
 
@@ -28,21 +28,17 @@ class ChangedGroups:
     deleted: np.ndarray
 
 
-def change_groups(ground: Ground) -> ChangedGroups:
+def change_groups(inputs: PlanInputs) -> ChangedGroups:
     """Ownership marks, descriptions, and groups that go."""
-    known = np.flatnonzero(ground.group_at >= 0)
-    at = ground.group_at[known]
-    open_ = ~ground.frozen_groups[at] & ~ground.shared_groups[known]
-    known, at = known[open_], at[open_]
-    wanted = ground.groups.iloc[known].reset_index(drop=True)
-    now = ground.directory_groups.iloc[at].reset_index(drop=True)
+    at = np.where(inputs.own_groups, inputs.group_at, -1)
+    _, wanted, now = changeable(inputs.groups, inputs.directory_groups, at, inputs.frozen_groups)
     wanted = wanted.assign(attributes=now["attributes"])  # groups carry no mapped attributes
-    marks = attribute_changes(ground, Kind.GROUP_ATTRIBUTES, wanted, now, now["name"])
-    orphaned = _orphaned(ground)
-    deleted, held = _deleted(ground, orphaned)
-    parts = [marks.operations, _descriptions(wanted, now), _deletions(ground, deleted)]
+    marks = attribute_changes(inputs, Kind.GROUP_ATTRIBUTES, wanted, now, now["name"])
+    orphaned = _orphaned(inputs)
+    deleted, held = _deleted(inputs, orphaned)
+    parts = [marks.operations, _descriptions(wanted, now), _deletions(inputs, deleted)]
     operations = pd.concat([part for part in parts if part is not None], ignore_index=True)
-    deleted &= ground.policy.operations.allows(Kind.GROUP_DELETE)
+    deleted &= inputs.policy.operations.allows(Kind.GROUP_DELETE)
     return ChangedGroups(StepResult(operations, tuple(held), marks.withheld), orphaned, deleted)
 
 
@@ -62,24 +58,24 @@ def _descriptions(wanted: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame | Non
     )
 
 
-def _orphaned(ground: Ground) -> np.ndarray:
+def _orphaned(inputs: PlanInputs) -> np.ndarray:
     """Crowd groups that we own and whose group is gone or out of scope: bool."""
-    owner = ground.directory_groups["owner"]
+    owner = inputs.directory_groups["owner"]
     orphaned = (
-        (owner != "") & ~among(owner, ground.groups["id"]) & ~among(owner, ground.held_ids("group"))
-    ).to_numpy() & ~ground.frozen_groups
+        (owner != "") & ~among(owner, inputs.groups["id"]) & ~among(owner, inputs.held_ids("group"))
+    ).to_numpy() & ~inputs.frozen_groups
     # (Gone from the source, and yet wanted: the policy puts everybody into it.)
-    orphaned[ground.group_at[ground.shared_groups]] = False
+    orphaned[inputs.group_at[inputs.shared_groups]] = False
     return np.asarray(orphaned, dtype=bool)
 
 
-def _deleted(ground: Ground, orphaned: np.ndarray) -> tuple[np.ndarray, list[HeldRow]]:
+def _deleted(inputs: PlanInputs, orphaned: np.ndarray) -> tuple[np.ndarray, list[HeldRow]]:
     """Which Crowd groups the policy would have deleted (bool), and those of them that are held."""
-    deleted, held = orphaned & (ground.policy.leavers.groups == "delete"), list[HeldRow]()
+    deleted, held = orphaned & (inputs.policy.leavers.groups == "delete"), list[HeldRow]()
     if deleted.any():
         # Members of a group inside a privileged one have its power: to take it away is not ours.
-        groups = ground.directory_groups
-        closed = closed_groups(ground, groups["name"], *nestings_now(ground, groups["id"]))
+        groups = inputs.directory_groups
+        closed = closed_groups(inputs, groups["name"], *nestings_now(inputs, groups["id"]))
         for i in np.flatnonzero(deleted & closed):
             group = pd.Series({"id": groups["owner"].iloc[i], "name": groups["name"].iloc[i]})
             held.append(held_row(group, "", "to be deleted, but it is inside a privileged group", "group"))
@@ -87,11 +83,11 @@ def _deleted(ground: Ground, orphaned: np.ndarray) -> tuple[np.ndarray, list[Hel
     return deleted, held
 
 
-def _deletions(ground: Ground, deleted: np.ndarray) -> pd.DataFrame | None:
+def _deletions(inputs: PlanInputs, deleted: np.ndarray) -> pd.DataFrame | None:
     if not deleted.any():
         return None
-    gone = ground.directory_groups[deleted]
-    there = among(gone["owner"], ground.source.groups["id"])
+    gone = inputs.directory_groups[deleted]
+    there = among(gone["owner"], inputs.source.groups["id"])
     reason = np.where(there, "is out of scope", "is gone from the source")
     return frame(Kind.GROUP_DELETE, gone["name"], source_id=gone["owner"], reason=reason)
 
@@ -105,20 +101,20 @@ class CreatedGroups:
     created: np.ndarray
 
 
-def create_groups(ground: Ground, deleted: np.ndarray) -> CreatedGroups:
+def create_groups(inputs: PlanInputs, deleted: np.ndarray) -> CreatedGroups:
     """Groups that Crowd does not have; held where the name is not to be had, or gives power. `deleted`: the Crowd
     groups that go (bool)."""
-    groups, there = ground.groups, ground.directory_groups[~deleted]
-    protected = matches(groups["name"], ground.policy.protection.groups)
-    closed = (protected | ground.policy.privileged(groups["name"])).to_numpy()
-    new = ground.group_at < 0
+    groups, there = inputs.groups, inputs.directory_groups[~deleted]
+    protected = matches(groups["name"], inputs.policy.protection.groups)
+    closed = (protected | inputs.policy.privileged(groups["name"])).to_numpy()
+    new = inputs.group_at < 0
     taken = among(crowd_ids(groups["name"]), there["id"])
     held: list[HeldRow] = []
 
     def hold(which: np.ndarray, reason: Callable[[int], str]) -> None:
         held.extend(held_row(groups.iloc[i], "", reason(i), "group") for i in np.flatnonzero(which).tolist())
 
-    hold(new & taken, lambda i: taken_by(ground, "group", crowd_id(groups["name"].iloc[i]), groups["id"].iloc[i]))
+    hold(new & taken, lambda i: taken_by(inputs, "group", crowd_id(groups["name"].iloc[i]), groups["id"].iloc[i]))
     hold(new & closed & ~taken, lambda _: "is a protected or privileged group that the policy does not name")
     fits = new & ~closed & ~taken
     look = fits.copy()
@@ -132,7 +128,7 @@ def create_groups(ground: Ground, deleted: np.ndarray) -> CreatedGroups:
     reason = ["is new in scope"] * len(chosen)
     record = [json({"description": d}) for d in chosen["description"]]
     made = frame(Kind.GROUP_CREATE, chosen["name"], source_id=chosen["id"], record=record, reason=reason)
-    state = ground.policy.operations.of(Kind.GROUP_CREATE)
+    state = inputs.policy.operations.of(Kind.GROUP_CREATE)
     if state != "on":
         withheld = (Withheld(made, state),) if len(made) else ()
         return CreatedGroups(StepResult(nothing(), tuple(held), withheld), np.zeros(len(groups), dtype=bool))
@@ -140,7 +136,7 @@ def create_groups(ground: Ground, deleted: np.ndarray) -> CreatedGroups:
         Kind.GROUP_ATTRIBUTES,
         chosen["name"],
         source_id=chosen["id"],
-        record=[json({"attributes": {ID_ATTRIBUTE: [f"{ground.name}:{i}"]}}) for i in chosen["id"]],
+        record=[json({"attributes": {ID_ATTRIBUTE: [f"{inputs.name}:{i}"]}}) for i in chosen["id"]],
         reason=["marks ownership"] * len(chosen),
     )
     return CreatedGroups(StepResult(pd.concat([made, marked], ignore_index=True), tuple(held)), created)

@@ -11,7 +11,7 @@ import pandas as pd
 from connectors.model import DISABLED, OUT_OF_SCOPE, sizes_only
 from connectors.operations import Kind
 from tasks.decide.names import among
-from tasks.decide.plan.ground import Ground, held_row
+from tasks.decide.plan.inputs import PlanInputs, held_row
 from tasks.decide.plan.model import Departures
 from tasks.decide.plan.rows import HeldRow, StepResult, frame, records
 
@@ -44,61 +44,61 @@ class FoundLeavers:
         return np.asarray(self.departed & (self.action == "delete"))
 
 
-def find_leavers(ground: Ground, departures: Departures | None) -> FoundLeavers:
+def find_leavers(inputs: PlanInputs, departures: Departures | None) -> FoundLeavers:
     """Whoever is held counts too, where the source's word that they left is clear: doubt about the rest does not
     shield them. Without `departures` nobody has been gone for long."""
-    owner, adopted = _owners(ground)
-    ours, wanted, word = _words(ground, owner)
+    owner, adopted = _owners(inputs)
+    ours, wanted, word = _words(inputs, owner)
     listed = np.zeros(len(owner), dtype=bool)
-    listed[ours] = among(pd.Series(owner[ours], dtype="str"), ground.source.users["id"])
+    listed[ours] = among(pd.Series(owner[ours], dtype="str"), inputs.source.users["id"])
     spoken = word != ""
     absent = ours & ~wanted & ~listed & ~spoken
     outside = ours & ~wanted & listed & ~spoken | (word == OUT_OF_SCOPE)
     disabled = ours & wanted & ~spoken | (word == DISABLED)
     action, why = np.full((2, len(owner)), "", dtype=object)
-    rules = ground.policy.leavers
+    rules = inputs.policy.leavers
     for which, of_policy, reason in (
         (absent, rules.deleted, "is gone from the source"),
         (outside, rules.out_of_scope, "is out of scope"),
         (disabled, rules.disabled, "is disabled in the source"),
     ):
         action[which], why[which] = of_policy, reason
-    _delete_late(ground, departures, owner, ours, (action, why))
-    frozen, held = ground.frozen_accounts.copy(), list[HeldRow]()
+    _delete_late(inputs, departures, owner, ours, (action, why))
+    frozen, held = inputs.frozen_accounts.copy(), list[HeldRow]()
     for i in np.flatnonzero(adopted & (action == "delete") & ~frozen):
         frozen[i] = True  # what was never ours is not taken in order to be deleted
-        person = ground.users[(ground.users["id"] == owner[i]).to_numpy()].iloc[0]
+        person = inputs.users[(inputs.users["id"] == owner[i]).to_numpy()].iloc[0]
         held.append(held_row(person, "", f"{why[i]}, and its Crowd account is nobody's: delete that by hand"))
-    frozen[spoken & ~ground.closed_accounts] = False
+    frozen[spoken & ~inputs.closed_accounts] = False
     departed = (absent | outside | spoken | (action == "delete")) & ~frozen
     stripped = np.isin(action, TAKES_GROUPS) & ~frozen
     left = action != ""
     people = pd.DataFrame({"id": pd.array(owner[left], dtype="str"), "why": pd.array(why[left], dtype="str")})
-    operations = _operations(ground, action, why, departed)
+    operations = _operations(inputs, action, why, departed)
     return FoundLeavers(StepResult(operations, tuple(held)), action, why, absent, departed, stripped, frozen, people)
 
 
-def _owners(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
+def _owners(inputs: PlanInputs) -> tuple[np.ndarray, np.ndarray]:
     """For each account who owns it after this plan (id, ""), and whether it is nobody's yet (bool)."""
-    at = ground.user_at[ground.user_at >= 0]
-    owner = ground.accounts["owner"].to_numpy(dtype=object, copy=True)
+    at = inputs.user_at[inputs.user_at >= 0]
+    owner = inputs.accounts["owner"].to_numpy(dtype=object, copy=True)
     adopted = np.zeros(len(owner), dtype=bool)
     adopted[at] = owner[at] == ""
-    owner[at] = ground.users["id"].to_numpy(dtype=object)[ground.user_at >= 0]
+    owner[at] = inputs.users["id"].to_numpy(dtype=object)[inputs.user_at >= 0]
     return owner, adopted
 
 
-def _words(ground: Ground, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _words(inputs: PlanInputs, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each account whether it is one of ours whose person is not active (bool), whether the person is wanted
     (bool), and what the source says of a held one: the word, "" for none. Held ones without a word are left out."""
-    known = ground.user_at >= 0
-    at = ground.user_at[known]
+    known = inputs.user_at >= 0
+    at = inputs.user_at[known]
     wanted, active = np.zeros((2, len(owner)), dtype=bool)
     wanted[at] = True
-    active[at] = ground.users["active"].to_numpy(dtype=bool)[known]
+    active[at] = inputs.users["active"].to_numpy(dtype=bool)[known]
     # Few have left, and only they are looked up.
     few = np.flatnonzero((owner != "") & ~active)
-    held = ground.matched.held[ground.matched.held["kind"] == "user"]
+    held = inputs.matched.held[inputs.matched.held["kind"] == "user"]
     words = dict(zip(held["id"], held["away"], strict=True))
     words |= {key: word for key, word in zip(held["id"], held["away"], strict=True) if word}
     few = few[[bool(words.get(one, "?")) for one in owner[few]]]
@@ -110,7 +110,7 @@ def _words(ground: Ground, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _delete_late(
-    ground: Ground,
+    inputs: PlanInputs,
     departures: Departures | None,
     owner: np.ndarray,
     ours: np.ndarray,
@@ -118,7 +118,7 @@ def _delete_late(
 ) -> None:
     """Turns action and why of those who left long enough ago into a deletion; both arrays are changed in place."""
     action, why = due
-    days = ground.policy.leavers.delete_after_days
+    days = inputs.policy.leavers.delete_after_days
     if days is None or departures is None or not len(departures.since):
         return
     long = departures.since[departures.since["since"] <= pd.Timestamp(departures.now) - pd.Timedelta(days=days)]
@@ -129,12 +129,12 @@ def _delete_late(
     why[late] = [f"{w} since {since[o]}" for w, o in zip(why[late], owner[late], strict=True)]
 
 
-def _operations(ground: Ground, action: np.ndarray, why: np.ndarray, departed: np.ndarray) -> pd.DataFrame:
+def _operations(inputs: PlanInputs, action: np.ndarray, why: np.ndarray, departed: np.ndarray) -> pd.DataFrame:
     """What is done to the accounts of those who left; the disabled are shut out with their other changes."""
     deleted = departed & (action == "delete")
-    active = ground.accounts["active"].to_numpy(dtype=bool)
+    active = inputs.accounts["active"].to_numpy(dtype=bool)
     shut = departed & np.isin(action, SHUTS_OUT) & active
-    gone, closed = ground.accounts[deleted], ground.accounts[shut]
+    gone, closed = inputs.accounts[deleted], inputs.accounts[shut]
     parts = [
         frame(
             Kind.USER_DELETE,

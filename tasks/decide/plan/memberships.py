@@ -12,10 +12,10 @@ from connectors.model import sizes_only
 from connectors.operations import Kind
 from tasks.decide.plan.accounts import CreatedAccounts
 from tasks.decide.plan.differences import Pairs, difference, no_pairs, positions
-from tasks.decide.plan.ground import Ground
 from tasks.decide.plan.groups import ChangedGroups, CreatedGroups
+from tasks.decide.plan.inputs import PlanInputs
 from tasks.decide.plan.leavers import FoundLeavers
-from tasks.decide.plan.power import held_for_power, powerful
+from tasks.decide.plan.privileged import held_for_power, powerful
 from tasks.decide.plan.renames import Renames
 from tasks.decide.plan.rows import HeldRow, StepResult, nothing, pairs
 
@@ -50,7 +50,7 @@ class _Rights:
 
 # (A parameter for each decision before it.)
 def change_memberships(
-    ground: Ground,
+    inputs: PlanInputs,
     leavers: FoundLeavers,
     named: Renames,
     accounts: CreatedAccounts,
@@ -58,13 +58,13 @@ def change_memberships(
     groups: CreatedGroups,
 ) -> StepResult:
     """All differences of memberships and nestings that may be made up for."""
-    codes = _codes(ground, named)
-    closed = powerful(ground, codes.group_names, codes.group, changed.deleted)
-    held = held_for_power(ground, closed[: len(ground.directory_groups)])
-    groups_may = _group_rights(ground, closed, changed, groups, len(codes.group_names))
-    rights = _rights(ground, groups_may, leavers, named, accounts, len(codes.usernames))
-    people, nestings, now = _differences(ground, codes, rights)
-    fits, circles = _without_circles(ground, nestings, now, codes.group_names, changed.deleted)
+    codes = _codes(inputs, named)
+    closed = powerful(inputs, codes.group_names, codes.group, changed.deleted)
+    held = held_for_power(inputs, closed[: len(inputs.directory_groups)])
+    groups_may = _group_rights(inputs, closed, changed, groups, len(codes.group_names))
+    rights = _rights(inputs, groups_may, leavers, named, accounts, len(codes.usernames))
+    people, nestings, now = _differences(inputs, codes, rights)
+    fits, circles = _without_circles(inputs, nestings, now, codes.group_names, changed.deleted)
     names = codes.group_names
     parts = [
         pairs(kind, members_of[members], names[of_groups], reason)
@@ -79,16 +79,16 @@ def change_memberships(
     return StepResult(pd.concat(parts, ignore_index=True) if parts else nothing(), (*held, *circles))
 
 
-def _codes(ground: Ground, named: Renames) -> _Codes:
-    now = ground.accounts["username"].to_numpy(dtype=object)
+def _codes(inputs: PlanInputs, named: Renames) -> _Codes:
+    now = inputs.accounts["username"].to_numpy(dtype=object)
     final = now.copy()
-    known = ground.user_at >= 0
-    final[ground.user_at[known]] = named.final[known]
-    accounts, groups = len(ground.accounts), len(ground.directory_groups)
-    names = (ground.directory_groups["name"], ground.groups["name"])
+    known = inputs.user_at >= 0
+    final[inputs.user_at[known]] = named.final[known]
+    accounts, groups = len(inputs.accounts), len(inputs.directory_groups)
+    names = (inputs.directory_groups["name"], inputs.groups["name"])
     return _Codes(
-        np.where(known, ground.user_at, accounts + np.arange(len(ground.users))),
-        np.where(ground.group_at >= 0, ground.group_at, groups + np.arange(len(ground.groups))),
+        np.where(known, inputs.user_at, accounts + np.arange(len(inputs.users))),
+        np.where(inputs.group_at >= 0, inputs.group_at, groups + np.arange(len(inputs.groups))),
         np.concatenate([final, named.final]),
         np.concatenate([now, named.final]),
         np.concatenate([side.to_numpy(dtype=object) for side in names]),
@@ -96,42 +96,42 @@ def _codes(ground: Ground, named: Renames) -> _Codes:
 
 
 def _group_rights(
-    ground: Ground, closed: np.ndarray, changed: ChangedGroups, created: CreatedGroups, total: int
+    inputs: PlanInputs, closed: np.ndarray, changed: ChangedGroups, created: CreatedGroups, total: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """By code of group (bool): into which something may be put, out of which people may be taken, out of which groups,
     and which groups may be taken out."""
-    groups, at = len(ground.directory_groups), ground.group_at
+    groups, at = len(inputs.directory_groups), inputs.group_at
     fixed = np.zeros(total, dtype=bool)
-    fixed[:groups] = ground.frozen_groups
+    fixed[:groups] = inputs.frozen_groups
     fixed |= closed
     exists = np.zeros(total, dtype=bool)
     exists[at[at >= 0]] = True
     exists[groups + np.flatnonzero(created.created)] = True
     ours = np.zeros(total, dtype=bool)
-    ours[:groups] = (ground.directory_groups["owner"] != "").to_numpy()
+    ours[:groups] = (inputs.directory_groups["owner"] != "").to_numpy()
     ours[at[at >= 0]] = True
-    if ground.policy.leavers.groups != "empty":
+    if inputs.policy.leavers.groups != "empty":
         ours[:groups] &= ~changed.orphaned
     shared = np.zeros(total, dtype=bool)  # of these only our people are ours, not the groups in them
-    shared[at[ground.shared_groups]] = True
+    shared[at[inputs.shared_groups]] = True
     return ~fixed & exists, ~fixed & ours, ~fixed & ours & ~shared, ours & ~fixed
 
 
 def _rights(
-    ground: Ground,
+    inputs: PlanInputs,
     groups: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     leavers: FoundLeavers,
     named: Renames,
     created: CreatedAccounts,
     total: int,
 ) -> _Rights:
-    accounts, at = len(ground.accounts), ground.user_at
+    accounts, at = len(inputs.accounts), inputs.user_at
     give = np.zeros(total, dtype=bool)
     give[at[at >= 0]] = True
     give[accounts + np.flatnonzero(created.created)] = True
     give[:accounts] &= ~named.frozen
     take = np.zeros(total, dtype=bool)
-    take[:accounts] = (ground.accounts["owner"] != "").to_numpy()
+    take[:accounts] = (inputs.accounts["owner"] != "").to_numpy()
     take[at[at >= 0]] = True
     # Those who leave keep their memberships, which Crowd ignores, unless the policy takes them.
     take[:accounts] &= ~named.frozen & (~leavers.departed | leavers.stripped)
@@ -143,23 +143,23 @@ def _rights(
 
 
 def _differences(
-    ground: Ground, codes: _Codes, rights: _Rights
+    inputs: PlanInputs, codes: _Codes, rights: _Rights
 ) -> tuple[tuple[Pairs, Pairs], tuple[Pairs, Pairs], Pairs]:
     """Memberships to add and to remove, nestings to add and to remove, and the nestings of now."""
     # People and groups apart: a name may be that of both, and groups in groups are few.
-    wanted, now = ground.matched.memberships, ground.directory.memberships
+    wanted, now = inputs.matched.memberships, inputs.directory.memberships
     nested, now_nested = ((side["member_kind"] == "group").to_numpy() for side in (wanted, now))
-    group_of = positions(wanted["group_id"], ground.group_index, codes.group)
-    now_group = positions(now["group_id"], ground.directory_group_index)
-    user_of = np.where(nested, -1, positions(wanted["member_id"], ground.user_index, codes.user))
-    now_user = np.where(now_nested, -1, positions(now["member_id"], ground.account_index))
-    child_of = positions(wanted["member_id"][nested], ground.group_index, codes.group)
-    now_child = positions(now["member_id"][now_nested], ground.directory_group_index)
+    group_of = positions(wanted["group_id"], inputs.group_index, codes.group)
+    now_group = positions(now["group_id"], inputs.directory_group_index)
+    user_of = np.where(nested, -1, positions(wanted["member_id"], inputs.user_index, codes.user))
+    now_user = np.where(now_nested, -1, positions(now["member_id"], inputs.account_index))
+    child_of = positions(wanted["member_id"][nested], inputs.group_index, codes.group)
+    now_child = positions(now["member_id"][now_nested], inputs.directory_group_index)
     there = now_group[now_nested], now_child
     people = difference(
         (group_of, user_of), (now_group, now_user), len(codes.usernames), rights.give, rights.take, rights.stripped
     )
-    if ground.policy.groups.nesting == "ignore":
+    if inputs.policy.groups.nesting == "ignore":
         return people, (no_pairs(), no_pairs()), there
     total, fill = len(codes.group_names), rights.give[0]
     nestings = difference((group_of[nested], child_of), there, total, (fill, fill), (rights.empty, rights.unnest))
@@ -167,7 +167,7 @@ def _differences(
 
 
 def _without_circles(
-    ground: Ground, nestings: tuple[Pairs, Pairs], now: Pairs, names: np.ndarray, deleted: np.ndarray
+    inputs: PlanInputs, nestings: tuple[Pairs, Pairs], now: Pairs, names: np.ndarray, deleted: np.ndarray
 ) -> tuple[Pairs, list[HeldRow]]:
     """Nestings to add and to remove, and those of now → those to add that close no circle, for Crowd has none; and the
     others, as held. `deleted`: Crowd groups that go (bool)."""
@@ -176,7 +176,7 @@ def _without_circles(
     if not len(parents):
         return (parents, members), held
     below = _below(now, deleted)
-    if ground.policy.operations.allows(Kind.NESTING_REMOVE):
+    if inputs.policy.operations.allows(Kind.NESTING_REMOVE):
         for parent, child in zip(*(side.tolist() for side in removed), strict=True):
             below[parent].discard(child)
     fits = np.ones(len(parents), dtype=bool)

@@ -11,7 +11,7 @@ import pandas as pd
 from connectors.model import ID_ATTRIBUTE, crowd_id, sizes_only
 from connectors.operations import Kind
 from tasks.decide.names import among, clashes, crowd_ids
-from tasks.decide.plan.ground import Ground, alike, held_row, taken_by
+from tasks.decide.plan.inputs import PlanInputs, alike, held_row, taken_by
 from tasks.decide.plan.leavers import FoundLeavers
 from tasks.decide.plan.rows import HeldRow, Row, StepResult, Withheld, json, of_rows
 from tasks.policy import matches
@@ -38,10 +38,10 @@ class _Movers:
     """The renames that are left, while one after another is held. `by_name`: the name that each wants → its row among
     the desired people; `left`: the names that they give up."""
 
-    def __init__(self, ground: Ground, frozen: np.ndarray, current: np.ndarray, moves: np.ndarray) -> None:
-        self.ground, self.frozen, self.current, self.moves = ground, frozen, current, moves
-        self.ids = ground.users["account"].to_numpy(dtype=object)
-        self.wanted = crowd_ids(ground.users["username"]).to_numpy(dtype=object)
+    def __init__(self, inputs: PlanInputs, frozen: np.ndarray, current: np.ndarray, moves: np.ndarray) -> None:
+        self.inputs, self.frozen, self.current, self.moves = inputs, frozen, current, moves
+        self.ids = inputs.users["account"].to_numpy(dtype=object)
+        self.wanted = crowd_ids(inputs.users["username"]).to_numpy(dtype=object)
         self.by_name: dict[str, int] = {self.wanted[i]: i for i in np.flatnonzero(moves).tolist()}
         self.left = {self.ids[i] for i in self.by_name.values()}
         self.held: list[HeldRow] = []
@@ -51,8 +51,8 @@ class _Movers:
         found, waiting = [], [(first, reason)]
         while waiting:
             i, reason = waiting.pop()
-            self.held.append(held_row(self.ground.users.iloc[i], self.current[i], reason))
-            self.frozen[self.ground.user_at[i]] = True
+            self.held.append(held_row(self.inputs.users.iloc[i], self.current[i], reason))
+            self.frozen[self.inputs.user_at[i]] = True
             self.moves[i] = False
             del self.by_name[self.wanted[i]]
             self.left.discard(self.ids[i])
@@ -62,34 +62,34 @@ class _Movers:
         return found
 
 
-def find_renames(ground: Ground, leavers: FoundLeavers) -> Renames:
+def find_renames(inputs: PlanInputs, leavers: FoundLeavers) -> Renames:
     """Who is renamed, and what creations must know of names."""
-    users, at = ground.users, ground.user_at
+    users, at = inputs.users, inputs.user_at
     known, active = at >= 0, users["active"].to_numpy(dtype=bool)
     frozen = leavers.frozen.copy()
     current = np.full(len(users), "", dtype=object)
-    current[known] = ground.accounts["username"].to_numpy(dtype=object)[at[known]]
+    current[known] = inputs.accounts["username"].to_numpy(dtype=object)[at[known]]
     wanted = crowd_ids(users["username"]).to_numpy(dtype=object)
     # Who is disabled keeps the name: many providers give the deleted another one.
     moves = known & (wanted != users["account"].to_numpy(dtype=object)) & active
     moves[known] &= ~frozen[at[known]] & ~leavers.departed[at[known]]
     new = ~known & active
-    allows = ground.policy.operations
-    deleted = set(ground.accounts["id"][leavers.deleted]) if allows.allows(Kind.USER_DELETE) else set[str]()
-    taken = _taken(ground, deleted) if moves.any() or new.any() else set[str]()
+    allows = inputs.policy.operations
+    deleted = set(inputs.accounts["id"][leavers.deleted]) if allows.allows(Kind.USER_DELETE) else set[str]()
+    taken = _taken(inputs, deleted) if moves.any() or new.any() else set[str]()
     withheld: tuple[Withheld, ...] = ()
     if not allows.allows(Kind.USER_RENAME):
         whole = zip(users["id"][moves], current[moves], users["username"][moves], strict=True)
-        rows = [_rename(ground, *one, CHANGED) for one in whole]
+        rows = [_rename(inputs, *one, CHANGED) for one in whole]
         withheld = (Withheld(of_rows(rows), allows.of(Kind.USER_RENAME)),) if rows else ()
         moves[:] = False
-    movers = _Movers(ground, frozen, current, moves)
-    for i in np.flatnonzero(moves & matches(users["username"], ground.policy.protection.users).to_numpy()).tolist():
+    movers = _Movers(inputs, frozen, current, moves)
+    for i in np.flatnonzero(moves & matches(users["username"], inputs.policy.protection.users).to_numpy()).tolist():
         if moves[i]:
             movers.hold(i, "its new username is a protected one")
     for name, i in list(movers.by_name.items()):
         if name in taken and name not in movers.left and moves[i]:
-            movers.hold(i, taken_by(ground, "user", name, users["id"].iloc[i]))
+            movers.hold(i, taken_by(inputs, "user", name, users["id"].iloc[i]))
     lookalikes = _lookalikes(movers, new, deleted)
     operations = _operations(movers, taken)
     final = np.where(known, current, users["username"].to_numpy(dtype=object))
@@ -97,20 +97,20 @@ def find_renames(ground: Ground, leavers: FoundLeavers) -> Renames:
     return Renames(StepResult(operations, tuple(movers.held), withheld), frozen, final, lookalikes, frozenset(taken))
 
 
-def _taken(ground: Ground, deleted: set[str]) -> set[str]:
+def _taken(inputs: PlanInputs, deleted: set[str]) -> set[str]:
     """The names that are in use now and will not be given up by a deletion, folded."""
-    there = set(ground.account_index.to_numpy(dtype=object)) - deleted
-    return there | set(ground.unread("user")["id"]) if there else there
+    there = set(inputs.account_index.to_numpy(dtype=object)) - deleted
+    return there | set(inputs.unread("user")["id"]) if there else there
 
 
 def _lookalikes(movers: _Movers, new: np.ndarray, deleted: set[str]) -> np.ndarray:
     """For each desired person the name of an account that stays and looks like the wanted name, ""; renames to such a
     name are held, and then the names that they keep count too."""
-    ground, users = movers.ground, movers.ground.users
+    inputs, users = movers.inputs, movers.inputs.users
     found = np.full(len(users), "", dtype=object)
-    names = ground.accounts["username"]
+    names = inputs.accounts["username"]
     if deleted or movers.left:
-        names = names[~among(ground.accounts["id"], deleted | movers.left)]
+        names = names[~among(inputs.accounts["id"], deleted | movers.left)]
     while len(names) and (movers.moves.any() or new.any()):
         open_ = np.flatnonzero((movers.moves | new) & (found == ""))
         found[open_] = clashes(users["username"].iloc[open_], names) if len(open_) else ""
@@ -124,20 +124,20 @@ def _lookalikes(movers: _Movers, new: np.ndarray, deleted: set[str]) -> np.ndarr
 def _operations(movers: _Movers, taken: set[str]) -> pd.DataFrame:
     """The renames that are left. Changes in place what each account is called (`movers.current`) and, where a circle
     needs a name for a while, `taken`."""
-    ground, current, rows = movers.ground, movers.current, []
-    usernames = ground.users["username"]
+    inputs, current, rows = movers.inputs, movers.current, []
+    usernames = inputs.users["username"]
     for i, makes_room in _in_order(movers.by_name, {i: movers.ids[i] for i in movers.by_name.values()}):
         target, reason = usernames.iloc[i], CHANGED
         if makes_room:
             target, reason = _aside(current[i], taken), "makes room: names go round in a circle"
             taken.add(crowd_id(target))
-        rows.append(_rename(ground, ground.users["id"].iloc[i], current[i], target, reason))
+        rows.append(_rename(inputs, inputs.users["id"].iloc[i], current[i], target, reason))
         current[i] = target
     return of_rows(rows)
 
 
-def _rename(ground: Ground, identity: str, old: str, new: str, reason: str) -> Row:
-    record = json({"attributes": {ID_ATTRIBUTE: [f"{ground.name}:{identity}"]}})
+def _rename(inputs: PlanInputs, identity: str, old: str, new: str, reason: str) -> Row:
+    record = json({"attributes": {ID_ATTRIBUTE: [f"{inputs.name}:{identity}"]}})
     return Row(Kind.USER_RENAME.value, old, new, identity, record, json({"username": old}), reason)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from connectors.model import ID_ATTRIBUTE, sizes_only
 from connectors.operations import KINDS, Kind
-from tasks.decide.map import FIELDS
+from tasks.decide.fields import FIELDS
 from tasks.decide.plan.model import COLUMNS, GIVER
 
 HeldRow = tuple[str, ...]

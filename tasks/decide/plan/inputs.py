@@ -18,7 +18,7 @@ from tasks.policy import Policy, matches
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Ground:
+class PlanInputs:
     """Both sides, the policy, and where everything is.
 
     `user_at`, `group_at`: for each desired record the row of its Crowd record, -1 where it has none. (An index keeps
@@ -82,16 +82,16 @@ class Ground:
         return held[(held["kind"] == kind) & ~among(held["id"], read["id"])].drop_duplicates("id")
 
 
-def stand(
+def plan_inputs(
     matched: Matched, source: Snapshot, directory: Snapshot, policy: Policy, name: str, since: pd.DataFrame | None
-) -> Ground:
-    """Matched records and both snapshots → the ground. `name`: the source's."""
+) -> PlanInputs:
+    """Matched records and both snapshots → the inputs. `name`: the source's."""
     closed = _closed(matched.accounts, policy.protection.users, "username")
     closed_groups = _closed(matched.directory_groups, policy.protection.groups, "name")
     frozen_groups = _frozen("group", matched, matched.directory_groups, closed_groups, policy)
     frozen_groups |= policy.privileged(matched.directory_groups["name"]).to_numpy()
     account_index, directory_group_index = pd.Index(matched.accounts["id"]), pd.Index(matched.directory_groups["id"])
-    return Ground(
+    return PlanInputs(
         matched,
         source,
         directory,
@@ -139,6 +139,16 @@ def _claims(kind: str, held: pd.DataFrame, policy: Policy) -> pd.Series:
     return crowd_ids(pd.concat([raw, held["name"][mapped]]))
 
 
+def changeable(
+    wanted: pd.DataFrame, existing: pd.DataFrame, at: np.ndarray, fixed: np.ndarray
+) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:
+    """Desired records and those of Crowd (`at`: where each has its own, -1 for none) → the rows of those that may be
+    changed; they, and their Crowd records, row by row. `fixed`: Crowd records that stay as they are (bool)."""
+    known = np.flatnonzero(at >= 0)
+    known = known[~fixed[at[known]]]
+    return known, wanted.iloc[known].reset_index(drop=True), existing.iloc[at[known]].reset_index(drop=True)
+
+
 def held_row(record: pd.Series, account: str, reason: str, kind: str = "user") -> HeldRow:
     """A desired record that the planner holds → its row; `account`: what it is called in Crowd now, "" for nothing."""
     name = record["username" if kind == "user" else "name"]
@@ -152,9 +162,9 @@ def alike(kind: str, other: str) -> str:
     return f"looks like the existing Crowd {kind} {other!r}; rename one of them"
 
 
-def taken_by(ground: Ground, kind: str, name: str, identity: str) -> str:
+def taken_by(inputs: PlanInputs, kind: str, name: str, identity: str) -> str:
     """Why a name cannot be had: whose it is, since when that one is gone, and what hands it over."""
-    records = ground.accounts if kind == "user" else ground.directory_groups
+    records = inputs.accounts if kind == "user" else inputs.directory_groups
     at = pd.Index(records["id"]).get_indexer(pd.Index([name]))[0]
     what = "account" if kind == "user" else "group"
     if at < 0:
@@ -164,22 +174,22 @@ def taken_by(ground: Ground, kind: str, name: str, identity: str) -> str:
         whose = "another source's" if records["foreign"].iloc[at] else "nobody's"
         return f"a Crowd {what} of this name is there, and {whose}"
     shown = records["username" if kind == "user" else "name"].iloc[at]
-    way = f"crowdsync links hand-over {ground.name} {owner} {identity} --kind {kind}"
+    way = f"crowdsync links hand-over {inputs.name} {owner} {identity} --kind {kind}"
     same = "the same person" if kind == "user" else "to be this group's"
-    state = _state(ground, kind, owner)
+    state = _state(inputs, kind, owner)
     return f"the Crowd {what} {shown!r} belongs to {owner}, {state}; if it is {same}: {way}"
 
 
-def _state(ground: Ground, kind: str, owner: str) -> str:
+def _state(inputs: PlanInputs, kind: str, owner: str) -> str:
     """What the source says of the one who owns a Crowd record, in words."""
-    listed = ground.source.users if kind == "user" else ground.source.groups
+    listed = inputs.source.users if kind == "user" else inputs.source.groups
     of = listed[(listed["id"] == owner).to_numpy()]
     if len(of):
         called = of["username" if kind == "user" else "name"].iloc[0]
         return f"which is {called!r} in the source" + ("" if kind == "group" or of["active"].iloc[0] else ", disabled")
-    if (ground.held_ids(kind) == owner).any():
+    if (inputs.held_ids(kind) == owner).any():
         return "which is held"
-    if kind == "group" or ground.since is None:
+    if kind == "group" or inputs.since is None:
         return "which is gone from the source"
-    since = ground.since.loc[ground.since["id"] == owner, "since"]
+    since = inputs.since.loc[inputs.since["id"] == owner, "since"]
     return "which is gone from the source" + (f" since {since.iloc[0]:%Y-%m-%d}" if len(since) else "")
