@@ -12,6 +12,7 @@ import os
 import random
 from collections import Counter
 
+import numpy as np
 import orjson
 import pandas as pd
 import pytest
@@ -19,11 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.errors import ConfigurationError
-from connectors.model import (
-    ID_ATTRIBUTE,
-    Snapshot,
-    crowd_id,
-)
+from connectors.model import ID_ATTRIBUTE, Snapshot, crowd_id, held_frame
 from connectors.operations import KINDS, Kind, was_active
 from tasks.decide.plan import Plan
 from tasks.policy import Policy
@@ -163,6 +160,17 @@ def check_owned_once(crowd: ModelCrowd, links: ModelLinks) -> None:
     assert len(whose) == len(set(whose))
 
 
+def partly_unread(directory: Snapshot, rng: random.Random) -> Snapshot:
+    """A directory in which some records are there and cannot be read."""
+    held = list[tuple[str, ...]]()
+    kept = []
+    for kind, frame, name in (("user", directory.users, "username"), ("group", directory.groups, "name")):
+        unread = np.array([rng.random() < 0.3 for _ in range(len(frame))], dtype=bool)
+        kept.append(frame[~unread])
+        held += [(kind, row["id"], row[name], "extract", "no attributes") for _, row in frame[unread].iterrows()]
+    return Snapshot.of(*kept, directory.memberships, held_frame(held))
+
+
 def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4) -> Counter[str]:
     """All that must hold of one world under one policy."""
     source = world.source()
@@ -184,13 +192,15 @@ def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4
     for _ in range(interruptions):
         crowd, links = world.crowd.copy(), world.links.copy()
         part = interrupted(made, crowd, links, rng)
-        way = rng.choice(("settled", "recorded late", "links lost"))
+        way = rng.choice(("settled", "settled in part", "recorded late", "links lost"))
         if way == "links lost" and (not world.marked or part["kind"].isin(UNMARKED).any()):
             way = "settled"
         if way == "links lost":
             links = ModelLinks({k: v for k, v in links.rows.items() if k[0] != SOURCE})
         elif way == "settled" and len(part):
             record(links, part[settle(part, crowd.snapshot(policy.attributes.extra))])
+        elif way == "settled in part" and len(part):
+            record(links, part[settle(part, partly_unread(crowd.snapshot(policy.attributes.extra), rng))])
         elif len(part):
             holds = settle(part, crowd.snapshot(policy.attributes.extra))
             last = part[holds & (part["kind"] != Kind.GROUP_CREATE)].tail(1).index
