@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from connectors.errors import CrowdsyncError, RefusedError
-from connectors.store import Lease, Store
+from connectors.store import Lease, Store, in_thread
 
 SECONDS = 120.0
 """How long a lease holds without being renewed; it is renewed every fifth of that."""
@@ -58,7 +58,7 @@ async def only_writer(
     start = time.monotonic()
     while True:
         asked = time.monotonic()
-        lease = await asyncio.to_thread(store.take_lease, directory, holder, seconds=seconds)
+        lease = await in_thread(store.take_lease, directory, holder, seconds=seconds)
         if lease is not None:
             break
         if busy == "skip" or time.monotonic() - start > patience:
@@ -84,7 +84,7 @@ async def _keep(store: Store, writing: Writing, seconds: float) -> None:
         await asyncio.sleep(seconds / 5)
         asked = time.monotonic()
         try:
-            writing.lease = await asyncio.to_thread(store.renew_lease, writing.lease, seconds=seconds)
+            writing.lease = await in_thread(store.renew_lease, writing.lease, seconds=seconds)
             writing.good_until = asked + seconds
         except RefusedError as error:
             writing.lost = error
