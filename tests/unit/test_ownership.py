@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +13,16 @@ import pandas as pd
 import pytest
 
 from connectors.errors import ConfigurationError, RefusedError
-from connectors.model import ID_ATTRIBUTE, Snapshot, attributes_text, groups_frame, memberships_frame, users_frame
-from tasks.decide.names import fold_one
+from connectors.model import (
+    ID_ATTRIBUTE,
+    Snapshot,
+    attributes_text,
+    groups_frame,
+    held_frame,
+    memberships_frame,
+    users_frame,
+)
+from tasks.decide.names import fold
 from tasks.decide.ownership import (
     BY_HAND,
     ByHand,
@@ -58,8 +67,15 @@ def person(key: str, name: str, email: str = "", active: bool = True) -> tuple[A
     return (key, name, email, "F", "L", "D", active, "{}")
 
 
-def crowd(users: list[Any] = [], groups: list[Any] = [], members: list[Any] = []) -> Snapshot:  # noqa: B006
-    return Snapshot.of(users_frame(users), groups_frame(groups), memberships_frame(members))
+def crowd(
+    users: Sequence[Any] = (),
+    groups: Sequence[Any] = (),
+    members: Sequence[Any] = (),
+    unread: Sequence[tuple[str, str]] = (),
+) -> Snapshot:
+    """`unread`: kind and name of what Crowd has and cannot be read."""
+    held = held_frame((kind, name.lower(), name, "read", "name is not text") for kind, name in unread)
+    return Snapshot.of(users_frame(users), groups_frame(groups), memberships_frame(members), held)
 
 
 def links(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
@@ -67,7 +83,7 @@ def links(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["source", "kind", "id", "name"], dtype="str").assign(how="created", made_at=AT)
 
 
-def seen(people: list[Any], groups: list[Any] = [], policy: Policy | None = None) -> Wanted:  # noqa: B006
+def seen(people: Sequence[Any], groups: Sequence[Any] = (), policy: Policy | None = None) -> Wanted:
     return wanted("new", AT, crowd(people, groups), policy or Policy())
 
 
@@ -91,7 +107,7 @@ def address(rng: random.Random, name: str) -> str:
 def world(rng: random.Random) -> tuple[Snapshot, pd.DataFrame, list[Any]]:
     """Crowd with accounts of the old source and of others, links for most of them, and the new source's people."""
     taken: set[str] = set()
-    users, ties = [], []
+    users, ties, unread = [], [], []
     for number, name in enumerate(rng.sample(NAMES, rng.randint(10, 25))):
         name = rng.choice([name, name, name.upper()])
         if name.lower() in taken:
@@ -100,7 +116,10 @@ def world(rng: random.Random) -> tuple[Snapshot, pd.DataFrame, list[Any]]:
         owner = rng.choice(["old:"] * 5 + ["new:", "other:", ""])
         owner += str(number) if owner else ""
         mark = owner if rng.random() < 0.85 else rng.choice(["", "old:99", f"old:{number + 1}", "new:1"])
-        users.append(account(name, mark, address(rng, name), rng.random() < 0.8))
+        if rng.random() < 0.1:
+            unread.append(("user", name))
+        else:
+            users.append(account(name, mark, address(rng, name), rng.random() < 0.8))
         if owner and rng.random() < 0.7:
             source, _, key = owner.partition(":")
             ties.append((source, "user", key, name))
@@ -108,7 +127,7 @@ def world(rng: random.Random) -> tuple[Snapshot, pd.DataFrame, list[Any]]:
     for number in range(rng.randint(10, 25)):
         name = rng.choice(NAMES)
         people.append(person(str(number), rng.choice([name, name.title()]), address(rng, name), rng.random() < 0.8))
-    return crowd(users), links(*ties), people
+    return crowd(users, unread=unread), links(*ties), people
 
 
 def expected(directory: Snapshot, ties: pd.DataFrame, theirs: Wanted, by: str) -> dict[str, str]:
@@ -119,7 +138,8 @@ def expected(directory: Snapshot, ties: pd.DataFrame, theirs: Wanted, by: str) -
     owner = {key: linked.get(key) or mark for key, mark in marks.items()}
     alone = Counter(mark for key, mark in marks.items() if key not in linked)
     people = theirs.people.to_dict("records")
-    folded = {name: fold_one(name) for name in {p["name"] for p in people}}
+    names = sorted({p["name"] for p in people})
+    folded = dict(zip(names, fold(names), strict=True))
     found = {}
     for row in rows:
         key = row["id"]
@@ -167,6 +187,7 @@ def test_pairs_are_unique_on_both_sides_or_left_out() -> None:
             assert found.pairs["name"].is_unique
             assert set(mine["name"]) == set(found.pairs["name"]) | set(found.left_out["name"]), "nobody is passed over"
             assert (found.left_out["reason"] != "").all()
+            assert found.left_out["name"].is_unique, "nobody is told of twice, nor called gone who cannot be read"
             total[by] += len(found.pairs)
     assert min(total.values()) > WORLDS / 2, f"the worlds have pairs at all: {total}"
 
@@ -282,8 +303,14 @@ DIRECTORY = crowd(
     ],
     [team("Team", "acme:g1"), team("confluence-administrators")],
     [("confluence-administrators", "root", "user")],
+    [("user", "Torn"), ("user", "torn2")],
 )
-TIES = links(("acme", "user", "1", "ann"), ("acme", "user", "4", "dan"), ("acme", "user", "5", "vanished"))
+TIES = links(
+    ("acme", "user", "1", "ann"),
+    ("acme", "user", "4", "dan"),
+    ("acme", "user", "5", "vanished"),
+    ("acme", "user", "6", "torn"),
+)
 SEEN = seen(
     [
         person("1", "ann"),
@@ -318,6 +345,8 @@ def test_a_record_that_is_nobodys_gets_an_owner() -> None:
         ("1", "bob", "acme:1 has the Crowd user 'ann' already; cut that link first"),
         ("5", "bob", "acme:5 has the Crowd user 'vanished' already; cut that link first"),
         ("2", "admin", "'admin' is protected"),
+        ("2", "TORN2", "the Crowd user 'torn2' cannot be read .name is not text.; mend it in Crowd first"),
+        ("6", "bob", "acme:6 has the Crowd user 'torn' already"),
     ],
 )
 def test_what_cannot_be_made(identity: str, name: str, why: str) -> None:
@@ -373,6 +402,7 @@ def test_a_link_and_a_mark_that_contradict_each_other_are_settled_either_way() -
         ("1", "4", "acme:4 has the Crowd user 'dan' already"),
         ("1", "3", "acme:3 has the Crowd user 'cy' already"),
         ("5", "2", "the Crowd user of acme:5 is gone"),
+        ("6", "2", "the Crowd user 'Torn' cannot be read .name is not text.; mend it in Crowd first"),
         ("77", "2", "acme has no link of the user '77'"),
         ("3", "2", "several Crowd users carry the mark acme:3: 'cy', 'cy2'; take it off all but one"),
     ],
@@ -392,6 +422,9 @@ def test_what_is_cut_is_nobodys_and_a_mark_of_somebody_else_stays() -> None:
     assert ended_links(pd.concat([plain, other, gone, copy]))["id"].tolist() == ["1", "4", "5"]
     with pytest.raises(ConfigurationError, match="several Crowd users carry the mark acme:3"):
         cut(*all_of(), "acme", "user", "3")
+    for name in ("", "torn"):
+        with pytest.raises(ConfigurationError, match="the Crowd user 'Torn' cannot be read"):
+            cut(*all_of(), "acme", "user", "6", name)
     with pytest.raises(ConfigurationError, match="neither link nor mark of the Crowd user 'bob' says acme:3"):
         cut(*all_of(), "acme", "user", "3", "bob")
 

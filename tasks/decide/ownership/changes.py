@@ -139,7 +139,16 @@ def _named(records: pd.DataFrame, kind: str, name: str) -> pd.Series:
     row = records[(records["kind"] == kind) & (records["key"] == crowd_id(name))]
     if row.empty:
         raise ConfigurationError(f"Crowd has no {kind} {name!r}; name one that is there")
-    return row.iloc[0]
+    return _read(row.iloc[0])
+
+
+def _read(row: pd.Series) -> pd.Series:
+    """The record, where Crowd's could be read. Raises `ConfigurationError`: nobody knows what else is in it."""
+    if row["unread"]:
+        raise ConfigurationError(
+            f"the Crowd {row['kind']} {row['name']!r} cannot be read ({row['unread']}); mend it in Crowd first"
+        )
+    return row
 
 
 def _ties(links: pd.DataFrame, kind: str, owner: str) -> pd.DataFrame:
@@ -161,7 +170,7 @@ def _owned(records: pd.DataFrame, links: pd.DataFrame, kind: str, source: str, i
     of_kind = records[records["kind"] == kind]
     linked = of_kind[of_kind["link"] == owner]
     if len(linked):
-        return linked.iloc[0]
+        return _read(linked.iloc[0])
     marked = of_kind[of_kind["owner"] == owner]
     if len(marked) > 1:
         raise ConfigurationError(

@@ -125,6 +125,7 @@ def _compared(
 def _found(kind: str, mine: pd.DataFrame, compared: _Compared, wanted: Wanted, why: _Reasons) -> np.ndarray:
     """Where the one partner of each record stands, -1 where there is none, with the reason."""
     new, word, ours, chosen = wanted.source, compared.word, compared.ours, compared.chosen
+    why.because(mine["unread"] != "", "cannot be read in Crowd (" + mine["unread"] + "); mend it there first")
     why.because(mine["doubt"] != "", mine["doubt"] + "; settle that first: crowdsync links cut, then make")
     why.because(mine["protected"], "is protected; take it out of the policy's protection first")
     why.because(ours == "", "is not in the list of ids" if chosen else f"has no {word} in Crowd")

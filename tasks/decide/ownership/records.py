@@ -20,7 +20,9 @@ from tasks.decide.owners import split_mark
 from tasks.policy import Policy, matches
 
 KINDS: Final = ("user", "group")
-RECORDS: Final = ("kind", "key", "name", "email", "active", "owner", "link", "mark", "doubt", "power", "protected")
+RECORDS: Final = (
+    "kind", "key", "name", "email", "active", "owner", "link", "mark", "doubt", "power", "protected", "unread"
+)  # fmt: skip
 PEOPLE: Final = ("kind", "id", "name", "email", "active")
 _FLAGS: Final = ("active", "protected", "write")
 
@@ -29,7 +31,8 @@ def crowd_records(directory: Snapshot, links: pd.DataFrame, policy: Policy) -> p
     """Every user and group of Crowd with its owner, in the columns of `RECORDS`.
 
     `owner` is that of the link, or where there is none that of the mark; `doubt` says why it is uncertain. `power`
-    names the privileged group that the record is, or is inside of, directly or through others.
+    names the privileged group that the record is, or is inside of, directly or through others; `unread` says why
+    Crowd's record could not be read: it is there, and of its owner nothing but the link is known.
     """
     powers = _powers(directory, policy)
     parts = []
@@ -65,10 +68,22 @@ def crowd_records(directory: Snapshot, links: pd.DataFrame, policy: Policy) -> p
                     "doubt": doubt,
                     "power": [powers[kind].get(key, "") for key in frame["id"]],
                     "protected": matches(frame[name], protected).to_numpy(dtype=bool),
+                    "unread": "",
                 }
             )
         )
+        parts.append(_unread(kind, directory.held, ties))
     return typed(pd.concat(parts, ignore_index=True), RECORDS)
+
+
+def _unread(kind: str, held: pd.DataFrame, ties: pd.DataFrame) -> pd.DataFrame:
+    """What Crowd has of a kind and could not be read, in the columns of `RECORDS`."""
+    rows = held[held["kind"] == kind]
+    tied = dict(zip(crowd_ids(ties["name"]), owners(ties), strict=True))
+    link = [tied.get(key, "") for key in rows["id"]]
+    plain = dict.fromkeys(("email", "mark", "doubt", "power"), "")
+    known = {"kind": kind, "key": rows["id"], "name": rows["name"], "owner": link, "link": link}
+    return pd.DataFrame({**plain, **known, "active": True, "protected": False, "unread": rows["reason"]})
 
 
 def owners(links: pd.DataFrame) -> np.ndarray:
