@@ -9,8 +9,7 @@ CrowdsyncError
 │   ├── ForbiddenError        it accepts them, and does not allow this call
 │   ├── IncompleteError       a read did not prove itself whole
 │   │   └── StaleCursorError  what changed cannot be told: read everything
-│   ├── TooLargeError     an answer is larger than allowed: ask for less at once
-│   └── LimitError            a plan is larger than its policy allows
+│   └── TooLargeError     an answer is larger than allowed: ask for less at once
 └── RecordError           one record is held, or one operation failed; the others go on
 
 Messages are one line: what happened, where, and the operator's next step. They never hold a secret:
@@ -98,10 +97,6 @@ class StaleCursorError(IncompleteError):
 
 class TooLargeError(RefusedError):
     """An answer is larger than `max_bytes`: asked for fewer records, the same call may do."""
-
-
-class LimitError(RefusedError):
-    """A plan is larger than its policy allows."""
 
 
 class RecordError(CrowdsyncError):

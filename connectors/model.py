@@ -30,7 +30,6 @@ HELD: Final = ("kind", "id", "name", "stage", "reason", "away")
 
 DISABLED: Final = "disabled"
 OUT_OF_SCOPE: Final = "out_of_scope"
-GONE: Final = "gone"
 """The clear words of a source that somebody has left: `away` of a held record, "" where it says nothing of the kind."""
 
 MEMBER_KINDS: Final = pd.CategoricalDtype(pd.Index(["group", "user"], dtype="str"))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from connectors.errors import LimitError
 from connectors.model import sizes_only
 from connectors.operations import KINDS, Kind, kinds
 from tasks.decide.impact import Impact
@@ -56,11 +55,6 @@ class Verdict:
     def dangerous(self) -> tuple[Kind, ...]:
         """The kinds of operation that are asked about; without them nobody would have been."""
         return tuple(dict.fromkeys(kind for ask in self.asks for kind in ask.kinds))
-
-    def raise_if_refused(self) -> None:
-        """Raises `LimitError` with everything that stands against the plan."""
-        if self.stops:
-            raise LimitError("; ".join(self.stops))
 
 
 def judge(plan: Plan, policy: Policy, impact: Impact | None = None, *, force: bool = False) -> Verdict:

@@ -50,11 +50,6 @@ def crowd_ids(names: pd.Series) -> pd.Series:
     return lower
 
 
-def fold_one(name: str) -> str:
-    """`fold` of one name."""
-    return str(fold([name]).iloc[0])
-
-
 def skeletons(names: pd.Series, folded: pd.Series) -> list[pd.Series]:
     """Names and their folded forms → lookalike forms; names that share either look alike to a person.
 
