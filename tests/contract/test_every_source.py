@@ -621,12 +621,19 @@ async def test_no_hostile_link_is_followed(served: Served, capsys: pytest.Captur
     port = int(served.idp.url.rpartition(":")[2])
     links = hostile_links(port, trap.sockets[0].getsockname()[1])
     assert len(set(links)) >= 500
-    async with trap:
+    async with trap, served.source() as source:
+        groups = [row[0] for row in await drained(source.groups(Scope()), [])]
         for name in sorted(served.case.links):
             for link in links:
                 served.idp.faults({"kind": "link", "path": served.lists()[name], "text": link})
+                rows: AsyncIterator[Any] = {
+                    "users": lambda: source.users(Scope()),
+                    "groups": lambda: source.groups(Scope()),
+                    "members": lambda: source.memberships(groups),
+                }[name]()
                 with pytest.raises(RefusedError):
-                    await served.read()
+                    await drained(rows, [])
+                assert served.idp.faults_state()[0]["fired"] == 1, (name, link)
     assert not caught
     if served.case.links:
         with capsys.disabled():

@@ -229,9 +229,20 @@ def test_fifty_worlds_at_once(seed: int, request: pytest.FixtureRequest) -> None
     print(f"seed {seed}: 50 worlds, {sum(kinds.values())} operations: {dict(kinds)}")
 
 
-@given(st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_one_world(rng: random.Random) -> None:
+def one_world(rng: random.Random) -> None:
     world, policy = World(), any_policy(rng)
     add_world(world, rng, pure=deletes(policy))
     run(world, policy, rng, interruptions=2)
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+def test_one_world(rng: random.Random) -> None:
+    one_world(rng)
+
+
+@pytest.mark.long
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_many_worlds_one_by_one(rng: random.Random) -> None:
+    one_world(rng)

@@ -19,6 +19,7 @@ from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.decide.plan import Plan, plan
 from tasks.policy import Policy
+from tests.support.long import long_after
 from tests.support.lookalikes import BLANKS, DISGUISES
 from tests.support.model_crowd import ModelCrowd, ModelLinks
 from tests.support.worlds import SOURCE, World, planned
@@ -130,26 +131,27 @@ def world_of(names: dict[str, str], *, marked: bool = False, there: bool = True)
     return world
 
 
+every_world = pytest.mark.parametrize("number", long_after(3, range(len(WORLDS))))
+
+
+@every_world
 @pytest.mark.parametrize("marked", [False, True])
-def test_no_spelling_reaches_a_privileged_group(marked: bool) -> None:
-    count = 0
-    for names, policy in WORLDS:
-        world = world_of(names, marked=marked)
-        made = planned(world.source(), world.crowd, world.links, policy)
-        assert made.operations.empty, made.operations[["kind", "name", "target"]].to_string()
-        count += len(names)
-    print(f"{count:,} spellings{' of owned groups' if marked else ''}: nothing planned")
+def test_no_spelling_reaches_a_privileged_group(marked: bool, number: int) -> None:
+    names, policy = WORLDS[number]
+    world = world_of(names, marked=marked)
+    made = planned(world.source(), world.crowd, world.links, policy)
+    assert made.operations.empty, made.operations[["kind", "name", "target"]].to_string()
+    print(f"{len(names):,} spellings{' of owned groups' if marked else ''}: nothing planned")
 
 
-def test_no_spelling_is_created_where_crowd_has_no_such_group() -> None:
-    count = 0
-    for names, policy in WORLDS:
-        world = world_of(names, there=False)
-        made = planned(world.source(), world.crowd, world.links, policy)
-        assert made.operations.empty, made.operations[["kind", "name", "target"]].to_string()
-        assert {f"g{n}" for n in range(len(names))} <= set(made.held["id"])
-        count += len(names)
-    print(f"{count:,} spellings: no group created")
+@every_world
+def test_no_spelling_is_created_where_crowd_has_no_such_group(number: int) -> None:
+    names, policy = WORLDS[number]
+    world = world_of(names, there=False)
+    made = planned(world.source(), world.crowd, world.links, policy)
+    assert made.operations.empty, made.operations[["kind", "name", "target"]].to_string()
+    assert {f"g{n}" for n in range(len(names))} <= set(made.held["id"])
+    print(f"{len(names):,} spellings: no group created")
 
 
 @pytest.mark.parametrize("leavers", ["empty", "delete"])
