@@ -62,14 +62,18 @@ class Rulings:
         return np.asarray(np.logical_and.reduce(list(self.rules.values())), dtype=bool)
 
 
-def in_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int] | None = None) -> Scoped:
+def in_scope(
+    snapshot: Snapshot, policy: Policy, known: Mapping[str, int] | None = None, *, whole: bool = True
+) -> Scoped:
     """Snapshot → scoped snapshot; memberships keep only groups and members that are in scope.
 
     `known`: since which snapshot groups (ids) have had their name, of those that `doubled` names. Raises
-    `ConfigurationError` where the scope leaves nobody, or no group, of those that are there.
+    `ConfigurationError` where the scope leaves nobody, or no group, of those that are there; of a part of the source
+    (not `whole`) that says nothing.
     """
     rulings = ruled(snapshot, policy, known)
-    _refuse_nobody(rulings, policy.scope)
+    if whole:
+        _refuse_nobody(rulings, policy.scope)
     return cut(snapshot, policy, rulings, known)
 
 

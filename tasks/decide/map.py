@@ -36,7 +36,7 @@ from tasks.decide.fields import (
     too_long,
     without,
 )
-from tasks.decide.names import arrow_text, clashes, spelled
+from tasks.decide.names import among, arrow_text, clashes, spelled
 from tasks.decide.values import Sources, attribute_texts, field_value
 from tasks.policy import Groups, Policy, Usernames, matches, replaced
 
@@ -84,14 +84,16 @@ class _Mapped:
         return (self.reasons == "").to_numpy()
 
 
-def desired(snapshot: Snapshot, policy: Policy) -> Desired:
+def desired(snapshot: Snapshot, policy: Policy, *, whole: bool = True) -> Desired:
     """Scoped source snapshot → desired state, with everything that cannot be mapped held.
 
-    Raises `ConfigurationError` where the rules give everybody, or every group, one name.
+    Raises `ConfigurationError` where the rules give everybody, or every group, one name; of a part of the source (not
+    `whole`) that says nothing.
     """
     names = usernames(snapshot.users, policy.usernames)
     group_names = policy.groups.named(snapshot.groups["name"])
-    _refuse_one_name(snapshot, policy, names, group_names)
+    if whole:
+        _refuse_one_name(snapshot, policy, names, group_names)
     people = _people(snapshot.users, policy, names)
     groups, ours = _groups(snapshot.groups, policy, group_names)
     users = people.records[people.fine].reset_index(drop=True)
@@ -99,7 +101,7 @@ def desired(snapshot: Snapshot, policy: Policy) -> Desired:
     given = snapshot.warnings
     warnings = [
         *(
-            given[(given["kind"] == kind) & given["id"].isin(records["id"])]
+            given[(given["kind"] == kind).to_numpy() & among(given["id"], records["id"])]
             for kind, records in (("user", snapshot.users), ("group", snapshot.groups))
         ),
         given[given["kind"] == "policy"],

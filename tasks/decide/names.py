@@ -88,8 +88,8 @@ def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
         if wide.any():
             for shape in skeletons(plain, folded):
                 # A lookalike needs a name that is not ASCII in its group, and two different folded forms.
-                group = pd.DataFrame({"shape": shape, "wide": wide, "folded": folded}).groupby("shape", sort=False)
-                alike = (group["folded"].transform("nunique") > 1) & group["wide"].transform("any")
+                alike = among(shape, shape[wide])
+                alike[alike] = folded[alike].groupby(shape[alike]).transform("nunique") > 1
                 forms.append(shape.where(alike, ""))
         return _merged(forms).set_axis(names.index)
     other = pd.Series(list(against), dtype="str")
@@ -153,8 +153,13 @@ def _first_equal(key: pd.Series, other_key: pd.Series, other: pd.Series, names: 
     return hit.where(~same, "")
 
 
+def ascii_only(names: pd.Series) -> np.ndarray:
+    """Which names are plain ASCII: bool."""
+    return np.asarray(pc.string_is_ascii(arrow_text(names)).to_numpy(zero_copy_only=False), dtype=bool)
+
+
 def _ascii(series: pd.Series) -> pd.Series:
-    return pd.Series(np.asarray(pc.string_is_ascii(arrow_text(series)).to_numpy(zero_copy_only=False), dtype=bool))
+    return pd.Series(ascii_only(series))
 
 
 def arrow_text(values: Iterable[str]) -> pa.Array:

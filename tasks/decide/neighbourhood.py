@@ -15,11 +15,10 @@ from typing import Final, Protocol
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 
 from connectors.model import Snapshot, crowd_id, sizes_only
 from tasks.decide.map import usernames
-from tasks.decide.names import among, arrow_text, crowd_ids, fold, skeletons
+from tasks.decide.names import among, ascii_only, crowd_ids, fold, skeletons
 from tasks.decide.nesting import codes_in, groups_below, nestings
 from tasks.decide.owners import split_mark
 from tasks.decide.selection import Selection
@@ -117,9 +116,8 @@ def _named(ids: pd.Series, names: pd.Series) -> list[pd.DataFrame]:
     """Every form under which names are compared, as keys. (Plain ones have but one.)"""
     names = names.reset_index(drop=True)
     lower = crowd_ids(names)
-    wide = ~pc.string_is_ascii(arrow_text(names)).to_numpy(zero_copy_only=False)
     parts = [_keyed(ids, NAME, lower)]
-    odd = (lower != (folded := fold(names))).to_numpy() | wide
+    odd = (lower != (folded := fold(names))).to_numpy() | ~ascii_only(names)
     if odd.any():
         some, plain = names[odd].reset_index(drop=True), folded[odd].reset_index(drop=True)
         whose = pd.Series(ids.to_numpy(dtype=object)[odd], dtype="str")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator
 
-from tasks.decide.names import arrow_text, fold, skeletons
+from tasks.decide.names import arrow_text, ascii_only, fold, skeletons
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in r"\.+()[]{}^$|"})
 
@@ -179,5 +179,9 @@ def look_privileged(names: pd.Series, patterns: Iterable[str]) -> pd.Series:
     form of any that looks like them: bool, on the index of `names`."""
     plain = names.reset_index(drop=True)
     folded = fold(plain)
-    forms = [matches(form, patterns) for form in (plain, folded, *skeletons(plain, folded))]
-    return pd.Series(np.logical_or.reduce(forms), index=names.index)
+    found = matches(plain, patterns).to_numpy(copy=True)
+    other = (folded != plain).to_numpy() | ~ascii_only(plain)
+    plain, folded = plain[other].reset_index(drop=True), folded[other].reset_index(drop=True)
+    for form in (folded, *skeletons(plain, folded)):
+        found[other] |= matches(form, patterns).to_numpy()
+    return pd.Series(found, index=names.index)

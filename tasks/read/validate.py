@@ -95,10 +95,10 @@ def without(snapshot: Snapshot, held: pd.DataFrame) -> Snapshot:
     held is not taken out of any group either."""
     if held.empty:
         return snapshot
-    users = snapshot.users[~snapshot.users["id"].isin(held.loc[held["kind"] == "user", "id"])]
+    broken = snapshot.users["id"].isin(held.loc[held["kind"] == "user", "id"])
     groups = snapshot.groups[~snapshot.groups["id"].isin(held.loc[held["kind"] == "group", "id"])]
     held = pd.concat([snapshot.held, held], ignore_index=True)
-    unsound = snapshot.users[~snapshot.users["id"].isin(users["id"])]
+    users, unsound = snapshot.users[~broken], snapshot.users[broken]
     return Snapshot.of(users, groups, snapshot.memberships, held, snapshot.warnings, unsound)
 
 
