@@ -125,7 +125,11 @@ class Source(Protocol):
 
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
-    settings: ClassVar[type[SourceSettings]]
+
+    @property
+    def settings(self) -> type[SourceSettings]:
+        """A variable of the class. (Each connector narrows its type, which only a property lets it do.)"""
+        ...
 
     @classmethod
     def open(cls, name: str, settings: Any, secrets: Mapping[str, str]) -> Source:

@@ -20,7 +20,7 @@ from deployments.sandbox.organisation import Organisation, organisation
 from deployments.sandbox.server import members_of
 from tests.support.clients import client_package, drive
 
-SIZE = {"users": 60, "groups": 12, "memberships": 150}
+SIZE: dict[str, Any] = {"users": 60, "groups": 12, "memberships": 150}
 GUESTS = 6
 
 
@@ -44,7 +44,7 @@ def grant(idp: RunningIdp, tenant: str = entra.TENANT, **changes: str) -> tuple[
     return ask(f"{idp.url}/{tenant}/oauth2/v2.0/token", data=urllib.parse.urlencode(form).encode())
 
 
-def bearer(idp: RunningIdp) -> dict[str, str]:
+def bearer(idp: RunningIdp) -> dict[str, Any]:
     return {"Authorization": f"Bearer {grant(idp)[2]['access_token']}"}
 
 

@@ -12,7 +12,7 @@ import json
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ import orjson
 import pytest
 
 from connectors import http as client
-from connectors.contract import Held, Scope, Source
+from connectors.contract import Held, Page, Scope, Source
 from connectors.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -51,7 +51,7 @@ CASES: dict[str, Case] = {
     for file in sorted(HERE.glob("*.py"))
     if file.stem != "__init__"
 }
-SIZE = {"users": 30, "groups": 12, "memberships": 60, "seed": 3}
+SIZE: dict[str, Any] = {"users": 30, "groups": 12, "memberships": 60, "seed": 3}
 ONCE = ("cut", "truncated", "html", "empty", "reset", "repeat", "cursor", "status", "slow")
 ALWAYS = ("cut", "truncated", "html", "status")
 
@@ -310,8 +310,16 @@ def at(way: str, value: Any) -> dict[str, Any]:
     return {first: at(rest, value) if rest else value}
 
 
-STRANGE = (7, 1.5, True, False, ["x", 7], [[]], {"x": "y"}, {"x": {"value": "y"}}, 10**15)
-STRANGE_ADDRESSES = (7, True, [7], [[]], [{"value": 7}], [{"value": ["x"], "primary": True}], {"value": {"x": "y"}})
+STRANGE: tuple[Any, ...] = (7, 1.5, True, False, ["x", 7], [[]], {"x": "y"}, {"x": {"value": "y"}}, 10**15)
+STRANGE_ADDRESSES: tuple[Any, ...] = (
+    7,
+    True,
+    [7],
+    [[]],
+    [{"value": 7}],
+    [{"value": ["x"], "primary": True}],
+    {"value": {"x": "y"}},
+)
 TEXTS = (
     "",
     " ",
@@ -375,7 +383,9 @@ async def test_an_optional_field_of_any_kind_holds_nobody_and_hides_nobody_who_i
         assert found.warnings.keys() <= set(keys)
         made = mapped([found.rows[key] for key in keys])
         assert made.held.empty
-        told = made.warnings.groupby("id")["reason"].agg(lambda reasons: {one.split(" ")[0] for one in reasons})
+        told: dict[Any, set[str]] = defaultdict(set)
+        for key, reason in zip(made.warnings["id"], made.warnings["reason"], strict=True):
+            told[key].add(reason.split(" ")[0])
         for key, (column, value, patch) in zip(keys, some, strict=False):
             row, was, note = found.rows[key], right.rows[key], (column, str(value)[:20], patch.keys())
             text = isinstance(value, str)
@@ -499,7 +509,8 @@ async def test_whoever_stays_is_read_while_others_come_and_go(
     async def read(what: str, source: Source) -> set[Any]:
         """Who of those that stay is missing."""
         if what == "members":
-            return rows - set(await drained(source.memberships(list(stay.groups["id"])), []))
+            members = await drained(source.memberships(list(stay.groups["id"])), [])
+            return rows - set(members)
         pages: Any = source.users(Scope()) if what == "people" else source.groups(Scope())
         found = {row[0] for row in await drained(pages, [])}
         return set((stay.users if what == "people" else stay.groups)["id"]) - found
@@ -626,13 +637,13 @@ async def test_no_hostile_link_is_followed(served: Served, capsys: pytest.Captur
         for name in sorted(served.case.links):
             for link in links:
                 served.idp.faults({"kind": "link", "path": served.lists()[name], "text": link})
-                rows: AsyncIterator[Any] = {
+                lists: dict[str, Callable[[], AsyncIterator[Page[Any]]]] = {
                     "users": lambda: source.users(Scope()),
                     "groups": lambda: source.groups(Scope()),
                     "members": lambda: source.memberships(groups),
-                }[name]()
+                }
                 with pytest.raises(RefusedError):
-                    await drained(rows, [])
+                    await drained(lists[name](), [])
                 assert served.idp.faults_state()[0]["fired"] == 1, (name, link)
     assert not caught
     if served.case.links:

@@ -16,7 +16,7 @@ from deployments.sandbox.organisation import Person, organisation
 from deployments.sandbox.server import Answer, Refusal, Request, children_of, members_of
 from tests.support.clients import client_package, drive
 
-SIZE = {"users": 130, "groups": 12, "memberships": 200}
+SIZE: dict[str, Any] = {"users": 130, "groups": 12, "memberships": 200}
 CLIENT = ("google-api-python-client==2.202.0", "google-auth==2.62.0")
 
 

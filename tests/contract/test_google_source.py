@@ -322,7 +322,7 @@ async def test_attributes_are_asked_for(idp: RunningIdp) -> None:
     people = {user_id(p.id): p for p in organisation(**SIZE).people}
     addresses = {p.id: f"{p.username}@acme.example" for p in people.values()}
     for row in snapshot.users.itertuples(index=False):
-        person, found = people[row.id], orjson.loads(row.attributes)
+        person, found = people[str(row.id)], orjson.loads(str(row.attributes))
         assert found.get("organizations.department") == ([person.department] if person.department else None)
         assert found["orgUnitPath"] == [f"/{person.department}"]
         assert found.get("relations.value") == ([addresses[person.manager]] if person.manager else None)

@@ -19,7 +19,7 @@ from deployments.sandbox.organisation import organisation
 from deployments.sandbox.server import children_of, members_of
 from tests.support.clients import client_package, drive
 
-SIZE = {"users": 60, "groups": 12, "memberships": 150, "seed": 3}
+SIZE: dict[str, Any] = {"users": 60, "groups": 12, "memberships": 150, "seed": 3}
 ORACLE_ERROR = "urn:ietf:params:scim:api:oracle:idcs:extension:messages:Error"
 
 
@@ -153,7 +153,7 @@ def test_the_token_grant() -> None:
 
 def test_what_the_sdk_does_not_show() -> None:
     with running("idcs", users=30, groups=4, memberships=60, options={"members_cap": 30, "restless": True}) as idp:
-        bearer = {"Authorization": f"Bearer {token(idp)}"}
+        bearer: dict[str, Any] = {"Authorization": f"Bearer {token(idp)}"}
         # Blanks may be plus signs; a start below 1 is 1, a negative count 50.
         status, headers, body = ask(f"{idp.url}/admin/v1/Users?filter=active+eq+true&startIndex=-3&count=-1", **bearer)
         assert (status, body["startIndex"], body["itemsPerPage"]) == (200, 1, 50)

@@ -40,7 +40,7 @@ from deployments.sandbox.server import children_of, members_of
 from tasks.read.deltas import merged
 from tasks.read.extract import read_source
 
-SIZE = {"users": 120, "groups": 10, "memberships": 300, "seed": 3}
+SIZE: dict[str, Any] = {"users": 120, "groups": 10, "memberships": 300, "seed": 3}
 
 
 @pytest.fixture(scope="module")

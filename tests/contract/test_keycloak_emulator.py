@@ -12,7 +12,9 @@ from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import Organisation, organisation
 from tests.support import keycloak_clauses as clauses
 from tests.support.clients import client_package, drive
-from tests.support.keycloak_clauses import CLIENT, SIZE, Client
+from tests.support.keycloak_clauses import CLIENT, Client
+
+SIZE: dict[str, Any] = {**clauses.SIZE}
 
 
 @pytest.fixture(scope="module")

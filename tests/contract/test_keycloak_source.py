@@ -25,7 +25,7 @@ from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.organisation import organisation
 from tasks.read.extract import read_source
 
-SIZE = {"users": 30, "groups": 12, "memberships": 60, "seed": 3}
+SIZE: dict[str, Any] = {"users": 30, "groups": 12, "memberships": 60, "seed": 3}
 PREFIX = "service-account-"
 
 

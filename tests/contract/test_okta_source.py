@@ -514,9 +514,9 @@ async def test_what_is_missing_is_said(idp: RunningIdp) -> None:
         with pytest.raises(AuthenticationError, match=r"invalid_client.*key_id"):
             await one.check()
     async with source(idp, url=f"{idp.url}/api") as one:
-        with pytest.raises((ConfigurationError, IncompleteError, AuthenticationError)) as refused:
+        with pytest.raises((ConfigurationError, IncompleteError, AuthenticationError)) as lost:
             await one.check()
-        assert "address" in str(refused.value)
+        assert "address" in str(lost.value)
     async with source(idp, url=f"{idp.url}/x", client_id="", key_id="") as one:
         with pytest.raises(ConfigurationError, match="without a path"):
             await one.check()
@@ -611,7 +611,7 @@ async def test_requests_and_answers_fit_oktas_openapi_document(tmp_path: Path) -
             with pytest.raises(IncompleteError, match="422"):  # it does look
                 await one._call("/api/v1/users", {"limit": "many"})
         right = await read(other, client_id="", key_id="")  # its links lead to Prism, so they are not followed here
-        through = {"url": url, "client_id": "", "key_id": "", "page_size": 50}
+        through: dict[str, Any] = {"url": url, "client_id": "", "key_id": "", "page_size": 50}
         assert (await read(other, **through)).digest() == right.digest()
         assert len((await read(other, **through, app=APP)).users) > 50
         async with source(other, **through) as one:

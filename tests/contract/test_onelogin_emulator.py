@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -17,7 +18,7 @@ from deployments.sandbox.organisation import organisation
 from deployments.sandbox.server import members_of
 from tests.support.clients import client_package, drive
 
-SIZE = {"users": 60, "groups": 12, "memberships": 150}
+SIZE: dict[str, Any] = {"users": 60, "groups": 12, "memberships": 150}
 
 
 def ask(url: str, *, data: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], Any]:
@@ -132,7 +133,8 @@ def test_what_the_sdk_does_not_send() -> None:
 
 def test_the_older_groups_page_in_their_body() -> None:
     with running("onelogin", users=600, groups=3, memberships=10) as idp:
-        bearer, after, found, pages = {"Authorization": f"bearer {token(idp)}"}, "", [], 0
+        bearer: dict[str, Any] = {"Authorization": f"bearer {token(idp)}"}
+        after, found, pages = "", [], 0
         while True:
             said = ask(f"{idp.url}/api/1/groups?limit=3{after}", **bearer)[2]
             found += [group["id"] for group in said["data"]]
@@ -141,7 +143,7 @@ def test_the_older_groups_page_in_their_body() -> None:
                 break
             after = f"&after_cursor={said['pagination']['after_cursor']}"
     company = organisation(users=600, groups=3, memberships=10)
-    assert sorted(found) == sorted({group_id(p.department) for p in company.people if p.department})
+    assert sorted(found) == sorted({cast("int", group_id(p.department)) for p in company.people if p.department})
     assert pages == -(-len(found) // 3)
 
 
@@ -150,10 +152,10 @@ def test_cursors_hold_the_earlier_query(bare: bool) -> None:
     with running(
         "onelogin", users=9, groups=1, memberships=2, options={"bare_cursor": bare, "end_cursor": True}
     ) as idp:
-        bearer = {"Authorization": f"bearer {token(idp)}"}
+        bearer: dict[str, Any] = {"Authorization": f"bearer {token(idp)}"}
         _, headers, first = ask(f"{idp.url}/api/2/users?limit=5&fields=title", **bearer)
         assert list(first[0]) == ["id", "title"]
-        cursor = urllib.request.quote(headers["After-Cursor"])
+        cursor = urllib.parse.quote(headers["After-Cursor"])
         _, headers, second = ask(f"{idp.url}/api/2/users?cursor={cursor}", **bearer)
         assert (len(second), headers["After-Cursor"], "Before-Cursor" in headers) == (4, "", True)
         assert ("title" in second[0], "email" in second[0]) == (not bare, bare)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from connectors.idp.onelogin import OneLogin, OneLoginSettings, user_rows
 from connectors.model import Snapshot
 from deployments.sandbox.idp import RunningIdp, running
 from deployments.sandbox.onelogin import APP, group_id, has_app, role_id, status_of, user_id
-from deployments.sandbox.organisation import Organisation, changed, organisation
+from deployments.sandbox.organisation import Organisation, Person, changed, organisation
 from deployments.sandbox.server import members_of
 from tasks.read.deltas import merged
 from tasks.read.extract import read_source
@@ -210,17 +210,21 @@ async def test_people_without_username_have_their_address() -> None:
             bare = user_id(person.id) % 3 == 0
             assert found[str(user_id(person.id))] == (person.email if bare else f"{person.username}@acme.example")
         async with source(other) as one:
-            person = await one.user(some[0].email.upper())
-            assert person is not None
-            assert person.user[:2] == (str(user_id(some[0].id)), some[0].email)
+            found_person = await one.user(some[0].email.upper())
+            assert found_person is not None
+            assert found_person.user[:2] == (str(user_id(some[0].id)), some[0].email)
 
 
 @pytest.mark.parametrize("field", ["email", "samaccountname", "userprincipalname"])
 async def test_another_field_as_username(idp: RunningIdp, field: str) -> None:
     snapshot = await read(idp, username=field)
     who = {str(user_id(p.id)): p for p in company().people}
-    wanted = {"email": lambda p: p.email, "samaccountname": lambda p: p.username if len(p.username) <= 20 else None}
-    name = wanted.get(field, lambda p: f"{p.username}@ad.acme.example")
+    wanted: dict[str, Callable[[Person], str | None]] = {
+        "email": lambda p: p.email,
+        "samaccountname": lambda p: p.username if len(p.username) <= 20 else None,
+        "userprincipalname": lambda p: f"{p.username}@ad.acme.example",
+    }
+    name = wanted[field]
     names = {key: name(p) for key, p in who.items()}
     found = dict(zip(snapshot.users["id"], snapshot.users["username"], strict=True))
     assert found == {key: name for key, name in names.items() if name}

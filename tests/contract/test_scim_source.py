@@ -72,7 +72,8 @@ MEMBERSHIPS = {(g["id"], m["value"], m["type"].lower()) for g in GROUPS for m in
 
 async def whole(pages: AsyncIterator[Page[Any]], held: list[Held] | None = None) -> list[Any]:
     """Rows of a read that ended with its last page."""
-    rows, ends = [], []
+    rows: list[Any] = []
+    ends = []
     async for page in pages:
         rows += page.rows
         ends.append(page.last)
@@ -379,10 +380,11 @@ async def test_refusals_say_what_the_server_said() -> None:
 
 # --- records ---
 
+_NO_BOOLEANS: list[Any] = ["yes", 1, 0, [], ""]
 FLAWED: list[Any] = [
     *(None, 7, "text", [], {}, {"userName": "a"}, {"id": 7, "userName": "a"}, {"id": "", "userName": "a"}),
     *({"id": "x"}, {"id": "x", "userName": None}, {"id": "x", "userName": ""}, {"id": "x", "userName": ["a"]}),
-    *(user(1, active=v) for v in ("yes", 1, 0, [], "")),
+    *(user(1, active=v) for v in _NO_BOOLEANS),
 ]
 
 

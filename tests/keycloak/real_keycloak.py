@@ -35,7 +35,7 @@ from tests.support import keycloak_clauses as clauses
 from tests.support.clients import client_package, drive
 
 CLIENTS = ("crowdsync", "jenkins", "monitoring")
-LARGE = {"users": 2000, "groups": 120, "memberships": 9000, "seed": 4}
+LARGE: dict[str, Any] = {"users": 2000, "groups": 120, "memberships": 9000, "seed": 4}
 OPEN = Policy(
     limits=Limits.model_validate(
         {name: {} for name, field in Limits.model_fields.items() if field.annotation is Limit} | {"unusual_times": None}
@@ -56,7 +56,7 @@ def fill(server: Server, realm: str, company: Organisation) -> None:
     ids = [team.id for team in company.teams]
     for parent, child in zip(company.nest_parent.tolist(), company.nest_child.tolist(), strict=True):
         parents.setdefault(ids[child], ids[parent])
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         team.id: {
             "id": team.id,
             "name": team.name,

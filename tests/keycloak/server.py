@@ -142,7 +142,7 @@ class Server:
         """A realm with people, groups, and clients with a service account, of which the first may `view-users`.
 
         A user's `groups` are paths."""
-        service_clients = [
+        service_clients: list[dict[str, Any]] = [
             {
                 "clientId": client,
                 "secret": secret,

@@ -8,33 +8,46 @@ wrongly and that had to fail. A public method that appears nowhere here is an er
 
 import json
 import sys
+from typing import Any
 
 from atlassian import Crowd
 from requests import HTTPError
 
 # Other APIs than usermanagement: administration, plugins, accounts, application management.
-ELSEWHERE = ("plugin", "alias", "account_", "directory_", "_directory", "admin", "application", "remote_address")
+ELSEWHERE: tuple[str, ...] = (
+    "plugin",
+    "alias",
+    "account_",
+    "directory_",
+    "_directory",
+    "admin",
+    "application",
+    "remote_address",
+)
 ELSEWHERE += ("saml", "backup", "audit", "look_and_feel", "remember_me", "mail_conf", "licens", "directories")
 ELSEWHERE += ("health_check", "synchron", "server_info", "user_sessions", "expire_session", "_ldap_pool")
 
 url, application, password = sys.argv[1:4]
 client = Crowd(url, application, password)
-calls, wrong = set(), set()
+calls: set[str] = set()
+wrong: set[str] = set()
 
 
-def call(name, *arguments, **named):
+def call(name: str, *arguments: Any, **named: Any) -> Any:
     calls.add(name)
     return getattr(client, name)(*arguments, **named)
 
 
-def fails(status, name, *arguments, reason=None, because=None, **named):
+def fails(
+    status: int, name: str, *arguments: Any, reason: str | None = None, because: str | None = None, **named: Any
+) -> None:
     """The call must fail; with `because` the client itself sends it wrongly."""
     if because:
         wrong.add(name)
     try:
         answer = getattr(client, name)(*arguments, **named)
     except HTTPError as error:
-        response = error.response
+        response: Any = error.response
     else:
         raise AssertionError((name, answer))
     same(response.status_code, status)
@@ -42,7 +55,7 @@ def fails(status, name, *arguments, reason=None, because=None, **named):
         same(response.json()["reason"], reason)
 
 
-def same(found, expected):
+def same(found: Any, expected: Any) -> None:
     assert found == expected, (found, expected)
 
 

@@ -238,7 +238,7 @@ def test_a_long_stream_arrives_whole(crowd: RunningCrowd, http: httpx.Client) ->
             if len(pieces) == 2:  # others are served meanwhile, also by a server that waits for this reader
                 alone = httpx.get(f"{crowd.url}{BASE}/config/cookie", auth=("app", "app-pw"), timeout=5)
                 assert alone.status_code == 200
-    listed = etree.fromstring(b"".join(pieces))
+    listed: Any = etree.fromstring(b"".join(pieces))
     assert [len(m.find("users")) for m in listed if m.get("group").startswith("big-")] == [5000] * 5
     assert listed[0].findall("users/user")[4999].get("name") == names[4999]
 

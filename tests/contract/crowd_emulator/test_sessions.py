@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -44,7 +45,9 @@ def test_session_life(http: httpx.Client) -> None:
 def test_a_second_sign_on_with_the_same_factors_is_the_same_session(http: httpx.Client) -> None:
     """201 and the same token, as Atlassian's page on tokens says; without factors, too."""
     set_password(http, "jdoe")
-    for factors in ({"validationFactors": [{"name": "remote_address", "value": "1.2.3.4"}]}, {"validationFactors": []}):
+    some: list[Any] = [{"name": "remote_address", "value": "1.2.3.4"}]
+    none: list[Any] = []
+    for factors in ({"validationFactors": some}, {"validationFactors": none}):
         body = {"username": "jdoe", "password": PASSWORD, "validation-factors": factors}
         first, second = http.post("/session", json=body), http.post("/session", json={**body, "username": "JDoe"})
         assert (first.status_code, second.status_code) == (201, 201)

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import urllib.request
+from typing import Any
 
 from kiota_abstractions.authentication import BaseBearerTokenAuthenticationProvider
 from kiota_abstractions.base_request_configuration import RequestConfiguration
@@ -45,30 +46,30 @@ KINDS = {User: "user", Group: "group", Device: "device", OrgContact: "contact", 
 class Fixed:
     """Gives the token that the caller got; azure-identity and msal speak to no http authority."""
 
-    def __init__(self, token):
+    def __init__(self, token: str) -> None:
         self.token = token
 
-    async def get_authorization_token(self, uri, additional_authentication_context=None):
+    async def get_authorization_token(self, uri: Any, additional_authentication_context: Any = None) -> Any:
         return self.token
 
-    def get_allowed_hosts_validator(self):
+    def get_allowed_hosts_validator(self) -> Any:
         return None
 
 
-def asking(of, *headers, **parameters):
+def asking(of: Any, *headers: Any, **parameters: Any) -> Any:
     found = RequestConfiguration(query_parameters=of(**parameters))
     for name, value in headers:
         found.headers.add(name, value)
     return found
 
 
-def client(url, token):
+def client(url: str, token: str) -> Any:
     adapter = GraphRequestAdapter(BaseBearerTokenAuthenticationProvider(Fixed(token)))
     adapter.base_url = f"{url}/v1.0"
     return GraphServiceClient(request_adapter=adapter), adapter
 
 
-async def paged(builder, answer):
+async def paged(builder: Any, answer: Any) -> Any:
     """All items by following the links, and how many pages there were."""
     items, pages = list(answer.value), 1
     while answer.odata_next_link:
@@ -78,7 +79,7 @@ async def paged(builder, answer):
     return items, pages, answer
 
 
-async def refused(call):
+async def refused(call: Any) -> list[Any]:
     try:
         await call
     except ODataError as error:
@@ -86,14 +87,14 @@ async def refused(call):
     raise AssertionError("not refused")
 
 
-def days_pass():
+def days_pass() -> None:
     change = json.dumps({"seed": 1, "leavers": 6, "updated": 2}).encode()
     urllib.request.urlopen(urllib.request.Request(f"{url}/_sandbox/change", data=change, method="POST")).close()
 
 
-async def main():
+async def main() -> None:
     graph, adapter = client(url, token)
-    found = {}
+    found: dict[str, Any] = {}
 
     ask = asking(
         UsersRequestBuilder.UsersRequestBuilderGetQueryParameters,
@@ -107,8 +108,13 @@ async def main():
     found["user pages"] = pages
     thin = (await graph.users.get()).value
     found["thin"] = [len(thin), all(u.account_enabled is None and u.display_name for u in thin)]
-    iterated = []
-    await PageIterator(await graph.users.get(ask), adapter).iterate(lambda u: iterated.append(u.id) or True)
+    iterated: list[str] = []
+
+    def keep(user: Any) -> bool:
+        iterated.append(user.id)
+        return True
+
+    await PageIterator(await graph.users.get(ask), adapter).iterate(keep)
     found["iterated"] = iterated
     one = users[0]
     alone = await graph.users.by_user_id(one.user_principal_name).get(

@@ -7,6 +7,7 @@ Prints what it found as JSON.
 
 import json
 import sys
+from typing import Any
 
 from google.auth.exceptions import RefreshError
 from google.oauth2 import service_account
@@ -20,7 +21,7 @@ with open(key_file) as file:
     key = {**json.load(file), "token_uri": f"{url}/token"}
 
 
-def client(who=subject, scopes=SCOPES, info=key):
+def client(who: str = subject, scopes: Any = SCOPES, info: Any = key) -> Any:
     credentials = service_account.Credentials.from_service_account_info(info, scopes=scopes, subject=who)
     return build(
         "admin",
@@ -32,7 +33,7 @@ def client(who=subject, scopes=SCOPES, info=key):
     )
 
 
-def paged(resource, what, **named):
+def paged(resource: Any, what: str, **named: Any) -> Any:
     """All pages of a list, as the client walks them: records and pages."""
     records, pages = [], 0
     request = resource.list(**named)
@@ -45,7 +46,7 @@ def paged(resource, what, **named):
     return records, pages
 
 
-def refused(request):
+def refused(request: Any) -> list[Any]:
     try:
         request.execute()
     except HttpError as error:
@@ -53,7 +54,7 @@ def refused(request):
     raise AssertionError(request.uri)
 
 
-def no_token(**named):
+def no_token(**named: Any) -> Any:
     try:
         client(**named).users().list(customer="my_customer").execute()
     except RefreshError as error:
@@ -61,7 +62,7 @@ def no_token(**named):
     raise AssertionError(named)
 
 
-found = {}
+found: dict[str, Any] = {}
 directory = client()
 users, groups, members = directory.users(), directory.groups(), directory.members()
 found["users"], found["user pages"] = paged(users, "users", customer="my_customer", maxResults=25)

@@ -7,6 +7,7 @@ The SDK signs its requests with the key, instead of fetching a token. Prints wha
 
 import json
 import sys
+from typing import Any
 
 import oci
 from oci.exceptions import ServiceError
@@ -21,7 +22,7 @@ ENTERPRISE = "urn_ietf_params_scim_schemas_extension_enterprise2_0_user"
 GROUP = "urn_ietf_params_scim_schemas_oracle_idcs_extension_group_group"
 
 
-def client(file):
+def client(file: str) -> Any:
     config = {
         "tenancy": "ocid1.tenancy.oc1..aaaa",
         "user": "ocid1.user.oc1..aaaa",
@@ -35,7 +36,7 @@ def client(file):
     )  # fmt: skip
 
 
-def refused(call, *arguments, **named):
+def refused(call: Any, *arguments: Any, **named: Any) -> list[Any]:
     try:
         call(*arguments, **named)
     except ServiceError as error:
@@ -43,7 +44,7 @@ def refused(call, *arguments, **named):
     raise AssertionError(call)
 
 
-def paged(call, count, **named):
+def paged(call: Any, count: int, **named: Any) -> Any:
     """All pages of a list, and how many: `items_per_page` is what was asked for, not what came."""
     found, pages, start, sizes = [], 0, 1, set()
     while True:
@@ -59,7 +60,7 @@ def paged(call, count, **named):
         assert page.resources
 
 
-def person(user):
+def person(user: Any) -> Any:
     more, state, work = getattr(user, USER), getattr(user, STATE), getattr(user, ENTERPRISE)
     primary = [one.value for one in user.emails or () if one.primary and one.type != "recovery"]
     return {
@@ -80,7 +81,7 @@ def person(user):
     }
 
 
-found = {}
+found: dict[str, Any] = {}
 found["wrong key"] = refused(client(other_key_file).list_users)
 one = client(key_file)
 users, found["user pages"] = paged(one.list_users, 25)

@@ -9,6 +9,8 @@ Keycloak as well.
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from keycloak import KeycloakAdmin, KeycloakOpenID, KeycloakOpenIDConnection
 from keycloak.exceptions import KeycloakAuthenticationError, KeycloakGetError, KeycloakPostError
@@ -16,13 +18,13 @@ from keycloak.exceptions import KeycloakAuthenticationError, KeycloakGetError, K
 url, realm, client_id, secret, username = sys.argv[1:6]
 
 
-def connection(secret=secret):
+def connection(secret: str = secret) -> Any:
     return KeycloakOpenIDConnection(
         server_url=f"{url}/", realm_name=realm, client_id=client_id, client_secret_key=secret, max_retries=0
     )
 
 
-def refused(kind, function, *arguments, **named):
+def refused(kind: Any, function: Any, *arguments: Any, **named: Any) -> list[Any]:
     """Status and body of the error that this call must raise."""
     try:
         answer = function(*arguments, **named)
@@ -39,7 +41,7 @@ users = admin.get_users()  # a hundred at a time
 assert users == admin.get_users({"briefRepresentation": "false"})
 
 
-def walk(groups, parent=""):
+def walk(groups: Any, parent: str = "") -> Iterator[tuple[Any, str]]:
     for group in groups:
         yield group, parent
         assert len(group["subGroups"]) == group["subGroupCount"], group
@@ -54,7 +56,7 @@ nested = next((group for group, parent in tree if parent), None)
 enabled = admin.get_users({"enabled": "true"})
 
 
-async def again():
+async def again() -> list[str]:
     other = KeycloakAdmin(connection=connection())
     found = await other.a_get_users({"briefRepresentation": "true"})
     return [person["id"] for person in found]

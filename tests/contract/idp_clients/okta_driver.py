@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from okta.client import Client
 from okta.pagination import PaginationHelper
@@ -18,11 +19,11 @@ pem = Path(key_file).read_text()
 OAUTH = {"orgUrl": url, "authorizationMode": "PrivateKey", "clientId": client_id, "privateKey": pem, "kid": key_id}
 
 
-async def paged(call, *arguments, **named):
+async def paged(call: Any, *arguments: Any, **named: Any) -> Any:
     """All pages of a list, by the cursors in their headers: records, and how many pages there were."""
     records, pages, after = [], 0, None
     while True:
-        more = {} if after is None else {"after": after}
+        more: dict[str, Any] = {} if after is None else {"after": after}
         data, answer, error = await call(*arguments, **named, **more)
         assert error is None, error
         records += data
@@ -34,25 +35,25 @@ async def paged(call, *arguments, **named):
             return records, pages
 
 
-async def one(call, *arguments, **named):
+async def one(call: Any, *arguments: Any, **named: Any) -> Any:
     data, _, error = await call(*arguments, **named)
     assert error is None, error
     return data
 
 
-async def refused(call, *arguments, **named):
+async def refused(call: Any, *arguments: Any, **named: Any) -> list[Any]:
     data, _, error = await call(*arguments, **named)
     assert error is not None, data
     return [getattr(error, "status", None), getattr(error, "error_code", None), str(error)[:200]]
 
 
-def profile(group):
+def profile(group: Any) -> Any:
     found = group.profile.actual_instance
     return [group.id, found.name, group.type.value if hasattr(group.type, "value") else str(group.type)]
 
 
-async def main():
-    found = {}
+async def main() -> None:
+    found: dict[str, Any] = {}
     client = Client({"orgUrl": url, "token": token})
 
     listed, pages = await paged(client.list_users, limit=20)
@@ -134,14 +135,14 @@ async def main():
     json.dump(found, sys.stdout)
 
 
-async def patient():
+async def patient() -> None:
     """More calls than the limit allows: the SDK waits until the window is over."""
     client = Client({"orgUrl": url, "token": token, "rateLimit": {"maxRetries": 2}})
     answers = [await client.list_users(limit=1) for _ in range(6)]
     json.dump([len(data) for data, _, error in answers if error is None], sys.stdout)
 
 
-async def impatient():
+async def impatient() -> None:
     client = Client({"orgUrl": url, "token": token, "rateLimit": {"maxRetries": 0}})
     answers = [await client.list_users(limit=1) for _ in range(6)]
     json.dump([[e.status, e.error_code] for _, _, e in answers if e is not None], sys.stdout)

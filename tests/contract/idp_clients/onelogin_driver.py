@@ -7,6 +7,7 @@ Prints what it found as JSON.
 
 import json
 import sys
+from typing import Any
 
 import onelogin
 from onelogin.exceptions import ApiException, NotFoundException, UnauthorizedException
@@ -15,17 +16,17 @@ from onelogin.models.generate_token_request import GenerateTokenRequest
 url, client_id, client_secret, app = sys.argv[1:5]
 
 
-def client(secret):
+def client(secret: str) -> Any:
     return onelogin.ApiClient(onelogin.Configuration(host=url, username=client_id, password=secret))
 
 
-def grant(api):
+def grant(api: Any) -> Any:
     token = onelogin.OAuth2Api(api).generate_token(GenerateTokenRequest(grant_type="client_credentials"))
     api.configuration.access_token = token.access_token
     return token
 
 
-def paged(call, *arguments, **named):
+def paged(call: Any, *arguments: Any, **named: Any) -> Any:
     """All pages of a list, by the cursors in their headers: records, pages, and the total that each page said."""
     records, totals, cursor = [], [], None
     while True:
@@ -40,7 +41,7 @@ def paged(call, *arguments, **named):
             return records, len(totals), totals
 
 
-def refused(error, call, *arguments, **named):
+def refused(error: Any, call: Any, *arguments: Any, **named: Any) -> list[Any]:
     try:
         call(*arguments, **named)
     except error as found:
@@ -48,7 +49,7 @@ def refused(error, call, *arguments, **named):
     raise AssertionError(call)
 
 
-found = {}
+found: dict[str, Any] = {}
 stranger = client("wrong")
 found["wrong secret"] = refused(UnauthorizedException, grant, stranger)
 
