@@ -87,7 +87,7 @@ class Bench:
             self.scim = stack.enter_context(
                 scim.prepared(users=company.users, groups=company.groups, memberships=company.memberships, seed=SEED)
             )
-            content = organisation(
+            content: dict[str, Any] = organisation(
                 users=company.users, groups=company.groups, memberships=company.memberships, seed=SEED
             ).crowd_load("acme")
             self.crowd, self.twin = (

@@ -121,14 +121,14 @@ def download(parse: bool = True, keep: bool = False) -> float:
                     kept.append((what, response.content))
                 size = len(first["Resources"])
                 starts = range(1 + size, total + 1, size)
-                pages = [lambda at=at, what=what, size=size: page(what, at, size) for at in starts]  # type: ignore[misc]
+                pages = [lambda at=at, what=what, size=size: page(what, at, size) for at in starts]
                 await _ahead(pages, AHEAD)
 
     async def crowd() -> None:
         async with _client(sides.crowd, auth=("crowdsync", sides.password)) as client:
 
             async def page(kind: str, start: int) -> Any:
-                params = {
+                params: dict[str, str | int] = {
                     "entity-type": kind,
                     "expand": f"{kind},attributes",
                     "start-index": start,
