@@ -182,7 +182,8 @@ def agreement_ends(policy: Policy) -> timedelta:
     filed = SimpleNamespace(number=7, plan=SimpleNamespace(digest="d"), verdict=Verdict())
     decide(SimpleNamespace(policy=policy, store=store), filed, "approve", "ann", "because")  # type: ignore[arg-type]
     assert (written["number"], written["digest"], written["actor"]) == (7, "d", "ann")
-    return written["expires_at"] - written["at"]  # type: ignore[no-any-return]
+    lasts: timedelta = written["expires_at"] - written["at"]
+    return lasts
 
 
 def read_whole(policy: Policy) -> bool:

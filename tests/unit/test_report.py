@@ -279,9 +279,9 @@ def test_the_report_names_them_and_the_way_out(run: Run) -> None:
     assert "account of ralf" in page
     assert "## Held for long (1)" in page
     assert "3 runs, since" in page
-    screen = Console(file=StringIO(), width=120)
-    show.report(screen, report)
-    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    screen = StringIO()
+    show.report(Console(file=screen, width=120), report)
+    text = screen.getvalue()
     for words in (
         "but 1 person is in against the source's word",
         "but x",
