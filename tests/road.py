@@ -7,16 +7,18 @@ less what Crowd itself keeps; `reload` puts such a content back.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pandas as pd
 
-from connectors.contract import Capabilities, Directory, Page, Person, Scope, Source
+from connectors.contract import Capabilities, Changes, Directory, Page, Person, Scope, Source
 from connectors.errors import RetryableError
+from connectors.http import Http
 from connectors.model import GroupRow, MembershipRow, Snapshot, UserRow
+from connectors.source import SourceSettings
 from connectors.store import SavedSnapshot, Store
 from tasks.decide.filter import in_scope
 from tasks.decide.guard import judge
@@ -40,13 +42,22 @@ OWN = ("requiresPasswordChange", "invalidPasswordAttempts", "passwordLastChanged
 
 
 class FixedSource:
-    """`connectors.contract.Source` over one snapshot."""
+    """`connectors.contract.Source` over one snapshot, that is read whole."""
 
     name: ClassVar[str] = "fixed"
     capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True)
+    settings: ClassVar[type[SourceSettings]] = SourceSettings
+
+    @classmethod
+    def open(cls, name: str, settings: Any, secrets: Mapping[str, str]) -> FixedSource:
+        raise NotImplementedError
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+
+    @property
+    def clients(self) -> Sequence[Http]:
+        return ()
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
         yield Page(list(self.snapshot.users.itertuples(index=False, name=None)), last=True)
@@ -58,6 +69,18 @@ class FixedSource:
         yield Page(list(self.snapshot.memberships.astype("str").itertuples(index=False, name=None)), last=True)
 
     async def user(self, key: str) -> Person | None:
+        raise NotImplementedError
+
+    async def has_user(self, identity: str) -> bool:
+        raise NotImplementedError
+
+    async def has_group(self, identity: str) -> bool:
+        raise NotImplementedError
+
+    async def cursor(self, scope: Scope) -> str:
+        raise NotImplementedError
+
+    async def changes(self, scope: Scope, cursor: str) -> Changes:
         raise NotImplementedError
 
     async def check(self) -> Sequence[str]:

@@ -32,7 +32,7 @@ class Store(History, Links, Journal, AuditChain, Leases, DepartureLog, Decisions
         self._db = opened
 
     @classmethod
-    def open(cls, url: str = "sqlite:///crowdsync.db", *, busy: float = 30.0) -> Store:
+    def open(cls, url: str = "sqlite:///crowdsync.db", *, busy: float = 30.0) -> Self:
         """Open the database, creating its tables if it is empty.
 
         `busy`: seconds to wait for another SQLite writer. Raises `ConfigurationError`, one line with the

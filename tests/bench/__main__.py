@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 from rich.console import Console
@@ -87,7 +87,7 @@ class Bench:
             self.scim = stack.enter_context(
                 scim.prepared(users=company.users, groups=company.groups, memberships=company.memberships, seed=SEED)
             )
-            content = organisation(
+            content: dict[str, Any] = organisation(
                 users=company.users, groups=company.groups, memberships=company.memberships, seed=SEED
             ).crowd_load("acme")
             self.crowd, self.twin = (
@@ -339,7 +339,7 @@ class Bench:
             f"{company.memberships:,} memberships; best of {self.repeats}",
             title_justify="left",
         )
-        for name, justify in (
+        columns: tuple[tuple[str, Literal["left", "right"]], ...] = (
             ("stage", "left"),
             ("seconds", "right"),
             ("floor", "left"),
@@ -347,8 +347,9 @@ class Bench:
             ("ratio", "right"),
             ("target", "left"),
             ("requests", "right"),
-        ):
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        )
+        for name, justify in columns:
+            table.add_column(name, justify=justify, no_wrap=True)
         for one in self.stages:
             ratio = f"{one.ratio:.1%}" if one.share else f"{one.ratio:.2f}"
             target = "" if one.target is None else f"≤ {one.target:.0%}" if one.share else f"≤ {one.target:.2f}"

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,14 +122,14 @@ def download(parse: bool = True, keep: bool = False) -> float:
                     kept.append((what, response.content))
                 size = len(first["Resources"])
                 starts = range(1 + size, total + 1, size)
-                pages = [lambda at=at, what=what, size=size: page(what, at, size) for at in starts]  # type: ignore[misc]
+                pages = [partial(page, what, at, size) for at in starts]
                 await _ahead(pages, AHEAD)
 
     async def crowd() -> None:
         async with _client(sides.crowd, auth=("crowdsync", sides.password)) as client:
 
             async def page(kind: str, start: int) -> Any:
-                params = {
+                params: dict[str, str | int] = {
                     "entity-type": kind,
                     "expand": f"{kind},attributes",
                     "start-index": start,
@@ -141,7 +142,7 @@ def download(parse: bool = True, keep: bool = False) -> float:
 
             for kind, total in (("user", len(sides.directory.users)), ("group", len(sides.directory.groups))):
                 starts = range(0, max(total, 1), CROWD_PAGE - 1)
-                await _ahead([lambda at=at, kind=kind: page(kind, at) for at in starts], READERS)  # type: ignore[misc]
+                await _ahead([partial(page, kind, at) for at in starts], READERS)
             parser = _membership_parser()
             pieces = []
             headers = {"accept": "application/xml"}

@@ -147,7 +147,7 @@ def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
 
 def run(orchestrated: bool = True, mode: str = "sync") -> dict[str, Any]:
     """One whole run of the road."""
-    request = SyncRequest(source="acme", mode=mode, force=True)  # type: ignore[arg-type]
+    request = SyncRequest(source="acme", mode=mode, force=True)
     watch = Watch()
     before = resident()
     with watched(watch, orchestrated=orchestrated), watch.sampling():

@@ -212,7 +212,7 @@ async def replay(requests: list[Asked], width: int) -> None:
 def one(kind: str, size: str, repeats: int) -> None:
     """Measure one source and print it as JSON."""
     company = SIZES[size]
-    sizes = {"users": company.users, "groups": company.groups, "memberships": company.memberships}
+    sizes: dict[str, Any] = {"users": company.users, "groups": company.groups, "memberships": company.memberships}
     with sandbox.running(kind, **sizes, seed=SEED) as running:
         found = asyncio.run(measured(running, repeats))
     minimum, why = MINIMUM[kind]

@@ -122,7 +122,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     home = tmp_path_factory.mktemp("approval")
     before = dict(os.environ)
     with ExitStack() as stack:
-        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        stack.callback(os.environ.update, before)
+        stack.callback(os.environ.clear)
         os.environ["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
         server = stack.enter_context(prefect_server(home / "prefect"))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
@@ -143,7 +144,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         api = stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=120))
         made = Desk(api, home, crowd, idp, server, environment, None)  # type: ignore[arg-type]
         made.serve()
-        stack.callback(lambda: (made.serving.terminate(), made.serving.wait(30)))
+        stack.callback(lambda: made.serving.wait(30))
+        stack.callback(lambda: made.serving.terminate())
         made.state(made.start(), "COMPLETED")
         assert len(made.active()) > 50
         yield made

@@ -44,6 +44,7 @@ async def test_only_the_first_part_is_done_and_it_holds(place: Place, tmp_path: 
         place.crowd.reset_counts()
         count = await first_part(run, made, run.policy.canary)
         assert place.crowd.counts()["writes"] == count
+        assert made.number is not None
         journal = run.store.operations(made.number)
         done = journal[journal["state"] == "done"]
         assert len(done) == count < len(journal)
@@ -70,7 +71,7 @@ async def test_what_does_not_hold_stops_everything_else(place: Place, tmp_path: 
     async with begin(load(), "acme", policy(operations=1000), "sync") as run:
         run.finished = True
         made = await road.walk(run, mode="preview")
-        lied, write = [], run.directory.write
+        lied, write = list[Operation](), run.directory.write
 
         async def write_most(operation: Operation, *, attempted: bool = False) -> Outcome:
             if operation.kind is kind and not lied:
@@ -82,6 +83,7 @@ async def test_what_does_not_hold_stops_everything_else(place: Place, tmp_path: 
         with pytest.raises(RefusedError, match=r"canary: .*nothing further was written"):
             await first_part(run, made, run.policy.canary)
         assert lied
+        assert made.number is not None
         later = run.store.operations(made.number)
         phase = later.loc[later["seq"] == lied[0].seq, "phase"].iloc[0]
         assert set(later.loc[later["phase"] > phase, "state"]) <= {"planned"}

@@ -157,7 +157,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     before = dict(os.environ)
     with ExitStack() as stack:
         prefect = stack.enter_context(prefect_server(home / "prefect"))
-        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        stack.callback(os.environ.update, before)
+        stack.callback(os.environ.clear)
         from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
@@ -300,7 +301,8 @@ def told(place: Place, command: str, wrong: Wrong) -> Answer:
     settings = {name: value.format(**known) for name, value in wrong.settings}
     config = place.config(wrong.change, policy=wrong.policy, **settings)
     place.crowd.reset_counts()
-    answer = place.run(config, command, *wrong.arguments, **dict(wrong.environment))
+    environment: dict[str, Any] = dict(wrong.environment)
+    answer = place.run(config, command, *wrong.arguments, **environment)
     print(f"{command}: exit {answer.code}: {answer.text}")
     assert answer.code == wrong.code, answer.text
     for words in wrong.says:

@@ -128,7 +128,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     elsewhere.mkdir()
     before = dict(os.environ)
     with ExitStack() as stack:
-        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        stack.callback(os.environ.update, before)
+        stack.callback(os.environ.clear)
         server = stack.enter_context(prefect_server(home / "prefect"))
         crowds = [stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD})) for _ in range(2)]
         scim = stack.enter_context(sandbox_scim.prepared(users=30, groups=5, memberships=90, token=TOKEN))
@@ -167,7 +168,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        stack.callback(lambda: (worker.terminate(), worker.wait(60)))
+        stack.callback(worker.wait, 60)
+        stack.callback(worker.terminate)
         api = stack.enter_context(Patient(base_url=f"{server.url}/api", timeout=120))
         yield Place(api, elsewhere, crowds[0], crowds[1])
         say_goodbye()
@@ -390,8 +392,8 @@ def test_a_new_sandbox_waits_for_no_run_of_the_last_one(place: Place) -> None:
 def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    program = Path(sys.executable).with_name("crowdsync")
-    command = [program, "up", "--people", "10", "--idp", "okta", "--port", str(port), "--home", tmp_path / "demo"]
+    program = str(Path(sys.executable).with_name("crowdsync"))
+    command = [program, "up", "--people", "10", "--idp", "okta", "--port", str(port), "--home", str(tmp_path / "demo")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "CROWDSYNC"))}
     up = subprocess.Popen(
         command,

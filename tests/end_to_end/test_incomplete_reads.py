@@ -136,8 +136,8 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def servers(request: pytest.FixtureRequest) -> Iterator[tuple[RunningScim, RunningCrowd]]:
-    sizes = {"users": USERS, "groups": GROUPS, "memberships": MEMBERSHIPS}
-    pages = {"user_page": PAGE, "group_page": PAGE}
+    sizes: dict[str, Any] = {"users": USERS, "groups": GROUPS, "memberships": MEMBERSHIPS}
+    pages: dict[str, Any] = {"user_page": PAGE, "group_page": PAGE}
     with prepared(**sizes, **pages, paging=request.param) as scim, running_crowd() as crowd:
         yield scim, crowd
 

@@ -34,7 +34,9 @@ async def test_everything_goes_to_the_new_source_once_it_was_shown(place: Place,
 
     digest = place.crowd.digest()
     shown = await said(say, "links", "move", OTHER, "acme", "--by", "username")
-    left_out = int(re.search(r"(\d+) left out", shown)[1])  # type: ignore[index]
+    told = re.search(r"(\d+) left out", shown)
+    assert told is not None, shown
+    left_out = int(told[1])
     assert f"{40 - 3} accounts and 6 groups to be moved, 3 left out" in shown, shown
     assert "has the power of 'confluence-administrators'" in shown
     assert "the account is inactive" in shown

@@ -91,7 +91,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             pass
 
     with ExitStack() as stack:
-        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        stack.callback(os.environ.update, before)
+        stack.callback(os.environ.clear)
         server = stack.enter_context(prefect_server(home / "prefect"))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         scim = stack.enter_context(sandbox_scim.prepared(users=20, groups=4, memberships=50, token=TOKEN))

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from connectors.contract import Outcome
 from connectors.errors import RefusedError
+from connectors.operations import Operation
 from connectors.settings import load
 from connectors.store import Store
 from tasks.policy import policy_of
@@ -75,7 +77,7 @@ async def test_by_its_own_clock_it_stops_between_two_calls(place: Place, url: st
         place.crowd.reset_counts()
         writing, write, sent = run.writing, run.directory.write, 0
 
-        async def slow(operation, *, attempted=False):  # type: ignore[no-untyped-def]
+        async def slow(operation: Operation, *, attempted: bool = False) -> Outcome:
             nonlocal sent
             sent += 1
             if sent == 5:

@@ -80,7 +80,7 @@ def _sync(mode: str) -> Any:
     from flows.sync import SyncRequest, sync
 
     async def go() -> Any:
-        return await sync(SyncRequest(source="acme", mode=mode))  # type: ignore[arg-type]
+        return await sync(SyncRequest(source="acme", mode=mode))
 
     return asyncio.run(go())
 
@@ -91,7 +91,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("prefect")
     before = dict(os.environ)
     with ExitStack() as stack:
-        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        stack.callback(os.environ.update, before)
+        stack.callback(os.environ.clear)
         server = stack.enter_context(prefect_server(home / "prefect"))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         scim = stack.enter_context(
@@ -119,7 +120,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        stack.callback(lambda: (serving.terminate(), serving.wait(30)))
+        stack.callback(serving.wait, 30)
+        stack.callback(serving.terminate)
         stack.enter_context(temporary_settings({PREFECT_API_URL: f"{server.url}/api"}))
         place = Served(stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=120)), home, crowd)
 

@@ -95,7 +95,7 @@ def more(file: Path, before: dict[str, int]) -> dict[str, int]:
 def streams(file: Path) -> dict[str, int]:
     """Snapshots by stream."""
     with Store.open(f"sqlite:///{file}") as store:
-        return store.snapshots()["stream"].value_counts().to_dict()
+        return {str(stream): int(n) for stream, n in store.snapshots()["stream"].value_counts().items()}
 
 
 @pytest.mark.parametrize(("users", "groups"), SIZES)

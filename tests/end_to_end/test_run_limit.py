@@ -97,7 +97,7 @@ async def test_writing_that_is_cut_off_is_taken_up_by_the_next_run(place: Place,
         async with begin(settings, "acme", policy_of(settings, "acme"), "sync") as run:
             made = await road.walk(run, mode="preview")
             assert made.number == 1
-            run.directory = Hangs(run.directory)  # type: ignore[assignment]
+            run.directory = Hangs(run.directory)
             async with limited("acme", 3 / 3600):
                 await road.apply(run, made.plan, 1)
 

@@ -401,6 +401,7 @@ def kill_and_run_again(stage: Stage, url: str, point: Point) -> None:
     before, after = names_of(stage.before), names_of(stage.after)
     open_: Counter[tuple[str, str, str]] = Counter()
     renamed: dict[str, str] = {}
+    operation: Any
     for operation in reversed(list(journal.itertuples())):
         holds = scene.holds(operation, before, after)
         if operation.kind == Kind.USER_RENAME:

@@ -14,11 +14,12 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
 from connectors.errors import ConfigurationError, CrowdsyncError, RefusedError, RetryableError
 from connectors.model import Snapshot, users_frame
-from connectors.store import Store, database
+from connectors.store import Store
 from deployments.cli import app
 
 AT = datetime(2026, 11, 23, 23, 31, 50, tzinfo=UTC)
@@ -168,5 +169,5 @@ def test_postgresql_says_the_same(server: Any) -> None:
                     connection.execute(text(raising))
                 with pytest.raises(kind, match=says), store._db.write() as connection:  # as the bulk writer does
                     connection.connection.dbapi_connection.cursor().execute(raising)  # type: ignore[union-attr]
-            with pytest.raises((psycopg.Error, database.DBAPIError)), store._db.write() as connection:
+            with pytest.raises((psycopg.Error, DBAPIError)), store._db.write() as connection:
                 connection.execute(text("SELECT 1 / 0"))  # a mistake of the program stays one

@@ -127,7 +127,7 @@ class World:
 
 def a_world(rng: random.Random) -> World:
     before = a_crowd(rng)
-    crowd, made = before.copy(), []
+    crowd, made = before.copy(), list[Operation]()
     # Sometimes only a few kinds, so that long chains of renames, or of deletions and creations, come about.
     kinds = rng.choice(
         (

@@ -168,7 +168,8 @@ def partly_unread(directory: Snapshot, rng: random.Random) -> Snapshot:
         unread = np.array([rng.random() < 0.3 for _ in range(len(frame))], dtype=bool)
         kept.append(frame[~unread])
         held += [(kind, row["id"], row[name], "extract", "no attributes") for _, row in frame[unread].iterrows()]
-    return Snapshot.of(*kept, directory.memberships, held_frame(held))
+    users, groups = kept
+    return Snapshot.of(users, groups, directory.memberships, held_frame(held))
 
 
 def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4) -> Counter[str]:

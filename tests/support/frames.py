@@ -22,7 +22,13 @@ from tasks.policy import Policy
 
 def person(key: str, name: str, email: str = "", **more: Any) -> tuple[Any, ...]:
     """One row of a users frame."""
-    value = {"first_name": "F", "last_name": "L", "display_name": "D", "active": True, "attributes": {}} | more
+    value: dict[str, Any] = {
+        "first_name": "F",
+        "last_name": "L",
+        "display_name": "D",
+        "active": True,
+        "attributes": {},
+    } | more
     fields = (value[field] for field in ("first_name", "last_name", "display_name", "active"))
     return (key, name, email, *fields, attributes_text(value["attributes"]))
 

@@ -75,8 +75,8 @@ def python_keycloak(idp: RunningIdp, company: Organisation) -> None:
     members = {(key, member) for key, group in groups.items() for member in group["members"] if member in people}
     pairs = zip(company.member_team.tolist(), company.member_person.tolist(), strict=True)
     assert members == {(company.teams[t].id, company.people[p].id) for t, p in pairs}
-    nestings = zip(company.nest_parent.tolist(), company.nest_child.tolist(), strict=True)
-    nestings = {(company.teams[p].id, company.teams[c].id) for p, c in nestings}
+    pairs = zip(company.nest_parent.tolist(), company.nest_child.tolist(), strict=True)
+    nestings = {(company.teams[p].id, company.teams[c].id) for p, c in pairs}
     shown_nestings = {(group["parent"], key) for key, group in groups.items() if group["parent"]}
     assert shown_nestings
     assert shown_nestings <= nestings

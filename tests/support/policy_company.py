@@ -56,7 +56,7 @@ def world() -> World:
     made.groups += [("jira", "jira-administrators", "", "{}"), ("texts", "texts", "new text", "{}")]
     made.memberships += [("staff", key, "user") for key in ("p1", "p2", "p3", "p5")]
     made.memberships += [("outer", "inner", "group"), ("inner", "p5", "user"), ("jira", "p2", "user")]
-    same = {"first_name": "F", "last_name": "L", "display_name": "D"}
+    same: dict[str, Any] = {"first_name": "F", "last_name": "L", "display_name": "D"}
     bob = crowd.add_user("bob", email="old@x.org", attributes=mark("p2") | {"crew": ["green"], "theirs": ["x"]}, **same)
     crowd.add_user("old-name", email="cy@x.org", attributes=mark("p3"), **same)
     crowd.add_user("dan", email="dan@x.org", attributes=mark("p4"), **same)

@@ -94,8 +94,8 @@ def add_world(world: World, rng: random.Random, tag: str = "", *, pure: bool = F
     keep = rng.random() < 0.5
     held_names = {i: a["name"] for a in accounts for i in ids if a["attributes"].get(ID_ATTRIBUTE) == [f"{SOURCE}:{i}"]}
     for identity in ids:
-        name = held_names.get(identity) if keep and rng.random() < 0.6 else None
-        name = name or (rng.choice(pool) if rng.random() < 0.1 else pool.pop())
+        known = held_names.get(identity) if keep and rng.random() < 0.6 else None
+        name = known or (rng.choice(pool) if rng.random() < 0.1 else pool.pop())
         active, mail = rng.random() < 0.75, rng.choice(MAILS)
         mail = mail and mail + tag
         extra = attributes_text({EXTRA: [rng.choice("xy")]}) if rng.random() < 0.5 else "{}"
@@ -114,9 +114,9 @@ def add_world(world: World, rng: random.Random, tag: str = "", *, pure: bool = F
                 world.memberships.append((identity, person, "user"))
         if not readable and rng.random() < 0.05:  # its members could not be read
             world.held.append((*("group", *world.groups.pop()[:2]), "extract", "a member without value"))
-        for child in group_ids:
+        for inner in group_ids:
             if rng.random() < 0.25:  # circles and groups in themselves too
-                world.memberships.append((identity, child, "group"))
+                world.memberships.append((identity, inner, "group"))
 
 
 def _existing(
@@ -168,7 +168,7 @@ NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 def any_policy(rng: random.Random, tags: Sequence[str] = ("",)) -> Policy:
     """A policy in which every field may be set; `tags`: the ends of the names in the worlds that it meets."""
-    leavers = {name: rng.choice(LEAVING) for name in ("out_of_scope", "disabled", "deleted")}
+    leavers: dict[str, Any] = {name: rng.choice(LEAVING) for name in ("out_of_scope", "disabled", "deleted")}
     if rng.random() < 0.3 and not set(leavers.values()) <= {"nothing", "delete"}:
         leavers["delete_after_days"] = DAYS
     leavers["groups"] = rng.choice(("empty", "empty", "delete", "nothing"))
@@ -324,7 +324,8 @@ def describe(made: Plan) -> str:
 
 def subjects(made: Plan, world: World) -> list[int]:
     """The key of the account that each operation of a whole plan is about, or of the group; played through."""
-    crowd, found = world.crowd.copy(), []
+    crowd, found = world.crowd.copy(), list[int]()
+    row: Any
     for row in made.operations.itertuples():
         of_user = row.kind.startswith(("user", "membership"))
         table, name = (crowd.users if of_user else crowd.groups), crowd_id(str(row.name))
@@ -337,6 +338,7 @@ def subjects(made: Plan, world: World) -> list[int]:
 def whose(made: Plan, world: World, keys: list[int]) -> dict[int, str]:
     """Key of an account → the person whom it belongs to, before the plan or with it."""
     found = {key: owner for key, owner in owners(world.crowd, world.links, "user").items() if owner != "?"}
+    row: Any
     for key, row in zip(keys, made.operations.itertuples(), strict=True):
         if row.kind.startswith("user"):
             found[key] = str(row.source_id)

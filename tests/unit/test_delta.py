@@ -15,7 +15,7 @@ import pytest
 
 from connectors.contract import Capabilities, Changes, Held, Page, Scope
 from connectors.errors import StaleCursorError
-from connectors.model import Snapshot, groups_frame, held_frame, memberships_frame, users_frame
+from connectors.model import MembershipRow, Snapshot, groups_frame, held_frame, memberships_frame, users_frame
 from connectors.store import ReadCursor, Store
 from deployments.sandbox.organisation import changed, organisation
 from tasks.policy import Policy
@@ -42,7 +42,7 @@ BEFORE = Snapshot.of(
 )
 
 
-def pairs(snapshot: Snapshot) -> set[tuple[str, ...]]:
+def pairs(snapshot: Snapshot) -> set[MembershipRow]:
     return set(snapshot.memberships.astype("str").itertuples(index=False, name=None))
 
 
@@ -120,8 +120,8 @@ def test_a_delta_ends_where_a_full_read_does(seed: int) -> None:
         users=sorted(rows["users"]),
         groups=sorted(rows["groups"]),
         replaced=whole,
-        memberships=[p for p in come if p[0] not in whole] + [p for p in pairs(after) if p[0] in whole],  # type: ignore[misc]
-        left=[p for p in gone if p[0] not in whole],  # type: ignore[misc]
+        memberships=[p for p in come if p[0] not in whole] + [p for p in pairs(after) if p[0] in whole],
+        left=[p for p in gone if p[0] not in whole],
         gone_users=sorted(set(before.users["id"]) - set(after.users["id"])),
     )
     assert merged(before, changes).digest() == after.digest()

@@ -363,7 +363,7 @@ def test_each_danger_is_asked_where_the_policy_names_it(danger: str) -> None:
     made, radius = a_plan(counts, owning(100)), the_radius(**changed)
 
     def judged(dangers: list[str], when: str = "above_limits", *, force: bool = False) -> Verdict:
-        limits = {"user_deactivate": {}, "user_delete": {}, "group_delete": {}}
+        limits: dict[str, Any] = {"user_deactivate": {}, "user_delete": {}, "group_delete": {}}
         return judge(
             made,
             Policy.model_validate({"approval": {"dangers": dangers, "when": when}, "limits": limits}),

@@ -36,7 +36,8 @@ def test_a_plan_that_does_nothing() -> None:
     result = impact(the_operations(), directory, Policy())
     assert (result.active_before, result.active_after) == (3, 3)
     assert (result.seats_before, result.seats_after) == (None, None)
-    assert result.emptied == result.administrators_lost == result.shut_out == result.unusual == ()
+    assert result.emptied == result.administrators_lost == result.shut_out == ()
+    assert result.unusual == ()
     assert result.privileged.empty
     assert result.group_changes.empty
     assert lines(result) == []

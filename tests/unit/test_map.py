@@ -165,7 +165,7 @@ ODD = [
 @pytest.mark.parametrize("active", [True, False])
 @pytest.mark.parametrize(("more", "words"), ODD)
 def test_map_leaves_out_what_nobody_needs_and_says_so(more: dict[str, Any], words: str, active: bool) -> None:
-    rest = {"email": "ann@x.org", "attributes": {"team": ["core"]}, "active": active} | more
+    rest: dict[str, Any] = {"email": "ann@x.org", "attributes": {"team": ["core"]}, "active": active} | more
     policy = policy_with(attributes={"extra": {"crew": "team"}})
     found = desired(snapshot([person("1", "ann", **rest), person("2", "bob")]), policy)
     assert found.held.empty

@@ -29,7 +29,7 @@ def matched(
 
 
 def found_in(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    return {row.id: (row.account, row.how) for row in frame.itertuples()}
+    return {str(row.id): (str(row.account), str(row.how)) for row in frame.itertuples()}
 
 
 def four_ways() -> ModelCrowd:

@@ -26,8 +26,8 @@ EXTRA = "team"
 SCOPE = frozenset({ID_ATTRIBUTE, EXTRA})
 NAMES = ("ann", "Ann", "bob", "İx")
 TEAMS = ("red", "Red", "blue")
-MARKS = (["acme:1"], ["acme:2"], [])
-VALUES = (["x"], ["x", "y"], ["y", "x"], [])
+MARKS: tuple[list[str], ...] = (["acme:1"], ["acme:2"], [])
+VALUES: tuple[list[str], ...] = (["x"], ["x", "y"], ["y", "x"], [])
 TEXTS = ("", "", "a", "b")
 
 
@@ -276,7 +276,7 @@ async def test_a_record_that_cannot_be_read_is_there_and_nobodys(kind: Kind) -> 
 
 async def test_an_operation_that_lacks_a_field_is_not_sent() -> None:
     """It would blank that field."""
-    directory = Crowd(Http("http://crowd.test/crowd", name="crowd", transport=httpx.MockTransport(lambda _: 1 / 0)))  # type: ignore[arg-type,return-value]
+    directory = Crowd(Http("http://crowd.test/crowd", name="crowd", transport=httpx.MockTransport(lambda _: 1 / 0)))  # type: ignore[arg-type]
     with pytest.raises(RecordError, match="lacks 'email'"):
         await directory.write(
             Operation(

@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -153,7 +154,7 @@ def sendable(location: str) -> bool:
     return not any(letter < " " or letter == "\x7f" for letter in location) and location == location.strip()
 
 
-def login(at: int) -> dict[str, object]:
+def login(at: int) -> dict[str, Any]:
     return {"basic": ("app", SECRET)} if at % 2 else {"bearer": SECRET}
 
 
@@ -170,7 +171,7 @@ async def test_no_redirect_and_no_link_leads_a_credential_elsewhere(
         monkeypatch.setattr(Http, "_pinned", through)
     seen: dict[str, int] = {}
     async with servers() as both:
-        clients = [Http(f"http://{both.own}", name="t", attempts=1, **login(at)) for at in (0, 1)]  # type: ignore[arg-type]
+        clients = [Http(f"http://{both.own}", name="t", attempts=1, **login(at)) for at in (0, 1)]
         links = spellings(both.own, both.other)[:: 1 if pinned else 2]
         for at, link in enumerate(links):
             http, streamed = clients[at % 2], at % 3 == 0

@@ -164,10 +164,10 @@ def test_what_one_key_adopts_the_next_does_not_meet() -> None:
     for name in ("first", "second"):
         made.crowd.add_user(name, email="same@x.org")
 
-    def adopted(*keys: str) -> dict[str, str]:
+    def adopted(*keys: str) -> dict[str, Any]:
         of = planned(made.source(), made.crowd, made.links, policy_with("matching.users", keys))
         rows = of.operations[of.operations["reason"].str.startswith("adopted by")]
-        return dict(zip(rows["source_id"], rows["name"], strict=True)) | {"held": set(reasons(of))}  # type: ignore[dict-item]
+        return dict(zip(rows["source_id"], rows["name"], strict=True)) | {"held": set(reasons(of))}
 
     by_name = adopted("username", "email")
     assert by_name["two"] == "first"

@@ -82,7 +82,7 @@ def test_attributes_on_report_are_told_and_counted_and_marks_are_done(update: st
     made = the_plan(policy_with("operations.user_update", update, **more))
     marked = [row for row in rows_of(made.operations, "user_attributes") if ID_ATTRIBUTE in row[4]]
     assert [row[1] for row in marked] == ["unowned"]
-    change = ("user_attributes", "bob", "", "p2", '{"attributes":{"crew":["blue"]}}')
+    change: tuple[str, ...] = ("user_attributes", "bob", "", "p2", '{"attributes":{"crew":["blue"]}}')
     change += ('{"attributes":{"crew":["green"]}}', "differs from the source")
     assert (change in rows_of(made.operations, "user_attributes")) == (update == "on")
     assert (change in rows_of(made.reported, "user_attributes")) == (update == "report")

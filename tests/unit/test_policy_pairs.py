@@ -164,9 +164,8 @@ def check_features(made: Plan, row: Row) -> None:
             kind, kind
         )
         assert row[f"operations.{feature}"] != "on", kind
-    told = made.reported["kind"].value_counts().to_dict()
-    for kind, count in told.items():
-        assert made.withheld.get(str(kind)) == count, kind
+    for told, count in made.reported["kind"].value_counts().items():
+        assert made.withheld.get(str(told)) == count, told
     if row["groups.nesting"] != "preserve":
         assert "nesting_add" not in made.counts()
     if row["groups.nesting"] == "ignore":

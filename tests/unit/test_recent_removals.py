@@ -59,7 +59,9 @@ def asked(verdict: Verdict) -> list[str]:
 
 def selection(**limits: Any) -> Policy:
     """No limit but these, and no danger."""
-    none = {name: {} for name, field in Policy().limits.__class__.model_fields.items() if field.annotation is Limit}
+    none: dict[str, Any] = {
+        name: {} for name, field in Policy().limits.__class__.model_fields.items() if field.annotation is Limit
+    }
     return Policy.model_validate({"limits": {**none, "unusual_times": None, **limits}, "approval": {"dangers": []}})
 
 

@@ -108,11 +108,14 @@ OPERATION = frame(
     "name", "target", "reason", "note", kind="user_rename", seq=0, record="{}", before="{}", state="failed"
 )
 HELD_ROW = frame("id", "name", "stage", "reason", kind="user", away="")
-REPORT = Report(
-    *("run", HOSTILE, HOSTILE, "refused", 1),
+ROWS: dict[str, Any] = {
     **dict.fromkeys(("impact", "refusals", "asks", "agreed", "forced"), (HOSTILE,)),
     **dict.fromkeys(("held", "warnings"), HELD_ROW),
     **dict.fromkeys(("reported", "failed"), OPERATION),
+}
+REPORT = Report(
+    *("run", HOSTILE, HOSTILE, "refused", 1),
+    **ROWS,
     sizes={HOSTILE: (1, 2, 3)},
     since=HOSTILE,
     why=HOSTILE,
@@ -158,9 +161,9 @@ def a_table(text: str) -> Table:
 
 @pytest.mark.parametrize("what", PRINTS)
 def test_no_name_reaches_the_terminal_with_its_escape_sequences(what: str) -> None:
-    console = show.Terminal(file=io.StringIO(), width=500, force_terminal=False)
-    PRINTS[what](console)
-    text = console.file.getvalue()
+    printed = io.StringIO()
+    PRINTS[what](show.Terminal(file=printed, width=500, force_terminal=False))
+    text = printed.getvalue()
     assert "u001b[2J" in text
     assert {c for c in text if not c.isprintable()} == {"\n"}
 
@@ -182,9 +185,9 @@ def test_the_report_says_what_was_left_out_by_reason_and_not_too_long() -> None:
     assert lines[0].endswith("and 20 more: email is no address and was left out")
     assert lines[1] == "- g (group): description is not text and was left out"
     assert report.summary()["left_out"] == 31
-    console = show.Terminal(file=io.StringIO(), width=500)
-    show.report(console, report)
-    assert "u_9 (user), and 20 more" in console.file.getvalue()
+    printed = io.StringIO()
+    show.report(show.Terminal(file=printed, width=500), report)
+    assert "u_9 (user), and 20 more" in printed.getvalue()
     many = held_frame([("user", str(n), f"u{n}", "map", f"reason {n}") for n in range(25)])
     assert left_out(many)[-1] == ("5 more reasons", [])
     assert "Warnings" not in report_markdown(replace(report, warnings=held_frame()))
@@ -276,9 +279,9 @@ def test_the_report_names_them_and_the_way_out(run: Run) -> None:
     assert "account of ralf" in page
     assert "## Held for long (1)" in page
     assert "3 runs, since" in page
-    screen = Console(file=StringIO(), width=120)
-    show.report(screen, report)
-    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    screen = StringIO()
+    show.report(Console(file=screen, width=120), report)
+    text = screen.getvalue()
     for words in (
         "but 1 person is in against the source's word",
         "but x",

@@ -16,7 +16,7 @@ from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.scim import RunningScim, apply_change, fill, prepared, scim2_server
 from deployments.sandbox.server import Fault
 
-SIZE = {"users": 230, "groups": 30, "memberships": 1200, "seed": 5}
+SIZE: dict[str, Any] = {"users": 230, "groups": 30, "memberships": 1200, "seed": 5}
 DAY_TWO = {
     "seed": 2,
     "joiners": 4,

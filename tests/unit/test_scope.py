@@ -296,7 +296,7 @@ def slow_typed(value: str, operator: str, wanted: list[str]) -> bool | None:
     return day > other if operator == "after" else day < other
 
 
-def slow_value(row: dict[str, Any], field: str) -> list[str]:
+def slow_value(row: dict[Any, Any], field: str) -> list[str]:
     return [row[field]] if field in row else list(orjson.loads(row["attributes"]).get(field, []))
 
 

@@ -48,7 +48,7 @@ def selecting(world: World, policy: Policy) -> Callable[[Selection | None], Plan
     """The plan of a world, about everybody or one. What is the same for all is worked out once."""
     source, directory = world.source(), world.crowd.snapshot(policy.attributes.extra)
     matched = match(desired(in_scope(source, policy).snapshot, policy), directory, world.links.frame(), policy, SOURCE)
-    steps = {name: cache_once(getattr(stage, name)) for name in STEPS}
+    steps: dict[str, Any] = {name: cache_once(getattr(stage, name)) for name in STEPS}
 
     def made(selection: Selection | None) -> Plan:
         with patch.multiple(stage, **steps):

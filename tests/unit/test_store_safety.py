@@ -20,10 +20,11 @@ from sqlalchemy import text
 from connectors.errors import ConfigurationError, CrowdsyncError, RecordError, RefusedError
 from connectors.model import Snapshot, users_frame
 from connectors.store import Decision, Lease, Quarantine, Store, audit, database
+from connectors.store.tables import METADATA
 from tests.support import postgres
 from tests.support.stored import AT, MINUTE, operations, plan
 
-TABLES = sorted(database.METADATA.tables)
+TABLES = sorted(METADATA.tables)
 ODD = ["", "a", 'q"uo,te', "line\nbreak\r\n", "\\N", "nul\0l", "\U0010fffe0", "Ünï", "日本", " lead", "NULL"]
 
 
@@ -99,7 +100,7 @@ def test_a_machine_whose_clock_is_ahead_takes_no_lease(store: Store, monkeypatch
 
     class Ahead(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:
+        def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(hours=1)
 
     assert store.take_lease("crowd", "r2", seconds=60) is None
@@ -202,6 +203,7 @@ def test_a_stale_writer_writes_nothing_further(store: Store) -> None:
         store.intend(west, [0], at=AT, fence=third)
     with pytest.raises(RefusedError, match="'west', and the lease is for 'crowd'"):
         store.set_plan_status(west, "applying", at=AT, fence=third)
+    refused: Callable[[], object]
     for refused in (
         lambda: store.intend(99, [0], at=AT, fence=third),
         lambda: store.set_plan_status(99, "applying", at=AT, fence=third),

@@ -204,7 +204,7 @@ def slow_step(found: list[str], one: Step) -> list[str]:
     return result or [one.value] if one.function == "default" else result
 
 
-def slow(row: dict[str, Any], one: str | Value) -> list[str]:
+def slow(row: dict[Any, Any], one: str | Value) -> list[str]:
     one = as_value(one)
     given = []
     for name in one.sources:
