@@ -164,7 +164,7 @@ class Pages:
 
     def cut(self, name: str, records: Sequence[bytes], start: int, count: int, request: Request) -> Sequence[bytes]:
         """The page of `name` that starts at `start` (from 0)."""
-        if request.fails("repeat"):
+        if request.fails("repeat") and start:  # (before the first there is none, but for that of an earlier read)
             start = self.previous.get(name, start)
         self.previous[name] = start
         chosen = records[start : start + count]

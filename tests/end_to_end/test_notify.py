@@ -24,6 +24,7 @@ from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.server import say_goodbye
+from tests.support.prefect import until
 
 PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 SECRET = "secret-of-the-webhook-4Kp"
@@ -68,10 +69,18 @@ class Place:
         """A run that is running, as far as Prefect knows."""
         ident = self.api.get("/deployments/name/preview/preview").json()["id"]
         given = {"parameters": parameters, "state": {"type": "PENDING"}, "name": "of a dead worker"}
-        run = self.api.post(f"/deployments/{ident}/create_flow_run", json=given).json()["id"]
-        running = {"state": {"type": "RUNNING"}, "force": True}
-        self.api.post(f"/flow_runs/{run}/set_state", json=running).raise_for_status()
+        run = self.post(f"/deployments/{ident}/create_flow_run", given).json()["id"]
+        self.post(f"/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}, "force": True})
         return str(run)
+
+    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Prefect's server on SQLite says 503 while it is busy."""
+
+        def answered() -> httpx.Response | None:
+            answer = self.api.post(path, json=body)
+            return None if answer.status_code == 503 else answer
+
+        return until(answered).raise_for_status()
 
 
 @pytest.fixture(scope="module")
