@@ -37,7 +37,7 @@ from tests.support.worlds import SOURCE, World, add_world, any_policy, deletes, 
 
 TOGETHER = 6
 """How many worlds share a directory."""
-SEEDS, PARTS = int(os.environ.get("CROWDSYNC_SEEDS", "24")), 8
+SEEDS, PARTS = int(os.environ.get("CROWDSYNC_SEEDS", "24")), 24
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,9 @@ def worlds(seed: int) -> tuple[World, Sides]:
     world, policy = World(), any_policy(rng, tags)
     for tag in tags:
         add_world(world, rng, tag, pure=deletes(policy))
+    for name in list(world.crowd.users):  # where names go round in a circle, one must make room under another
+        if rng.random() < 0.3:
+            world.crowd.add_user(f"{name}~1")
     source, directory = world.source(), world.crowd.snapshot(policy.attributes.extra)
     return world, Sides(source, directory, world.links.frame(), policy, since(source))
 
