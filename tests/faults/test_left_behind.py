@@ -44,12 +44,13 @@ with Store.open(sys.argv[1]) as store:
 """
 
 _COMMAND = """
-import signal
+import time
 from deployments import cli
 def work():
     try:
         print("working", flush=True)
-        signal.pause()
+        while True:  # (not `signal.pause`: a signal that comes just before it would be waited for)
+            time.sleep(0.05)
     finally:
         print("closed what it opened", flush=True)
 cli.app = work
