@@ -51,7 +51,7 @@ from tests import road
 from tests.support import postgres
 from tests.support.long import long_after
 
-POINTS, PARTS = 200, 5
+POINTS, PARTS = 200, 10
 POINTS_POSTGRESQL = 10
 SEED = 20261124
 MOMENTS = ("before intent", "after intent", "before send", "after send", "after reply", "after done")
@@ -453,6 +453,7 @@ def test_killed_anywhere_the_next_run_ends_where_the_unkilled_one_does(
     tell(capsys, scene, chosen, "SQLite", time.perf_counter() - start)
 
 
+@pytest.mark.long
 @pytest.mark.postgres
 def test_killed_with_the_journal_in_postgresql(emulator: Any, capsys: pytest.CaptureFixture[str]) -> None:
     reason = postgres.missing()

@@ -16,6 +16,7 @@ from tasks.decide.guard import WAY, Finding, Verdict, judge
 from tasks.decide.impact import Impact, Unusual, impact
 from tasks.decide.plan import Owned, Plan
 from tasks.policy import Approval, Policy
+from tests.support.long import long_after
 from tests.support.worlds import company, planned
 
 LARGEST = 200
@@ -80,7 +81,7 @@ def test_every_size_and_every_number_of_leavers(monkeypatch: pytest.MonkeyPatch)
     print(f"{cases:,} directories of 0 to {LARGEST} users with every number of leavers: {refused:,} refused")
 
 
-@pytest.mark.parametrize("action", ["deactivate", "delete"])
+@pytest.mark.parametrize("action", long_after(1, ["deactivate", "delete"]))
 def test_the_whole_plan_is_what_is_judged(action: str) -> None:
     policy = Policy.model_validate({"leavers": {"deleted": action}, "operations": {"user_delete": action == "delete"}})
     limit = policy.limits.user_deactivate if action == "deactivate" else policy.limits.user_delete
