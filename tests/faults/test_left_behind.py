@@ -44,8 +44,9 @@ with Store.open(sys.argv[1]) as store:
 """
 
 _COMMAND = """
-import time
+import signal, time
 from deployments import cli
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is to be ignored, and that is inherited
 def work():
     try:
         print("working", flush=True)
