@@ -21,6 +21,7 @@ from tasks.decide.map import usernames
 from tasks.decide.names import among, ascii_only, crowd_ids, fold, skeletons
 from tasks.decide.nesting import codes_in, groups_below, nestings
 from tasks.decide.owners import split_mark
+from tasks.decide.plan.renames import aside
 from tasks.decide.selection import Selection
 from tasks.decide.values import Sources, field_value
 from tasks.policy import Policy
@@ -28,8 +29,6 @@ from tasks.policy import Policy
 NAME: Final = "name"
 EMAIL: Final = "email"
 OWNER: Final = "owner"
-ASIDE: Final = 200
-"""How much of a name is left in the one that makes room for another (as `tasks.decide.plan.renames` has it)."""
 
 
 class Index(Protocol):
@@ -105,7 +104,7 @@ def account_keys(accounts: pd.DataFrame, links: pd.DataFrame, policy: Policy, so
         _keyed(accounts["id"], OWNER, marks.where(marks.str.startswith(prefix), "").str.slice(len(prefix))),
         _keyed(crowd_ids(ours["name"]), OWNER, ours["id"]),
         # Beside each name stands the one that would make room for it.
-        _keyed(ids, NAME, crowd_ids(names.str.slice(0, ASIDE) + "~1")),
+        _keyed(ids, NAME, crowd_ids(names.map(lambda name: aside(name, 1)).astype("str"))),
     ]
     if EMAIL in policy.matching.users:
         parts.append(_keyed(accounts["id"], EMAIL, accounts[EMAIL].str.lower()))
@@ -147,8 +146,7 @@ def named_by(
     group = crowd_id(selection.group)
     if group in {crowd_id(one) for one in policy.groups.everyone}:
         return None
-    marks, _ = split_mark(directory.groups["attributes"])
-    marked = marks[(directory.groups["id"] == group).to_numpy()]
+    marked, _ = split_mark(directory.groups["attributes"][(directory.groups["id"] == group).to_numpy()])
     tied = links[(links["kind"] == "group") & (links["source"] == name) & (crowd_ids(links["name"]) == group)]
     owners = {*tied["id"], *(mark.removeprefix(f"{name}:") for mark in marked if mark.startswith(f"{name}:"))}
     ours = (crowd_ids(policy.groups.named(source.groups["name"])) == group).to_numpy(copy=True)

@@ -161,4 +161,9 @@ def _in_order(mover: dict[str, int], gives: dict[int, str]) -> Iterator[tuple[in
 
 def _aside(name: str, taken: set[str]) -> str:
     """A name like this one that nobody has."""
-    return next(f"{name[:200]}~{n}" for n in range(1, 10_000) if crowd_id(f"{name[:200]}~{n}") not in taken)
+    return next(other for n in range(1, 10_000) if crowd_id(other := aside(name, n)) not in taken)
+
+
+def aside(name: str, number: int) -> str:
+    """The name under which an account makes room for another: the first of these (from 1) that nobody has."""
+    return f"{name[:200]}~{number}"
