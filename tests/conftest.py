@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from connectors import oauth
 from tests.support import postgres
+
+vars(oauth)["load_pem_private_key"] = lru_cache(load_pem_private_key)
+"""A key is proved once in a process (0.1 s each time), not for each of the thousands of sources that tests open."""
 
 WHOLE = ("approval", "commands", "deployments", "incomplete_reads", "notify", "prefect", "requests", "wheel")
 """Files in end_to_end/ whose tests share servers."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -48,6 +49,7 @@ def new_key(file: Path) -> str:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
+@pytest.mark.long
 def test_the_sdk_reads_everything(tmp_path: Path) -> None:
     company = organisation(**SIZE)
     people, teams = {user_id(p.id): p for p in company.people}, {group_id(t.id): t for t in company.teams}

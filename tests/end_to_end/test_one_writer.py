@@ -24,8 +24,12 @@ from tests.support.place import RUNS, Place, place
 __all__ = ["place"]  # (the fixture)
 
 
-def test_of_twenty_runs_at_once_one_writes(place: Place, url: str) -> None:
-    busy = "wait" if url.startswith("sqlite") else "skip"
+@pytest.mark.parametrize(
+    ("url", "busy"),
+    [("sqlite", "wait"), pytest.param("postgresql", "skip", marks=[pytest.mark.postgres, pytest.mark.long])],
+    indirect=["url"],
+)
+def test_of_twenty_runs_at_once_one_writes(place: Place, url: str, busy: str) -> None:
     place.configure(url, f'busy = "{busy}"')
     place.crowd.reset_counts()
     said = place.at_once()

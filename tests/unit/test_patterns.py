@@ -226,6 +226,7 @@ def test_no_pattern_takes_long(compiled: Callable[[str], Callable[[pa.Array], ob
     assert len(times) > 50
 
 
+@pytest.mark.long
 def test_of_the_largest_that_are_taken_none_takes_long() -> None:
     """Each kind of part, repeated as often as the bound lets it, in each way of using a pattern."""
     worst = (0.0, "")

@@ -353,7 +353,7 @@ def policy_for(groups: dict[str, Any], **protection: Any) -> Policy:
     return Policy.model_validate({**OPEN, "groups": groups, "protection": {"users": [], **protection}})
 
 
-@pytest.mark.parametrize("made", [by_a_prefix, by_a_rule])
+@pytest.mark.parametrize("made", long_after(1, [by_a_rule, by_a_prefix]))
 def test_no_name_that_the_policy_makes_reaches_a_privileged_group(made: Callable[[], list[Made]]) -> None:
     count = 0
     for groups, names in made()[::3]:
