@@ -478,12 +478,19 @@ def _kind(idp: str) -> str:
     return idp
 
 
+def _interrupt(*_: object) -> None:
+    """What Ctrl-C does, also where it does nothing: a script's shell has what it starts with `&` ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+
 def main() -> None:
     """Entry point. What ends a process ends a command as Ctrl-C does: it closes what it opened, and says how far it
     came."""
     for end in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(end) is not signal.SIG_IGN:  # (as under nohup)
-            signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
+            signal.signal(end, _interrupt)
     try:
         app()
     except KeyboardInterrupt:

@@ -168,6 +168,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             },
             stdout=log,
             stderr=subprocess.STDOUT,
+            # A worker ends by SIGINT, whatever it is sent; a script's `&` would have it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         stack.callback(worker.wait, 60)
         stack.callback(worker.terminate)

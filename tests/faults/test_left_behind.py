@@ -47,6 +47,7 @@ _COMMAND = """
 import signal, time
 from deployments import cli
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is to be ignored, and that is inherited
+signal.signal(signal.SIGINT, HOW)
 def work():
     try:
         print("working", flush=True)
@@ -121,8 +122,9 @@ def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_ended_closes_what_it_opened(end: signal.Signals) -> None:
-    process, said = begun(_COMMAND)
+@pytest.mark.parametrize("interrupt", ["default_int_handler", "SIG_IGN"])  # (the latter with a script's `&`)
+def test_a_command_that_is_ended_closes_what_it_opened(interrupt: str, end: signal.Signals) -> None:
+    process, said = begun(_COMMAND.replace("HOW", f"signal.{interrupt}"))
     assert said == "working"
     process.send_signal(end)
     out, _ = process.communicate(timeout=20)
