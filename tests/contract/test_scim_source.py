@@ -34,6 +34,7 @@ from connectors.idp.scim import Scim, ScimSettings, user_rows
 from connectors.paging import Part, by_cursor
 from tasks.read.extract import read_source
 from tests.support.clients import node_package
+from tests.support.long import long_after
 
 HERE = Path(__file__).parent
 TOKEN = "t0ken-of-the-tests"
@@ -627,7 +628,7 @@ async def refused(server: Any, read: str, what: str, page: int, fault: Any, **se
 MANY = [*GROUPS, *(group(n, "u1", "u2") for n in range(8, 24))]
 
 
-@pytest.mark.parametrize("style", ["index", "cursor", "cursor without totals"])
+@pytest.mark.parametrize("style", long_after(1, ["index", "cursor", "cursor without totals"]))
 async def test_every_page_of_every_list_with_every_fault_is_refused(style: str) -> None:
     faults = LIST_FAULTS | (INDEX_FAULTS if style == "index" else CURSOR_FAULTS)
     blind = style == "cursor without totals"

@@ -34,6 +34,7 @@ from tasks.policy import Limit, Limits, Policy
 from tasks.read.extract import read_directory, read_source
 from tasks.read.snapshot import validated
 from tests import road
+from tests.support.long import long_after
 
 PAGE = 10
 USERS, GROUPS, MEMBERSHIPS = 60, 12, 150
@@ -234,7 +235,7 @@ def show(capsys: pytest.CaptureFixture[str], title: str, refusals: Counter[str],
         print(f"\n{title}: {refusals.total()} refused, {harmless.total()} harmless ({', '.join(kinds.values())})")
 
 
-@pytest.mark.parametrize("servers", ["index", "cursor"], indirect=True)
+@pytest.mark.parametrize("servers", long_after(1, ["index", "cursor"]), indirect=True)
 @pytest.mark.parametrize("what", ["users", "groups"])
 async def test_a_page_of_the_source(
     scene: Scene, right: Right, what: str, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
@@ -288,7 +289,7 @@ async def test_a_page_of_crowd(scene: Scene, right: Right, what: str, capsys: py
 
 
 @pytest.mark.parametrize("servers", ["index"], indirect=True)
-@pytest.mark.parametrize("kind", LOST)
+@pytest.mark.parametrize("kind", long_after(1, LOST))
 async def test_a_page_that_is_lost_once_is_asked_for_again(
     scene: Scene, right: Right, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,11 +78,11 @@ class Place:
         with Store.open(store):
             pass
 
-    def at_once(self) -> list[str]:
-        """What twenty runs say that start at the same moment, each a process of its own."""
-        go, said = self.home / "go", [self.home / f"{number}.out" for number in range(RUNS)]
+    def at_once(self, count: int = RUNS) -> list[str]:
+        """What so many runs say that start at the same moment, each a process of its own."""
+        go, said = self.home / "go", [self.home / f"{number}.out" for number in range(count)]
         runs = subprocess.Popen(
-            [sys.executable, "-c", _RUNS, str(self.home), str(RUNS)],
+            [sys.executable, "-c", _RUNS, str(self.home), str(count)],
             cwd=Path(__file__).parents[2],
             env={**os.environ, "PYTHONPATH": "."},
             start_new_session=True,

@@ -19,6 +19,7 @@ from tasks.decide.match import match
 from tasks.policy import Policy
 from tests.support.frames import person, policy_with, snapshot, team
 from tests.support.generated import any_conditions, any_people, any_value
+from tests.support.long import long_after
 from tests.support.model_crowd import ModelLinks
 
 COMPANY = snapshot(
@@ -259,9 +260,10 @@ def last(rows: list[Explained], what: str) -> tuple[str, ...]:
     return [row for row in rows if row.what == what][-1].after
 
 
-def test_explanations_agree_with_the_stages() -> None:
+@pytest.mark.parametrize("part", long_after(1, range(3)))
+def test_explanations_agree_with_the_stages(part: int) -> None:
     seen = {"in scope": 0, "out of scope": 0, "held": 0, "mapped": 0, "groups": 0, "not mapped": 0, "refused": 0}
-    for seed in range(50):
+    for seed in range(part, 90, 3):
         rng = random.Random(seed)
         source, policy = any_company(rng), any_policy(rng)
         try:
@@ -308,5 +310,5 @@ def test_explanations_agree_with_the_stages() -> None:
             assert "held" not in {row.what for row in rows}, note
             seen["mapped"] += 1
             seen["groups"] += len(gets)
-    assert min(seen.values()) > 3, seen
+    assert min(seen.values()) >= 1, seen
     assert seen["groups"] > 50, seen

@@ -219,10 +219,10 @@ def slow(row: dict[Any, Any], one: str | Value) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("part", long_after(1, range(4)))
+@pytest.mark.parametrize("part", long_after(1, range(8)))
 def test_values_are_as_slow_python_says(part: int) -> None:
     several = none = 0
-    for seed in range(part * 125, part * 125 + 125):
+    for seed in range(part, 500, 8):
         rng = random.Random(seed)
         users = any_users(rng, 30)
         rows = users.to_dict("records")
@@ -238,5 +238,5 @@ def test_values_are_as_slow_python_says(part: int) -> None:
                 assert traced(users.iloc[[at]], one)[-1][1] == by_row[at], (seed, one)
             several += sum(len(found) > 1 for found in by_row)
             none += sum(not found for found in by_row)
-    assert several > 500
-    assert none > 500
+    assert several > 250
+    assert none > 250
