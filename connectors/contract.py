@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from connectors.model import GroupRow, MembershipRow, UserRow, sizes_only
 from connectors.operations import Operation
@@ -70,14 +70,20 @@ class Scope:
     attributes: frozenset[str] = frozenset()
 
 
+PLAIN: Final = Scope()
+"""No optional attributes."""
+
+
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One user and the memberships that were read with it."""
+    """One user and the memberships that were read with it. `warnings`: as those of a `Page`, of the person's record and
+    of the records of these groups."""
 
     user: UserRow
     groups: Sequence[GroupRow] = ()
     memberships: Sequence[MembershipRow] = ()
+    warnings: Sequence[Held] = ()
 
 
 @sizes_only
@@ -150,8 +156,15 @@ class Source(Protocol):
         run, has no rows: it is in `held` of a page (kind "group", its id, no name), and stays as it is."""
         ...
 
-    async def user(self, key: str) -> Person | None:
-        """One person by id, username or e-mail address, with the groups they are a direct member of."""
+    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
+        """One person by id, username or e-mail address, with the groups they are a direct member of, as a whole read
+        of this `scope` has them: rows, attributes and warnings. None: a whole read would have no such person.
+
+        Raises `IncompleteError` where the person, or a group of theirs, is there and cannot be a row (a whole read
+        holds them, and says why), where several have this name or address, and where the answers do not fit together;
+        `ConfigurationError` for attributes that the source does not have; `RefusedError` where it cannot tell a
+        person's direct groups, or several have this name or address; and what every call may: `AuthenticationError`,
+        `ForbiddenError`, `RetryableError`."""
         ...
 
     async def has_user(self, identity: str) -> bool:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import (
     ConfigurationError,
     ForbiddenError,
@@ -225,11 +225,11 @@ class Entra:
 
     # --- one person ----------------------------------------------------------------------------
 
-    async def user(self, key: str) -> Person | None:
+    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         """By id, username or e-mail address, with direct groups: one request by id or userPrincipalName, mostly two
         by others."""
-        fields, field = self._user_fields(Scope()), self._settings.username
-        among = f"$select={','.join(_TEAM)}&$top={_MOST}"
+        fields, field = self._user_fields(scope), self._settings.username
+        among = f"$select={_group_fields(scope)}&$top={_MOST}"
         by_id = _GUID.fullmatch(key)
         who = f"/users/{quote(key, safe='')}"
         if key.startswith("$"):
@@ -241,10 +241,14 @@ class Entra:
             terms += [f"proxyAddresses/any(x:x eq 'SMTP:{said}')", f"otherMails/any(x:x eq '{said}')"]
             paths.append(f"/users?$filter={quote(' or '.join(terms), safe='')}&$select={fields}&$top={_MOST}")
         found = await self._batch(paths) if paths else []
+        if by_id and found[0][0] == 400:  # an id it is: it is the properties that Graph does not know
+            raise self._error(paths[0], *found[0])
         records = [found[0][1]] if len(found) > 1 and self._there(paths[0], *found[0]) else []
         if not by_id and found:
             records += [r async for page, _ in self._list(paths[-1], [self._part(paths[-1], *found[-1])]) for r in page]
         record = self._the_one(records, key)
+        if by_id and records and str(records[0].get("id")).lower() != key.lower():
+            raise IncompleteError(f"{self._name}: /users: asked for {key}, and got something else; run again.")
         if record is None:
             return None
         path, ready = f"/users/{quote(needed(record, 'id'), safe='')}/memberOf?{among}", []
@@ -253,7 +257,7 @@ class Entra:
         groups = [
             r async for page, _ in self._list(path, ready) for r in page if as_dict(r).get("@odata.type") == _GROUP
         ]
-        return await self._with_groups(record, groups)
+        return await self._with_groups(record, groups, scope)
 
     def _the_one(self, records: Sequence[Record], key: str) -> Record | None:
         """Who of those found is meant: by id before username, and by username before e-mail address."""
@@ -272,22 +276,26 @@ class Entra:
                 return records[at] if self._wanted([records[at]], None) else None
         return None
 
-    async def _with_groups(self, record: Record, groups: Sequence[Record]) -> Person | None:
+    async def _with_groups(self, record: Record, groups: Sequence[Record], scope: Scope) -> Person | None:
         held: list[Held] = []
-        (row,) = self._user_rows(Scope())([record], "record", held)
+        warnings: list[Held] = []
+        (row,) = self._user_rows(scope)([record], "record", held, warnings)
         if self._settings.app:
             people, teams = await self._scope()
             if row[0] not in people:
                 return None
             groups = _among(groups, teams)
-        thin = [needed(one, "id") for one in groups if "displayName" not in one]
+        wanted = {*_TEAM, *(_steps(path)[0] for path in _group_attributes(scope))}
+        thin = [needed(one, "id") for one in groups if not wanted <= one.keys()]
         for bundle in _bundles(thin):  # where members of any kind are listed, not every property need come
-            found = await self._whole([f"/groups/{quote(one, safe='')}?$select={','.join(_TEAM)}" for one in bundle])
+            found = await self._whole(
+                [f"/groups/{quote(one, safe='')}?$select={_group_fields(scope)}" for one in bundle]
+            )
             groups = [one for one in groups if one["id"] not in set(bundle)] + found
-        rows = self._group_rows(Scope())(groups, "record", held)
+        rows = self._group_rows(scope)(groups, "record", held, warnings)
         if held:
             raise IncompleteError(f"{self._name}: a group of the user cannot be read: {held[0].reason}.")
-        return Person(row, rows, [(group[0], row[0], "user") for group in rows])
+        return Person(row, rows, [(group[0], row[0], "user") for group in rows], warnings)
 
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`. Who is in the recycle bin is not found; with `app`, only those assigned to it are."""

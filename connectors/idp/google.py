@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -166,26 +166,28 @@ class Google:
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
 
-    async def user(self, key: str) -> Person | None:
+    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         """One person by id or e-mail address. An old address is an alias, and stands for who has it now."""
-        record = await self._find(key) if "@" in key or key.isdecimal() else None
+        record = await self._find(key, scope) if "@" in key or key.isdecimal() else None
         if record is None:
             return None
         held: list[Held] = []
-        users, domain = user_rows(())([record], "user", held), self._settings.domain.lower()
+        warnings: list[Held] = []
+        users = user_rows(scope.attributes)([record], "user", held, warnings)
+        domain = self._settings.domain.lower()
         if held or (key.isdecimal() and users[0][0] != key):
             why = held[0].reason if held else "another one came"
             who = held[0].id if held else users[0][0]
             raise IncompleteError(f"{self._at('users')}: the user {who} cannot be read: {why}.")
-        if domain and not users[0][1].lower().endswith(f"@{domain}"):
+        if not self._inside(record, "primaryEmail"):
             return None
         groups: list[GroupRow] = []
         async for records, _ in self._list("groups", "/groups", _GROUP, {"userKey": users[0][0]}):
             inside = (one for one in records if not domain or _address(one).endswith(f"@{domain}"))
-            groups += self._group(inside, "group", held)
+            groups += self._group(inside, "group", held, warnings)
         if held:
             raise IncompleteError(f"{self._at('groups')}: the group {held[0].id} cannot be read: {held[0].reason}.")
-        return Person(users[0], groups, [(group[0], users[0][0], "user") for group in groups])
+        return Person(users[0], groups, [(group[0], users[0][0], "user") for group in groups], warnings)
 
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`: one look-up by id, which never finds deleted people."""
@@ -309,15 +311,16 @@ class Google:
             return text(record.get(address)).lower().endswith(f"@{domain.lower()}")
         return record.get("customerId") in (None, self._settings.customer) or self._settings.customer == "my_customer"
 
-    async def _find(self, key: str) -> Record | None:
-        path = f"/users/{quote(key, safe='')}"
+    async def _find(self, key: str, scope: Scope) -> Record | None:
+        path, fields = f"/users/{quote(key, safe='')}", _fields(scope)
         if not key.isprintable():
             return None
-        answer = await self._call(path, {"fields": ",".join(_USER)}, nobody=True)
+        answer = await self._call(path, {"fields": f"{fields},customerId", **_view(scope)}, nobody=True)
         if answer.status == 200:
             return as_dict(answer.json())
-        if answer.status == 403:  # so it says of addresses outside the account; or does it of everybody?
-            await self._page("users", "/users", {**self._where, "maxResults": 1, "fields": "kind,users(id)"})
+        if answer.status in (400, 403):  # so it says of addresses outside the account; or does it of everybody?
+            query: dict[str, str | int] = {**self._where, **_view(scope), "maxResults": 1}
+            await self._page("users", "/users", {**query, "fields": f"kind,users({fields})"})
         return None
 
     async def _call(self, path: str, params: Mapping[str, str | int], *, nobody: bool = False) -> Answer:
@@ -332,7 +335,8 @@ class Google:
         message = f"{where}: {answer.status} {answer.scrub(reason)}{answer.words(said) or ' (no reason given)'}."
         if answer.status == 403:
             raise ForbiddenError(f"{message} {_ADVICE.get(reason, self._role())}")
-        if answer.status in (400, 404) and path.count("/") == 1 and "pageToken" not in params:
+        of_list = answer.status in (400, 404) and path.count("/") == 1 and "pageToken" not in params
+        if of_list or reason == "invalidParameter":
             raise ConfigurationError(
                 f"{message} Check `url`, `customer` or `domain`, and the attributes of the mapping."
             )

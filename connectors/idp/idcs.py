@@ -20,7 +20,7 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -35,11 +35,13 @@ from connectors.records import (
     as_dict,
     each,
     inner,
+    listed,
     names,
     needed,
     object_of,
     optional,
     scim_path,
+    text,
     truth,
 )
 from connectors.records import attributes as attributes_of
@@ -142,17 +144,19 @@ class Idcs:
         async for page in of_groups(self._bundles(bare), again, self._settings.concurrency, held):
             yield page
 
-    async def user(self, key: str) -> Person | None:
+    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         """One person by id, then by username, then by e-mail address."""
         if not key:
             return None
         said = orjson.dumps(key).decode()
         query = {
             "filter": f"id eq {said} or userName eq {said} or emails.value eq {said}",
-            "attributes": _requested((*_OF_USERS, "groups.value", "groups.type"), ()),
+            "attributes": _requested((*_OF_USERS, "groups.value", "groups.type"), _user_paths(scope)),
         }
-        listed = self._list(_USERS, query)
-        records = [one async for page, *_ in listed for one in _staying(page) if isinstance(one, dict)]
+        pages = self._list(_USERS, query)
+        records = [one async for page, *_ in pages for one in _staying(page)]
+        if not all(isinstance(as_dict(one).get("id"), str) for one in records):
+            raise IncompleteError(f"{self._at(_USERS)}: a user that was asked for has no id, or one that is not text.")
         for found in (
             [one for one in records if one.get("id") == key],
             [one for one in records if str(one.get("userName")).lower() == key.lower()],
@@ -161,7 +165,11 @@ class Idcs:
             if len(found) > 1:
                 raise IncompleteError(f"{self._at(_USERS)}: {len(found)} people have the name or address asked for.")
             if found:
-                return await self._person(found[0])
+                return await self._person(found[0], scope)
+        # Who has the address for recovery only is nobody; any other record is not what was asked for.
+        others = [{text(as_dict(x).get("value")).lower() for x in listed(one.get("emails"))} for one in records]
+        if not all(key.lower() in some for some in others):
+            raise IncompleteError(f"{self._at(_USERS)}: asked for one person, and got somebody else; run again.")
         return None
 
     async def has_user(self, identity: str) -> bool:
@@ -347,10 +355,11 @@ class Idcs:
             raise IncompleteError(f"{self._at(_GROUPS)}: the group {group} has a member twice; run again.")
         return [(group, one, "user") for one in users] + [(group, one, "group") for one in nested]
 
-    async def _person(self, record: Record) -> Person:
+    async def _person(self, record: Record, scope: Scope) -> Person:
         """A record with `groups` → the person; which groups are direct is said by their type."""
         held: list[Held] = []
-        users = user_rows(())([record], "user", held)
+        warnings: list[Held] = []
+        users = user_rows(_user_paths(scope))([record], "user", held, warnings)
         if held:
             raise IncompleteError(f"{self._at(_USERS)}: the user {held[0].id} cannot be read: {held[0].reason}.")
         user, entries = users[0], record.get("groups")
@@ -362,12 +371,13 @@ class Idcs:
         if len(ids) + list(kinds.values()).count("indirect") != len(entries):
             raise IncompleteError(f"{self._at(_USERS)}: it is not said which groups of {user[0]} are direct.")
         groups: list[GroupRow] = []
+        rows, requested = group_rows(_group_paths(scope)), _requested(_OF_GROUPS, _group_paths(scope))
         for some in self._bundles(ids):
-            found = await self._with_ids(some, _requested(_OF_GROUPS, ())) or {}
-            groups += group_rows(())(_staying(found.values()), "group", held)
+            found = await self._with_ids(some, requested) or {}
+            groups += rows(_staying(found.values()), "group", held, warnings)
         if held:
             raise IncompleteError(f"{self._at(_GROUPS)}: a group of {user[0]} cannot be read: {held[0].reason}.")
-        return Person(user, groups, [(group[0], user[0], "user") for group in groups])
+        return Person(user, groups, [(group[0], user[0], "user") for group in groups], warnings)
 
     async def _get(self, path: str, params: Mapping[str, str | int], expect: Sequence[int] = ()) -> Answer:
         answer = await self._http.call("GET", path, params=params, expect=(401, *expect))

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -138,18 +138,22 @@ class Keycloak:
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
 
-    async def user(self, key: str) -> Person | None:
+    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         """One person by id, username or e-mail address. Never by `/users/{id}`: that says of whoever is locked for a
         while after wrong passwords, on older servers, that they are disabled."""
-        queries: list[dict[str, str]] = [{"username": key, "exact": "true"}]
+        queries, by_id = [{"username": key, "exact": "true"}], {"search": f"id:{key}"}
         if "@" in key:
             queries.append({"email": key, "exact": "true"})
         if _ID.fullmatch(key):
-            queries.insert(0, {"search": f"id:{key}"})
+            queries.insert(0, by_id)
+        elif not re.search(r"\s", key):  # (spaces part the ids of a search)
+            queries.append(by_id)  # a realm's import may bring ids of any form
         for query in queries if key.strip() else ():
-            records = await self._found(query)
+            records = await self._found(query, brief=_brief(scope))
             if len(records) > 1:
                 raise IncompleteError(f"{self._at('users')}: {key!r} is not one person's; ask by id or username.")
+            if records and "search" in query and str(_id(records[0])).lower() != key.lower():
+                raise IncompleteError(f"{self._at('users')}: asked for {key}, and got something else; run again.")
             if records:
                 break
         else:
@@ -157,11 +161,13 @@ class Keycloak:
         if await _ServiceAccounts(self).has(records[0]):
             return None
         held: list[Held] = []
-        rows = user_rows(frozenset())(records, "record", held)
-        groups = self._group(Scope())(await self._groups_of(records[0]), "group", held) if rows else []
+        warnings: list[Held] = []
+        rows, groups = user_rows(scope.attributes)(records, "record", held, warnings), list[GroupRow]()
+        if rows:
+            groups = self._group(scope)(await self._groups_of(records[0], _brief(scope)), "group", held, warnings)
         if held:
             raise IncompleteError(f"{self._at('users')}: {held[0].kind} {held[0].id} cannot be read: {held[0].reason}.")
-        return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups])
+        return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups], warnings)
 
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`. Never by `/users/{id}`, which finds service accounts, too."""
@@ -242,9 +248,9 @@ class Keycloak:
             raise IncompleteError(f"{message}, then {now} counted: they changed while being read; run again.")
         raise IncompleteError(f"{message}, which is so again when counted again. {_FEDERATION}")
 
-    async def _found(self, query: Mapping[str, str], *, proved: bool = True) -> list[Any]:
+    async def _found(self, query: Mapping[str, str], *, proved: bool = True, brief: str = "true") -> list[Any]:
         """Users that a filter finds, two at most. Where nobody is, the count must say so too."""
-        answer = await self._get("/users", {**query, "first": 0, "max": 2, "briefRepresentation": "true"})
+        answer = await self._get("/users", {**query, "first": 0, "max": 2, "briefRepresentation": brief})
         items = self._items(answer)
         if not items and (total := await self._count("/users/count", query) if proved else 1):
             raise self._blind(total)
@@ -255,10 +261,10 @@ class Keycloak:
             f"{self._at('users')}: {total} counted and none shown, as to a client with too few roles. {self._grant()}"
         )
 
-    async def _groups_of(self, record: Record) -> list[Any]:
+    async def _groups_of(self, record: Record, brief: str) -> list[Any]:
         path = f"/users/{quote(str(record.get('id')), safe='')}/groups"
         total = await self._count(f"{path}/count")
-        items = self._items(await self._get(path, {"first": 0, "max": total + 1, "briefRepresentation": "true"}))
+        items = self._items(await self._get(path, {"first": 0, "max": total + 1, "briefRepresentation": brief}))
         if len(items) != total:
             raise IncompleteError(f"{self._at('groups of a user')}: {total} counted, {len(items)} listed; run again.")
         return items

@@ -7,6 +7,7 @@ people out; and through `filter` rather than `search`, which reads a store that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -17,7 +18,7 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -59,6 +60,8 @@ _ASSIGNED: Final = {
 }
 """The same of an assignment to an application."""
 _NOT_FOUND: Final = "E0000007"
+_ID: Final = re.compile("00u[0-9A-Za-z]{17}")
+"""What ids of people look like; logins need not."""
 _TYPES: Final = frozenset(("OKTA_GROUP", "APP_GROUP", "BUILT_IN"))
 
 
@@ -168,8 +171,10 @@ class Okta:
         async for page in of_groups(dict.fromkeys(groups), members, self._settings.concurrency, held):
             yield page
 
-    async def user(self, key: str) -> Person | None:
-        """One person by id, login or e-mail address."""
+    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
+        """One person by id, login or e-mail address.
+
+        Of deactivated people a whole read may show no memberships, where Okta leaves them out of a group's members."""
         record = await self._find(key)
         if record is None:
             return None
@@ -182,18 +187,23 @@ class Okta:
                 return None
             record = as_dict(answer.json())
         held: list[Held] = []
-        users = user_rows(self._settings, ())([record], "user", held)
-        pages = self._group_pages(self._list(f"{_USERS}/{key}/groups", {}), ())
-        groups: list[GroupRow] = []
-        async for page in pages:
+        warnings: list[Held] = []
+        users = user_rows(self._settings, scope.attributes)([record], "user", held, warnings)
+        groups, told = list[GroupRow](), list[Held]()
+        async for page in self._group_pages(self._list(f"{_USERS}/{key}/groups", {}), scope.attributes):
             groups += page.rows
             held += page.held
+            told += page.warnings
+        if self._settings.app and groups:  # out of the list of its groups, and no other
+            mine, groups, told = {row[0] for row in groups}, [], []
+            async for page in self.groups(scope):
+                groups += [row for row in page.rows if row[0] in mine]
+                held += [one for one in page.held if one.id in mine or not one.id]
+                told += [one for one in page.warnings if one.id in mine]
         if held:
             raise IncompleteError(f"{self._at(path)}: a {held[0].kind} cannot be read: {held[0].reason}.")
-        if self._settings.app and groups:
-            assigned = {row[0] async for page in self.groups(Scope()) for row in page.rows}
-            groups = [row for row in groups if row[0] in assigned]
-        return Person(users[0], groups, [(group[0], users[0][0], "user") for group in groups])
+        memberships: list[MembershipRow] = [(group[0], users[0][0], "user") for group in groups]
+        return Person(users[0], groups, memberships, warnings + told)
 
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`. Deactivated people are listed, too; with `app`, only those who have it."""
@@ -309,8 +319,10 @@ class Okta:
         """The record of one person. Okta also takes short logins and `me`; these are not asked for here."""
         if key.isprintable() and key.strip(".") and "/" not in key:
             record = await self._get(key)
-            if record and (record.get("id") == key or _same(record, "login", key)):
+            if record is not None and (self._id_of(record) == key or _same(record, "login", key)):
                 return record
+            if record is not None and _ID.fullmatch(key):
+                raise IncompleteError(f"{self._at(_USERS)}: asked for {key}, and got somebody else. Run again.")
         said = orjson.dumps(key).decode()
         # A filter is up to date and minds case; a search is neither, so what it finds is read again.
         for how in ("filter", "search") if key else ():

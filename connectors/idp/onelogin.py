@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Literal
 import orjson
 from pydantic import Field
 
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -138,13 +138,14 @@ class OneLogin:
                 rows: list[MembershipRow] = [(group, str(user), "user") for group, user in found if group in wanted]
                 yield Page([row for row in rows if row[0] not in odd], last, held if last else ())
 
-    async def user(self, key: str) -> Person | None:
+    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         """One person by id, by the field that is the username, or by e-mail address."""
-        record = await self._find(key)
+        record = await self._find(key, scope)
         if record is None:
             return None
         held: list[Held] = []
-        rows = user_rows(self._settings, ())([record], "user", held)
+        warnings: list[Held] = []
+        rows = user_rows(self._settings, scope.attributes)([record], "user", held, warnings)
         if held:
             raise IncompleteError(f"{self._at(_USERS)}: the user {held[0].id} cannot be read: {held[0].reason}.")
         user = rows[0]
@@ -156,10 +157,16 @@ class OneLogin:
         if not isinstance(roles, list):
             raise IncompleteError(f"{self._at(_USERS)}: the user {user[0]} came without a list of roles.")
         mine = {str(one) for one in roles if one is not None}
-        groups = [row async for page in self.groups(Scope()) for row in page.rows if row[0] in mine] if mine else []
+        groups: list[GroupRow] = []
+        if mine:
+            async for page in self.groups(scope):
+                groups += [row for row in page.rows if row[0] in mine]
+                held += [one for one in page.held if one.id in mine or not one.id.isdigit()]
+        if held:
+            raise IncompleteError(f"{self._at()}: a role or group of {user[0]} cannot be read: {held[0].reason}.")
         if len(groups) != len(mine) and not self._settings.app:
             raise IncompleteError(f"{self._at()}: a role or group of the user {user[0]} is not listed; run again.")
-        return Person(user, groups, [(group[0], user[0], "user") for group in groups])
+        return Person(user, groups, [(group[0], user[0], "user") for group in groups], warnings)
 
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`; with `app`, whether it is among the person's applications."""
@@ -284,7 +291,7 @@ class OneLogin:
             rows += [(role, str(user), "user") for user in ids]
         return rows
 
-    async def _find(self, key: str) -> Record | None:
+    async def _find(self, key: str, scope: Scope) -> Record | None:
         """The record of one person, with `role_ids` and `group_id`."""
         if key.isascii() and key.isdigit():
             answer = await self._call(f"{_USERS}/{key}", {}, expect=(404,))
@@ -292,7 +299,8 @@ class OneLogin:
                 return self._single(answer, key)
         names = {"userprincipalname": ("email",)}.get(self._settings.username, (self._settings.username, "email"))
         for name in dict.fromkeys(names) if key else ():
-            listed = self._list(_USERS, {name: key, "fields": self._fields((name, "role_ids", "group_id"))})
+            fields = self._fields((name, "role_ids", "group_id", *scope.attributes))
+            listed = self._list(_USERS, {name: key, "fields": fields})
             found = [one async for page, *_ in listed for one in map(as_dict, page) if _same(one.get(name), key)]
             if len(found) > 1:
                 raise IncompleteError(f"{self._at(_USERS)}: {len(found)} people have the {name} asked for.")

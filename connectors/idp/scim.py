@@ -27,7 +27,7 @@ import orjson
 from pydantic import Field
 
 from connectors import strict_json
-from connectors.contract import Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
 from connectors.errors import (
     ConfigurationError,
     CrowdsyncError,
@@ -188,22 +188,31 @@ class Scim:
             await singles.aclose()  # type: ignore[attr-defined]
         yield Page(rows, True, held)
 
-    async def user(self, key: str) -> Person | None:
+    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         """One person by id, then by username, then by e-mail, with the groups they are a direct member of."""
         await self._discover()
         record = await self._single("Users", key)
-        if record is None or (record.get("id") != key and not _same_name(record, key)):
+        identity = None if record is None else _folded(record).get("id")
+        if record is not None and not isinstance(identity, str):
+            raise IncompleteError(f"{self._at('Users')}: a user that was asked for has no id, or one that is not text.")
+        if record is not None and identity != key and not (_same_name(record, key) or _same_email(record, key)):
+            raise IncompleteError(f"{self._at('Users')}: asked for one person, and got somebody else; run again.")
+        if record is None or (identity != key and not _same_name(record, key)):
             record = await self._found_by("userName", key, _same_name)
         if record is None and "@" in key:
             record = await self._found_by("emails.value", key, _same_email)
         if record is None:
             return None
         held: list[Held] = []
-        rows = user_rows(frozenset(), self._absent_active)([record], "record", held)
+        warnings: list[Held] = []
+        rows = user_rows(scope.attributes, self._absent_active)([record], "record", held, warnings)
         if held:
             raise IncompleteError(f"{self._at('Users')}: the user {held[0].id} cannot be read: {held[0].reason}.")
-        groups = await self._groups_of(record, rows[0][0])
-        return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups])
+        found = await self._groups_of(record, rows[0][0])
+        groups = group_rows(scope.attributes)(found, "record", held, warnings)
+        if held:
+            raise IncompleteError(f"{self._at('Groups')}: a group of the user cannot be read: {held[0].reason}.")
+        return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups], warnings)
 
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`."""
@@ -486,28 +495,22 @@ class Scim:
             raise IncompleteError(f"{self._at('Users')}: asked for one {attribute}, got {len(found)} others.")
         return found[0]
 
-    async def _groups_of(self, record: Record, key: str) -> list[GroupRow]:
+    async def _groups_of(self, record: Record, key: str) -> list[Record]:
         """Groups of one user: by their `groups` where these say that they are direct, or by a filter."""
-        entries = record.get("groups")
+        entries = _folded(record).get("groups")
         if isinstance(entries, list) and all(isinstance(as_dict(x).get("type"), str) for x in entries) and entries:
             ids = [x.get("value") for x in entries if x["type"].lower() == "direct"]
-            found = [x async for x in in_order(self._group, ids, _AT_ONCE)]
-        elif await self._can_filter_members():
-            found = await self._filtered("Groups", f"members.value eq {orjson.dumps(key).decode()}")
-        else:
-            raise RefusedError(
-                f"{self._at('Groups')}: the server neither says which groups of a user are direct nor filters "
-                "groups by member, so one person cannot be read; a full run does the work."
-            )
-        held: list[Held] = []
-        rows = group_rows(frozenset())(found, "record", held)
-        if held:
-            raise IncompleteError(f"{self._at('Groups')}: a group of the user cannot be read: {held[0].reason}.")
-        return rows
+            return [x async for x in in_order(self._group, ids, _AT_ONCE)]
+        if await self._can_filter_members():
+            return await self._filtered("Groups", f"members.value eq {orjson.dumps(key).decode()}")
+        raise RefusedError(
+            f"{self._at('Groups')}: the server neither says which groups of a user are direct nor filters "
+            "groups by member, so one person cannot be read; a full run does the work."
+        )
 
     async def _group(self, key: str) -> Record:
         found = await self._single("Groups", key, excludedAttributes="members") if isinstance(key, str) else None
-        if found is None or found.get("id") != key:
+        if found is None or _folded(found).get("id") != key:
             raise IncompleteError(f"{self._at('Groups')}: a group of the user cannot be found; run again.")
         return found
 

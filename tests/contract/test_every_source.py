@@ -14,7 +14,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import orjson
 import pytest
 
 from connectors import http as client
-from connectors.contract import Held, Page, Scope, Source
+from connectors.contract import Held, Page, Person, Scope, Source
 from connectors.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -683,6 +683,149 @@ async def test_one_person(served: Served) -> None:
                 assert {group for group, _, _ in found.memberships} == {group[0] for group in found.groups}
         for stranger in ("nobody", "nobody@acme.example", "00u-not-there", "a/../b", "x' or 1 eq 1", "(*)", '"'):
             assert await source.user(stranger) is None, stranger
+
+
+def same_as_whole(found: Person | None, whole: Snapshot, key: str) -> None:
+    """One person is what a whole read has of them: row, groups, direct memberships and warnings."""
+    assert found is not None, key
+    (row,) = whole.users[whole.users["id"] == key].itertuples(index=False, name=None)
+    assert tuple(found.user) == row
+    members = whole.memberships.astype("str")
+    members = members[(members["member_kind"] == "user") & (members["member_id"] == key)]
+    assert sorted(found.memberships) == sorted(members.itertuples(index=False, name=None))
+    groups = whole.groups[whole.groups["id"].isin(members["group_id"])]
+    assert sorted(map(tuple, found.groups)) == sorted(groups.itertuples(index=False, name=None))
+    told = whole.warnings[[field.name for field in fields(Held)]]
+    mine = {"user": {key}, "group": set(groups["id"])}
+    wanted = [one for one in told.itertuples(index=False, name=None) if one[1] in mine[one[0]]]
+    assert sorted(map(astuple, found.warnings)) == sorted(wanted)
+
+
+async def all_same(served: Served, **settings: Any) -> Snapshot:
+    """Everybody, one by one, is as in a whole read with all the attributes."""
+    async with served.source(**settings) as source:
+        scope = Scope(frozenset(served.case.attributes))
+        whole = await read_source(source, scope)
+        assert whole.held.empty
+        for key in whole.users["id"]:
+            same_as_whole(await source.user(key, scope), whole, key)
+    return whole
+
+
+async def test_one_person_is_as_in_a_whole_read(served: Served) -> None:
+    """Active and disabled, in groups and in none, with several attributes and with none of them asked for."""
+    whole = await all_same(served)
+    for attribute in served.case.attributes:
+        texts = [*whole.users["attributes"], *whole.groups["attributes"]]
+        assert any(f'"{attribute}":' in text for text in texts), attribute
+    assert set(whole.users["active"]) == {True, False}
+    direct = whole.memberships[whole.memberships["member_kind"] == "user"].astype("str")
+    assert set(whole.users["id"]) - set(direct["member_id"])
+    async with served.source() as source:
+        plain, key = await served.read(), whole.users["id"][0]
+        same_as_whole(await source.user(key), plain, key)
+        by_name = await source.user(whole.users["username"][0], Scope(frozenset(served.case.attributes)))
+        same_as_whole(by_name, whole, key)
+
+
+async def test_one_person_is_as_in_a_whole_read_with_every_setting(served: Served) -> None:
+    case = served.case
+    for settings in case.others:
+        await all_same(served, **settings)
+    if not case.narrow:
+        return
+    with contextlib.ExitStack() as stack:
+        if case.narrow_options:
+            options = {**case.options, **case.narrow_options}
+            served = Served(case, stack.enter_context(sandbox.running(case.kind, **SIZE, options=options)))
+        whole, narrow = await served.read(), await all_same(served, **case.narrow)
+        outside = set(whole.users["id"]) - set(narrow.users["id"])
+        assert outside
+        async with served.source(**case.narrow) as source:
+            for key in outside:
+                assert await source.user(key, Scope(frozenset(case.attributes))) is None, key
+
+
+SPOILT = [{"value": {"x": "y"}}]
+"""No value of any optional field, nor of an e-mail address."""
+
+
+class Spoiling(httpx.AsyncBaseTransport):
+    """The way to a real server, all of whose answers have `SPOILT` in every field of these names."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, names: frozenset[str]) -> None:
+        self.inner, self.names = inner, names
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await self.inner.handle_async_request(request)
+        body = await answer.aread()
+        await answer.aclose()
+        headers = {name: value for name, value in answer.headers.items() if name not in ("content-length",)}
+        return httpx.Response(answer.status_code, headers=headers, content=orjson.dumps(self.spoil(orjson.loads(body))))
+
+    def spoil(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: SPOILT if name in self.names else self.spoil(one) for name, one in value.items()}
+        return [self.spoil(one) for one in value] if isinstance(value, list) else value
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def test_one_person_has_the_warnings_of_a_whole_read(served: Served) -> None:
+    """Of the person and of their groups, where optional fields and attributes of everybody are spoilt."""
+    case, scope = served.case, Scope(frozenset(served.case.attributes))
+    ways = [way for column, way in case.fields.items() if column != "display_name"]  # (groups need theirs)
+    leaves = frozenset(way.split(".")[-1] for way in (*ways, case.attributes[0], "description"))
+    async with served.source() as source:
+        api = source.clients[0]
+        api._transport = Spoiling(api._transport, leaves)
+        whole = await read_source(source, scope)
+        assert len(whole.users) == SIZE["users"]
+        assert set(whole.warnings["kind"]) == ({"user"} if case.kind in ("onelogin", "scim") else {"user", "group"})
+        assert whole.warnings["reason"].str.startswith(case.attributes[0]).any()
+        for key in whole.users["id"]:
+            same_as_whole(await source.user(key, scope), whole, key)
+
+
+async def test_one_person_with_any_bad_field_is_as_in_a_whole_read(served: Served) -> None:
+    case, scope = served.case, Scope(frozenset(served.case.attributes))
+    keys, spoilt = list((await people(served)).rows)[: case.page], bad_fields(case)[::2]
+    for start in range(0, len(spoilt), len(keys)):
+        some = [patch for *_, patch in spoilt[start : start + len(keys)]]
+        served.idp.faults({"kind": "patch", "path": case.users, "text": json.dumps(some)})
+        async with served.source() as source:
+            whole = await read_source(source, scope)
+            for key, patch in zip(keys, some, strict=False):
+                served.idp.faults({"kind": "patch", "path": case.one, "text": json.dumps([patch]), "times": 0})
+                same_as_whole(await source.user(key, scope), whole, key)
+
+
+async def test_one_person_who_cannot_be_a_row_is_not_nobody(served: Served) -> None:
+    """Nor is somebody else."""
+    case, rows = served.case, (await people(served)).rows
+    key, other = list(rows)[:2]
+    strange = int(other) if other.isdigit() and case.kind == "onelogin" else other
+    for patch in ({"id": ["x"]}, {"id": None}, {"id": strange}, at(case.title, ["x"])):
+        served.idp.faults({"kind": "patch", "path": case.one, "text": json.dumps([patch]), "times": 0})
+        async with served.source() as source:
+            with pytest.raises(IncompleteError):
+                pytest.fail(f"{patch}: {await source.user(key)}")
+
+
+async def test_an_attribute_that_the_source_refuses_is_not_nobody(served: Served) -> None:
+    """Whatever a whole read says of such an attribute, of one person is said, too."""
+    key = next(iter((await people(served)).rows))
+    for name in ("nonsense", "customSchemas.None.x", "a b", ""):
+        scope = Scope(frozenset({name}))
+        async with served.source() as source:
+            try:
+                whole = await read_source(source, scope)
+            except ConfigurationError:
+                with pytest.raises(ConfigurationError):
+                    await source.user(key, scope)
+            else:
+                same_as_whole(await source.user(key, scope), whole, key)
 
 
 async def test_wrong_credentials_are_told_and_not_shown(served: Served) -> None:

@@ -25,6 +25,8 @@ class Case:
     that one who stays was skipped when others came and went.
     In a record of a person `title` is the way to the username, `fields` the ways to the optional columns, and each of
     `off` a JSON merge patch that disables. `one` and `delta`: paths of the requests for one person and for changes.
+    `attributes` are optional ones that a scope can ask for, the first of them one of many people. `others` are settings
+    that change what people, groups and members are; they are tried one by one.
     """
 
     kind: str
@@ -47,4 +49,6 @@ class Case:
     off: tuple[Mapping[str, Any], ...] = ()
     one: str = ""
     delta: str = ""
+    attributes: tuple[str, ...] = ()
+    others: tuple[Mapping[str, Any], ...] = ()
     username: Callable[[Person], str] = lambda person: f"{person.username}@acme.example"

@@ -18,4 +18,6 @@ CASE = Case(
     off=({"accountEnabled": False},),
     one=r"/v1\.0/\$batch$",
     delta=r"/v1\.0/users/delta$",
+    attributes=("department", "jobTitle", "onPremisesExtensionAttributes.extensionAttribute1", "mail", "mailNickname"),
+    others=({"guests": False}, {"username": "mailNickname"}, {"app": entra.APP}),
 )

@@ -16,4 +16,12 @@ CASE = Case(
     fields={"first_name": "name.givenName", "last_name": "name.familyName", "display_name": "name.fullName"},
     off=({"suspended": True}, {"archived": True}),
     one=r"/admin/directory/v1/users/[^/]+$",
+    attributes=(
+        "organizations.department",
+        "orgUnitPath",
+        "customSchemas.Work.badge",
+        "customSchemas.Site.name",
+        "archived",
+    ),
+    others=({"group_names": "email"},),
 )

@@ -1,7 +1,12 @@
 """Oracle IDCS and OCI identity domains, members in filtered lists of groups, or where these fail group by group."""
 
 from deployments.sandbox import idcs
+from deployments.sandbox.organisation import ENTERPRISE_SCHEMA
 from tests.support.source_case import Case
+
+_DEPARTMENT = f"{ENTERPRISE_SCHEMA}:department"
+_STATUS = f"{idcs.USER_EXTENSION}:status"
+_ABOUT = f"{idcs.GROUP_EXTENSION}:description"
 
 CASE = Case(
     kind="idcs",
@@ -21,4 +26,5 @@ CASE = Case(
     off=({"active": False},),
     one=r"/admin/v1/Users$",
     delta=r"/admin/v1/Users$",
+    attributes=("title", "addresses.locality", _DEPARTMENT, _STATUS, _ABOUT),
 )

@@ -18,4 +18,6 @@ CASE = Case(
     fields={"email": "email", "first_name": "firstName", "last_name": "lastName"},
     off=({"enabled": False},),
     one=r"/admin/realms/acme/users$",
+    attributes=("attributes.department", "attributes.location", "emailVerified"),
+    others=({"group_names": "path"},),
 )

@@ -24,4 +24,6 @@ CASE = Case(
     off=({"status": "SUSPENDED"}, {"status": "DEPROVISIONED"}),
     one=r"/api/v1/users/[^/]+$",
     delta=r"/api/v1/users$",
+    attributes=("profile.title", "profile.managerId", "profile.tools", "profile.dn", "type.id", "status"),
+    others=({"group_types": ("OKTA_GROUP",)}, {"provisioned_active": True, "locked_out_active": False}),
 )

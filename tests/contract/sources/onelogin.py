@@ -20,4 +20,6 @@ CASE = Case(
     off=({"status": 2}, {"status": 0, "state": 9}),
     one=r"/api/2/users(/\d+)?$",
     delta=r"/api/2/users$",
+    attributes=("title", "custom_attributes.location", "manager_user_id", "group_id"),
+    others=({"groups": "groups"}, {"username": "email"}),
 )

@@ -1,6 +1,9 @@
 """Any SCIM 2.0 server, members in the list of groups."""
 
+from deployments.sandbox.organisation import ENTERPRISE_SCHEMA
 from tests.support.source_case import Case
+
+_DEPARTMENT = f"{ENTERPRISE_SCHEMA}:department"
 
 CASE = Case(
     kind="scim",
@@ -20,4 +23,6 @@ CASE = Case(
     },
     off=({"active": False}, {"active": "False"}),
     one=r"/v2/Users/[^/]+$",
+    attributes=("title", "name.formatted", _DEPARTMENT),
+    others=({"group_members": "get"},),
 )
