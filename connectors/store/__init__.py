@@ -5,7 +5,20 @@ from connectors.store.health import Quarantine
 from connectors.store.history import ReadCursor, SavedSnapshot
 from connectors.store.journal import SavedPlan
 from connectors.store.leases import Lease
+from connectors.store.records import IndexState, RecordChanges, WideTotals
 from connectors.store.store import Store
 from connectors.store.threads import in_thread
 
-__all__ = ["Decision", "Lease", "Quarantine", "ReadCursor", "SavedPlan", "SavedSnapshot", "Store", "in_thread"]
+__all__ = [
+    "Decision",
+    "IndexState",
+    "Lease",
+    "Quarantine",
+    "ReadCursor",
+    "RecordChanges",
+    "SavedPlan",
+    "SavedSnapshot",
+    "Store",
+    "WideTotals",
+    "in_thread",
+]

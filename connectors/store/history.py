@@ -66,7 +66,7 @@ GROUP_KIND: Final = 0
 USER_KIND: Final = 1
 """Codes of `model.MEMBER_KINDS`."""
 
-_CONTENT: Final = {
+CONTENT: Final = {
     USER_KIND: {name: "bool" if name == "active" else "text" for name in USERS[1:]},
     GROUP_KIND: dict.fromkeys(GROUPS[1:], "text"),
 }
@@ -130,11 +130,11 @@ class History:
             "held": frames_text(snapshot.held, snapshot.warnings),
         }
         with self._db.write() as connection:
-            latest = _latest(connection, stream)
+            latest = latest_row(connection, stream)
             if latest is None or latest.digest != digest:
                 # The lock, and the look again: another process may have been first.
-                row["stream"] = _lock_stream(connection, stream)
-                latest = _latest(connection, stream)
+                row["stream"] = lock_stream(connection, stream)
+                latest = latest_row(connection, stream)
             else:
                 row["stream"] = latest.stream
             changed: dict[str, int] = {}
@@ -161,7 +161,7 @@ class History:
     def load_snapshot(self, id: int) -> Snapshot:  # noqa: A002
         """The snapshot as it was saved, to the last byte. Raises `RecordError` for an unknown id."""
         with self._db.read() as connection:
-            saved = _snapshot_row(connection, id)
+            saved = snapshot_row(connection, id)
             names = _Names.of(connection, saved.stream)
             users = _load_records(connection, saved.stream, USER_KIND, id, names)
             groups = _load_records(connection, saved.stream, GROUP_KIND, id, names)
@@ -195,8 +195,8 @@ class History:
     def latest_snapshot(self, stream: str) -> SavedSnapshot | None:
         """The stream's newest snapshot, None where there is none."""
         with self._db.read() as connection:
-            row = _latest(connection, stream)
-        return None if row is None else _saved(row, stream)
+            row = latest_row(connection, stream)
+        return None if row is None else saved_snapshot(row, stream)
 
     def snapshots(self, stream: str | None = None, limit: int = 50) -> pd.DataFrame:
         """Newest first: id, stream, taken_at (UTC), run, digest, users, groups, memberships, changed (JSON)."""
@@ -220,7 +220,7 @@ class History:
         member_kind. Raises `RecordError` for an unknown id, `ConfigurationError` across streams.
         """
         with self._db.read() as connection:
-            first, second = _snapshot_row(connection, a), _snapshot_row(connection, b)
+            first, second = snapshot_row(connection, a), snapshot_row(connection, b)
             if first.stream != second.stream:
                 raise ConfigurationError(
                     f"Snapshots {a} and {b} are of different streams; compare two of one stream "
@@ -265,7 +265,7 @@ class History:
         statement = (
             select(
                 KEY.c.external.label("id"),
-                *(table.c[name] for name in _CONTENT[code]),
+                *(table.c[name] for name in CONTENT[code]),
                 table.c.valid_from,
                 table.c.valid_to,
                 start.c.taken_at,
@@ -344,7 +344,7 @@ def upserting(connection: Connection, table: Table) -> Any:
 # Rows of snapshots and streams
 
 
-def _latest(connection: Connection, stream: str) -> Any:
+def latest_row(connection: Connection, stream: str) -> Any:
     return connection.execute(
         select(SNAPSHOT)
         .join(STREAM, STREAM.c.id == SNAPSHOT.c.stream)
@@ -354,20 +354,20 @@ def _latest(connection: Connection, stream: str) -> Any:
     ).first()
 
 
-def _lock_stream(connection: Connection, stream: str) -> int:
+def lock_stream(connection: Connection, stream: str) -> int:
     connection.execute(upserting(connection, STREAM).values(name=stream).on_conflict_do_nothing())
     found = connection.execute(select(STREAM.c.id).where(STREAM.c.name == stream).with_for_update())
     return int(found.scalar_one())
 
 
-def _snapshot_row(connection: Connection, id: int) -> Any:  # noqa: A002
+def snapshot_row(connection: Connection, id: int) -> Any:  # noqa: A002
     row = connection.execute(select(SNAPSHOT).where(SNAPSHOT.c.id == id)).first()
     if row is None:
         raise RecordError(f"There is no snapshot {id}; `crowdsync snapshots` lists them.")
     return row
 
 
-def _saved(row: Any, stream: str) -> SavedSnapshot:
+def saved_snapshot(row: Any, stream: str) -> SavedSnapshot:
     return SavedSnapshot(
         id=row.id,
         stream=stream,
@@ -507,7 +507,7 @@ def _save_versions(connection: Connection, stream: int, new: int, snapshot: Snap
     held = np.empty(0, dtype=np.int64) if first else _read_pairs(connection, stream, [MEMBERSHIP.c.valid_to == OPEN])
     gone = held[~bulk.find(wanted, held)[1]]
     come = wanted[~bulk.find(held, wanted)[1]]
-    _close(connection, MEMBERSHIP, ("group_key", "member_key"), stream, new, gone >> 32, gone & _LOW)
+    close_versions(connection, MEMBERSHIP, ("group_key", "member_key"), stream, new, gone >> 32, gone & _LOW)
     bulk.insert(
         connection,
         MEMBERSHIP,
@@ -526,7 +526,7 @@ def _save_versions(connection: Connection, stream: int, new: int, snapshot: Snap
 def _save_records(
     connection: Connection, stream: int, new: int, kind: int, frame: pd.DataFrame, keys: Keys, *, first: bool
 ) -> dict[str, int]:
-    table, content = _VERSIONS[kind], _CONTENT[kind]
+    table, content = _VERSIONS[kind], CONTENT[kind]
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     incoming = {name: _column(frame[name]) for name in content}
@@ -551,7 +551,7 @@ def _save_records(
         )
     gone = held_keys[~bulk.find(keys, held_keys)[1]]
     closed = np.concatenate([gone, keys[differs]])
-    _close(connection, table, ("key",), stream, new, closed)
+    close_versions(connection, table, ("key",), stream, new, closed)
     fresh = np.flatnonzero(~known | differs)
     rows = pa.array(order[fresh])
     bulk.insert(
@@ -579,7 +579,9 @@ def _column(series: pd.Series) -> Any:
     )
 
 
-def _close(connection: Connection, table: Table, columns: Sequence[str], stream: int, new: int, *keys: Keys) -> None:
+def close_versions(
+    connection: Connection, table: Table, columns: Sequence[str], stream: int, new: int, *keys: Keys
+) -> None:
     """The current versions with these keys hold until before snapshot `new`."""
     if not len(keys[0]):
         return
@@ -616,7 +618,7 @@ def _memberships(pairs: Keys, names: _Names) -> pd.DataFrame:
     groups, group_codes = np.unique(pairs >> 32, return_inverse=True)
     # A user and a group may share an id: two keys, one category.
     members, member_codes = np.unique(pairs & _LOW, return_inverse=True)
-    categories, codes = _categories(names.ids(members))
+    categories, codes = categories_of(names.ids(members))
     kinds = names.kinds[np.searchsorted(names.keys, members)]
     return memberships_from_codes(
         names.ids(groups).tolist(),
@@ -627,14 +629,14 @@ def _memberships(pairs: Keys, names: _Names) -> pd.DataFrame:
     )
 
 
-def _categories(ids: pd.Series) -> tuple[list[str], Keys]:
+def categories_of(ids: pd.Series) -> tuple[list[str], Keys]:
     codes, categories = pd.factorize(ids)
     return list(categories), codes.astype(np.int64)
 
 
 def _records(connection: Connection, stream: int, kind: int, conditions: Sequence[Any], names: _Names) -> pd.DataFrame:
     """Versions of users or groups under these conditions: key, id and content, by key."""
-    table, content = _VERSIONS[kind], _CONTENT[kind]
+    table, content = _VERSIONS[kind], CONTENT[kind]
     statement = (
         select(table.c.key, *(table.c[name] for name in content))
         .where(table.c.stream == stream, *conditions)
@@ -666,7 +668,7 @@ def _compare_records(connection: Connection, stream: int, kind: int, a: int, b: 
     removed = old.loc[~old["key"].isin(new["key"]), "id"]
     parts = [rows("+", added.to_numpy()), rows("-", removed.to_numpy())]
     both = old.merge(new, on="key", suffixes=("_before", "_after"))
-    for name in _CONTENT[kind]:
+    for name in CONTENT[kind]:
         before, after = both[f"{name}_before"], both[f"{name}_after"]
         if before.dtype == bool:
             before, after = (s.map({True: "true", False: "false"}) for s in (before, after))

@@ -16,9 +16,10 @@ from connectors.store.holds import Holds
 from connectors.store.journal import Journal
 from connectors.store.leases import Leases
 from connectors.store.links import Links
+from connectors.store.records import Records
 
 
-class Store(History, Links, Journal, AuditChain, Leases, DepartureLog, Decisions, Health, Holds):
+class Store(History, Links, Journal, AuditChain, Leases, DepartureLog, Decisions, Health, Holds, Records):
     """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health and what is held;
     each part is a file of its own.
 

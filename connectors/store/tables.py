@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, Text, UniqueConstraint
+from sqlalchemy import text as text_clause
 from sqlmodel import Field, SQLModel
 
 OPEN: Final = 2**31 - 1
@@ -133,7 +134,17 @@ class MembershipVersion(SQLModel, table=True):
     """One stretch of one membership. The member's kind is that of its key."""
 
     __tablename__: ClassVar[Any] = "membership_version"
-    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    __table_args__: ClassVar[Any] = (
+        # The groups of one member, of those that hold.
+        Index(
+            "membership_member",
+            "stream",
+            "member_key",
+            sqlite_where=text_clause(f"valid_to = {OPEN}"),
+            postgresql_where=text_clause(f"valid_to = {OPEN}"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
     stream: int = key()
     valid_to: int = key()
     group_key: int = key()
@@ -164,6 +175,47 @@ class VerdictRow(SQLModel, table=True):
     rules: str = key(Text)
     at: str = text()
     held: str = text()
+
+
+class IndexedKey(SQLModel, table=True):
+    """A key (`value`) under which a record of a `space` is found, and its id. What follows from other tables alone.
+
+    A record may stand under keys that it has no longer: whoever finds it looks at what it is now.
+    """
+
+    __tablename__: ClassVar[Any] = "indexed_key"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    space: str = key(Text)
+    value: str = key(Text)
+    id: str = key(Text)
+
+
+class IndexedSpace(SQLModel, table=True):
+    """How far the keys of a space are made: by which rules (`digest`), up to which snapshot and which link event."""
+
+    __tablename__: ClassVar[Any] = "indexed_space"
+    space: str = key(Text)
+    digest: str = text()
+    snapshot: int = number()
+    event: int = number(BigInteger().with_variant(Integer, "sqlite"))
+
+
+class WideRead(SQLModel, table=True):
+    """The last run of a source that read both sides whole and found nothing to object to, and what it counted.
+
+    `policy` and `requested` are digests of the policy and of what was asked for, `snapshot` that of the source's
+    content, also as narrow runs found it since; `totals` is JSON text.
+    """
+
+    __tablename__: ClassVar[Any] = "wide_read"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    directory: str = key(Text)
+    source: str = key(Text)
+    policy: str = text()
+    requested: str = text()
+    snapshot: str = text()
+    at: str = text()
+    totals: str = text()
 
 
 class Link(SQLModel, table=True):

@@ -1,0 +1,462 @@
+"""Records by key: what a run about a few people needs of history and links, and what it changes there.
+
+Nothing here goes through all records: each statement finds what it names by an index. (Groups, and the links of groups,
+are few, and read whole.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pandas as pd
+from sqlalchemy import Connection, Table, func, literal_column, or_, select
+
+from connectors.errors import RetryableError
+from connectors.model import USERS, Snapshot, groups_frame, memberships_frame, sizes_only, users_frame
+from connectors.store import bulk
+from connectors.store.database import Database
+from connectors.store.history import (
+    CONTENT,
+    GROUP,
+    GROUP_KIND,
+    KEY,
+    MEMBERSHIP,
+    SNAPSHOT,
+    USER,
+    USER_KIND,
+    SavedSnapshot,
+    close_versions,
+    frames_from_text,
+    frames_text,
+    latest_row,
+    lock_stream,
+    saved_snapshot,
+    upserting,
+)
+from connectors.store.links import EVENT, LINK, LINKS
+from connectors.store.tables import OPEN, IndexedKey, IndexedSpace, WideRead, instant
+
+INDEXED: Final[Table] = IndexedKey.__table__  # type: ignore[attr-defined]
+SPACE: Final[Table] = IndexedSpace.__table__  # type: ignore[attr-defined]
+WIDE: Final[Table] = WideRead.__table__  # type: ignore[attr-defined]
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class RecordChanges:
+    """Users of a stream that were read again: whole rows of those who are there, the ids of those who are `gone`, and
+    the direct memberships of the former, whole. `held` and `warnings` are those of the whole stream afterwards."""
+
+    users: pd.DataFrame
+    gone: Collection[str]
+    memberships: pd.DataFrame
+    held: pd.DataFrame
+    warnings: pd.DataFrame
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class WideTotals:
+    """What the last wide run of a source counted, and by which rules: digests of the `policy` and of what was
+    `requested`, and of the source's `snapshot`, also as narrow runs found it since."""
+
+    policy: str
+    requested: str
+    snapshot: str
+    at: datetime
+    totals: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexState:
+    """How far the keys of a space are made: the `digest` of the rules, the newest snapshot and link event in them."""
+
+    digest: str
+    snapshot: int
+    event: int
+
+
+class Records:
+    """Current records by key, the keys under which they are found, and changes of a few of them."""
+
+    _db: Database
+
+    # Reading
+
+    def newest(self, stream: str) -> tuple[SavedSnapshot, Snapshot] | None:
+        """The newest snapshot of a stream, and its content without users and their memberships. None where there is
+        none."""
+        with self._db.read() as connection:
+            row = latest_row(connection, stream)
+            if row is None:
+                return None
+            groups, nestings = _groups(connection, row.stream), _nestings(connection, row.stream)
+        held, warnings = frames_from_text(row.held)
+        return saved_snapshot(row, stream), Snapshot.of(None, groups, memberships_frame(nestings), held, warnings)
+
+    def users_now(self, stream: str, ids: Collection[str]) -> pd.DataFrame:
+        """These users (ids) of a stream as they are in its newest snapshot, as far as they are there."""
+        with self._db.read() as connection:
+            row = latest_row(connection, stream)
+            return users_frame() if row is None else _users(connection, row.stream, ids)
+
+    def memberships_now(self, stream: str, users: Collection[str]) -> pd.DataFrame:
+        """The direct memberships of these users (ids) in a stream's newest snapshot."""
+        with self._db.read() as connection:
+            row = latest_row(connection, stream)
+            return memberships_frame(() if row is None else _memberships(connection, row.stream, users))
+
+    def users_since(self, stream: str, snapshot: int) -> pd.DataFrame:
+        """The users of a stream, as they are now, whose content is newer than a snapshot. Where no snapshot since then
+        changed anything, none are looked at."""
+        with self._db.read() as connection:
+            row = latest_row(connection, stream)
+            if row is None or not _changed(connection, row.stream, snapshot):
+                return users_frame()
+            statement = _current_users().where(
+                USER.c.stream == row.stream, KEY.c.stream == row.stream, USER.c.valid_from > snapshot
+            )
+            return bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
+
+    def active_members(self, stream: str, groups: Iterable[str], most: int) -> set[str]:
+        """Of each of these groups (ids) some active direct members (ids), at most so many."""
+        found: set[str] = set()
+        member, group = KEY.alias(), KEY.alias()
+        with self._db.read() as connection:
+            row = latest_row(connection, stream)
+            for one in groups if row is not None else ():
+                statement = (
+                    select(member.c.external)
+                    .join_from(group, MEMBERSHIP, MEMBERSHIP.c.group_key == group.c.key)
+                    .join(USER, USER.c.key == MEMBERSHIP.c.member_key)
+                    .join(member, member.c.key == USER.c.key)
+                    .where(group.c.stream == row.stream, group.c.kind == GROUP_KIND, group.c.external == one)
+                    .where(MEMBERSHIP.c.stream == row.stream, MEMBERSHIP.c.valid_to == OPEN)
+                    .where(USER.c.stream == row.stream, USER.c.valid_to == OPEN, USER.c.active)
+                    .where(member.c.stream == row.stream)
+                    .limit(most)
+                )
+                found |= set(connection.execute(statement).scalars())
+        return found
+
+    def links_about(self, directory: str, source: str, ids: Collection[str], names: Collection[str]) -> pd.DataFrame:
+        """As `Links.links`: those of all groups, and of users those of these ids in a source, and those to these
+        names (as Crowd looks them up), whosesoever they are."""
+        columns = (*LINKS, "made_at")
+        user = LINK.c.kind == "user"
+        statement = (
+            select(*(LINK.c[name] for name in columns))
+            .where(LINK.c.directory == directory)
+            .where(
+                or_(
+                    LINK.c.kind == "group",
+                    user & (LINK.c.source == source) & LINK.c.id.in_(_askable(ids)),
+                    user & LINK.c.folded.in_(_askable(names)),
+                )
+            )
+            .order_by(LINK.c.source, LINK.c.kind, LINK.c.id)
+        )
+        with self._db.read() as connection:
+            rows = connection.execute(statement).fetchall()
+        frame = pd.DataFrame(rows, columns=list(columns)).astype(bulk.STR)
+        frame["made_at"] = pd.to_datetime(frame["made_at"], utc=True, format="ISO8601")
+        return frame
+
+    def linked_since(self, directory: str, event: int) -> tuple[pd.DataFrame, int]:
+        """The links of users that were made or changed after a link event: source, id, name; and the newest event."""
+        statement = (
+            select(EVENT.c.source, EVENT.c.external, EVENT.c.after)
+            .where(EVENT.c.directory == directory, EVENT.c.id > event, EVENT.c.kind == "user", EVENT.c.after != "")
+            .order_by(EVENT.c.id)
+        )
+        with self._db.read() as connection:
+            newest = connection.execute(select(func.max(EVENT.c.id))).scalar()
+            frame = bulk.read_frame(connection, statement, dict.fromkeys(("source", "id", "name"), "text"))
+        return frame, int(newest or 0)
+
+    # Keys
+
+    def index_state(self, space: str) -> IndexState | None:
+        """How far the keys of a space are made; None: not at all."""
+        with self._db.read() as connection:
+            row = connection.execute(select(SPACE).where(SPACE.c.space == space)).first()
+        return None if row is None else IndexState(row.digest, row.snapshot, row.event)
+
+    def index(self, space: str, keys: pd.DataFrame, state: IndexState, *, anew: bool) -> None:
+        """Adds keys (value, id) to a space, in place of all that it has where `anew`."""
+        wanted = bulk.texts(keys, ("value", "id")).drop_duplicates().sort_values(["value", "id"], ignore_index=True)
+        values = {"digest": state.digest, "snapshot": state.snapshot, "event": state.event}
+        with self._db.write() as connection:
+            if anew:
+                connection.execute(INDEXED.delete().where(INDEXED.c.space == space))
+                bulk.insert(
+                    connection, INDEXED, {"space": space, **{str(name): wanted[name] for name in wanted}}, len(wanted)
+                )
+            elif len(wanted):
+                rows = [
+                    {"space": space, "value": bulk.plain(value), "id": bulk.plain(identity)}
+                    for value, identity in wanted.itertuples(index=False, name=None)
+                ]
+                connection.execute(upserting(connection, INDEXED).on_conflict_do_nothing(), rows)
+            connection.execute(
+                upserting(connection, SPACE)
+                .values(space=space, **values)
+                .on_conflict_do_update(index_elements=["space"], set_=values)
+            )
+
+    def having(self, space: str, values: Collection[str]) -> set[str]:
+        """The ids that have, or had, one of these keys."""
+        if not (wanted := _askable(values)):
+            return set()
+        statement = select(INDEXED.c.id).where(INDEXED.c.space == space, INDEXED.c.value.in_(wanted))
+        with self._db.read() as connection:
+            return set(connection.execute(statement).scalars())
+
+    # The last wide read
+
+    def wide_totals(self, directory: str, source: str) -> WideTotals | None:
+        """What the last wide run counted; None where there was none, or none since something was objected to."""
+        statement = select(WIDE).where(WIDE.c.directory == directory, WIDE.c.source == source)
+        with self._db.read() as connection:
+            row = connection.execute(statement).first()
+        if row is None:
+            return None
+        at = datetime.fromisoformat(row.at)
+        return WideTotals(row.policy, row.requested, row.snapshot, at, orjson.loads(row.totals))
+
+    def save_wide_totals(self, directory: str, source: str, totals: WideTotals | None) -> None:
+        """Remembers what a wide run counted; None: that the next run has to be wide."""
+        with self._db.write() as connection:
+            connection.execute(WIDE.delete().where(WIDE.c.directory == directory, WIDE.c.source == source))
+            if totals is not None:
+                connection.execute(
+                    WIDE.insert().values(
+                        directory=directory,
+                        source=source,
+                        policy=totals.policy,
+                        requested=totals.requested,
+                        snapshot=totals.snapshot,
+                        at=instant(totals.at),
+                        totals=orjson.dumps(totals.totals).decode(),
+                    )
+                )
+
+    # Changes of a few
+
+    def save_changes(
+        self, stream: str, base: SavedSnapshot, changes: RecordChanges, *, taken_at: datetime, run: str
+    ) -> SavedSnapshot:
+        """Appends a snapshot that is `base` with a few users changed, in one transaction; it costs what they cost.
+
+        Its digest is made of that of `base` and of the changes; without a change it is that of `base`. Raises
+        `RetryableError` where `base` is not the stream's newest snapshot any more.
+        """
+        with self._db.write() as connection:
+            number = lock_stream(connection, stream)
+            latest = latest_row(connection, stream)
+            if latest is None or latest.id != base.id:
+                raise RetryableError(f"{stream} was read by another run in the meantime; run again")
+            found = _differences(connection, number, changes)
+            row: dict[str, Any] = {
+                "stream": number,
+                "taken_at": instant(taken_at),
+                "run": run,
+                "digest": found.digest(base.digest) if found else base.digest,
+                "users": base.users + found.users,
+                "groups": base.groups,
+                "memberships": base.memberships + found.memberships,
+                "changed": orjson.dumps(found.counts, option=orjson.OPT_SORT_KEYS).decode(),
+                "held": frames_text(changes.held, changes.warnings),
+            }
+            new = int(connection.execute(SNAPSHOT.insert().values(**row)).inserted_primary_key[0])  # type: ignore[index]
+            found.write(connection, number, new)
+            return saved_snapshot(latest_row(connection, stream), stream)
+
+
+_HOLDS: Final = MEMBERSHIP.c.valid_to == literal_column(str(OPEN))
+"""A membership that holds. (As a parameter, it would not be seen to be what the index of members is about.)"""
+
+
+def _askable(values: Collection[str]) -> list[str]:
+    """Texts that a database can be asked for. (PostgreSQL knows none with a NUL, and none has a key that has one.)"""
+    return sorted(value for value in values if "\0" not in value)
+
+
+# What is there now
+
+
+def _changed(connection: Connection, stream: int, snapshot: int) -> bool:
+    """Whether a snapshot of a stream after this one is another content."""
+    statement = select(SNAPSHOT.c.id).where(
+        SNAPSHOT.c.stream == stream, SNAPSHOT.c.id > snapshot, SNAPSHOT.c.changed != "{}"
+    )
+    return connection.execute(statement.limit(1)).first() is not None
+
+
+def _current_users() -> Any:
+    return (
+        select(KEY.c.external.label("id"), *(USER.c[name] for name in CONTENT[USER_KIND]))
+        .join_from(KEY, USER, (USER.c.stream == KEY.c.stream) & (USER.c.key == KEY.c.key))
+        .where(USER.c.valid_to == OPEN)
+    )
+
+
+def _users(connection: Connection, stream: int, ids: Collection[str]) -> pd.DataFrame:
+    statement = _current_users().where(
+        KEY.c.stream == stream, KEY.c.kind == USER_KIND, KEY.c.external.in_(_askable(ids))
+    )
+    found = bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]}) if len(ids) else users_frame()
+    return found if len(found) else users_frame()
+
+
+def _groups(connection: Connection, stream: int) -> pd.DataFrame:
+    statement = (
+        select(KEY.c.external.label("id"), *(GROUP.c[name] for name in CONTENT[GROUP_KIND]))
+        .join_from(GROUP, KEY, (GROUP.c.stream == KEY.c.stream) & (GROUP.c.key == KEY.c.key))
+        .where(GROUP.c.stream == stream, GROUP.c.valid_to == OPEN)
+    )
+    frame = bulk.read_frame(connection, statement, {"id": "text", **CONTENT[GROUP_KIND]})
+    return frame if len(frame) else groups_frame()
+
+
+def _memberships(connection: Connection, stream: int, users: Collection[str]) -> list[tuple[str, str, str]]:
+    if not len(users):
+        return []
+    of = KEY.alias()
+    statement = (
+        select(of.c.external, KEY.c.external)
+        .join_from(KEY, MEMBERSHIP, (MEMBERSHIP.c.stream == KEY.c.stream) & (MEMBERSHIP.c.member_key == KEY.c.key))
+        .join(of, (of.c.stream == KEY.c.stream) & (of.c.key == MEMBERSHIP.c.group_key))
+        .where(KEY.c.stream == stream, KEY.c.kind == USER_KIND, KEY.c.external.in_(_askable(users)), _HOLDS)
+    )
+    return [(group, member, "user") for group, member in connection.execute(statement)]
+
+
+def _nestings(connection: Connection, stream: int) -> list[tuple[str, str, str]]:
+    """The nestings that hold. Found from the groups, which are few, and not among the memberships."""
+    of = KEY.alias()
+    children = select(GROUP.c.key).where(GROUP.c.stream == stream, GROUP.c.valid_to == OPEN)
+    statement = (
+        select(of.c.external, KEY.c.external)
+        .select_from(MEMBERSHIP)
+        .join(KEY, (KEY.c.stream == stream) & (KEY.c.key == MEMBERSHIP.c.member_key))
+        .join(of, (of.c.stream == stream) & (of.c.key == MEMBERSHIP.c.group_key))
+        .where(MEMBERSHIP.c.stream == stream, _HOLDS, MEMBERSHIP.c.member_key.in_(children))
+    )
+    return [(parent, child, "group") for parent, child in connection.execute(statement)]
+
+
+# What changes
+
+
+@dataclass(slots=True)
+class _Differences:
+    """What must be written so that a few users are as they were read: rows by key, and pairs of group and member."""
+
+    added: dict[int, tuple[Any, ...]]
+    changed: dict[int, tuple[Any, ...]]
+    removed: list[int]
+    come: list[tuple[int, int]]
+    gone: list[tuple[int, int]]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed or self.come or self.gone)
+
+    @property
+    def users(self) -> int:
+        return len(self.added) - len(self.removed)
+
+    @property
+    def memberships(self) -> int:
+        return len(self.come) - len(self.gone)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """As in `SavedSnapshot.changed`."""
+        if not self:
+            return {}
+        return {
+            "users_added": len(self.added),
+            "users_changed": len(self.changed),
+            "users_removed": len(self.removed),
+            "groups_added": 0,
+            "groups_changed": 0,
+            "groups_removed": 0,
+            "memberships_added": len(self.come),
+            "memberships_removed": len(self.gone),
+        }
+
+    def digest(self, before: str) -> str:
+        """Hex SHA-256 over the digest of the content before and the changes."""
+        rows = [sorted(self.added.items()), sorted(self.changed.items()), sorted(self.removed)]
+        pairs = [sorted(self.come), sorted(self.gone)]
+        return hashlib.sha256(orjson.dumps([before, rows, pairs])).hexdigest()
+
+    def write(self, connection: Connection, stream: int, new: int) -> None:
+        """Closes the versions that hold no longer and opens the new ones, from snapshot `new` on."""
+        closed = np.array([*self.changed, *self.removed], dtype=np.int64)
+        close_versions(connection, USER, ("key",), stream, new, closed)
+        gone = np.array(self.gone, dtype=np.int64).reshape(-1, 2)
+        close_versions(connection, MEMBERSHIP, ("group_key", "member_key"), stream, new, gone[:, 0], gone[:, 1])
+        fresh = {"stream": stream, "valid_to": OPEN, "valid_from": new}
+        rows = self.added | self.changed
+        users = users_frame(("", *row) for row in rows.values()).drop(columns="id")
+        keys = np.array(list(rows), dtype=np.int64)
+        bulk.insert(connection, USER, {**fresh, "key": keys, **{str(name): users[name] for name in users}}, len(keys))
+        come = np.array(self.come, dtype=np.int64).reshape(-1, 2)
+        pairs = {**fresh, "group_key": come[:, 0], "member_key": come[:, 1]}
+        bulk.insert(connection, MEMBERSHIP, pairs, len(come))
+
+
+def _differences(connection: Connection, stream: int, changes: RecordChanges) -> _Differences:
+    wanted = {row[0]: row[1:] for row in changes.users[list(USERS)].itertuples(index=False, name=None)}
+    ids = {*wanted, *changes.gone}
+    keys = _keys(connection, stream, USER_KIND, ids)
+    before = {row[0]: row[1:] for row in _users(connection, stream, ids).itertuples(index=False, name=None)}
+    groups = _keys(connection, stream, GROUP_KIND, set(changes.memberships["group_id"].astype("str")))
+    held = {
+        (group, member)
+        for group, member in connection.execute(
+            _pairs(stream, [keys[one] for one in {*wanted, *before} if one in keys])
+        )
+    }
+    for one in sorted(set(wanted) - set(keys)):
+        keys[one] = _new_key(connection, stream, one)
+    now = {
+        (groups[group], keys[member])
+        for group, member in changes.memberships[["group_id", "member_id"]].astype("str").itertuples(index=False)
+    }
+    return _Differences(
+        added={keys[one]: row for one, row in wanted.items() if one not in before},
+        changed={keys[one]: row for one, row in wanted.items() if one in before and before[one] != row},
+        removed=[keys[one] for one in sorted(set(before) - set(wanted))],
+        come=sorted(now - held),
+        gone=sorted(held - now),
+    )
+
+
+def _keys(connection: Connection, stream: int, kind: int, ids: Collection[str]) -> dict[str, int]:
+    statement = select(KEY.c.external, KEY.c.key).where(
+        KEY.c.stream == stream, KEY.c.kind == kind, KEY.c.external.in_(_askable(ids)), KEY.c.nth == 0
+    )
+    return {row.external: row.key for row in connection.execute(statement)} if ids else {}
+
+
+def _new_key(connection: Connection, stream: int, external: str) -> int:
+    newest = connection.execute(select(func.max(KEY.c.key)).where(KEY.c.stream == stream)).scalar()
+    key = int(newest or 0) + 1
+    values = {"stream": stream, "key": key, "kind": USER_KIND, "nth": 0, "external": external}
+    connection.execute(KEY.insert().values(**values))
+    return key
+
+
+def _pairs(stream: int, members: Collection[int]) -> Any:
+    return select(MEMBERSHIP.c.group_key, MEMBERSHIP.c.member_key).where(
+        MEMBERSHIP.c.stream == stream, _HOLDS, MEMBERSHIP.c.member_key.in_(list(members))
+    )

@@ -1,0 +1,170 @@
+"""Records by key: of any series of changes of a few users, history knows as much as of whole snapshots."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from connectors.errors import RetryableError
+from connectors.model import Snapshot, held_frame, memberships_frame, users_frame
+from connectors.store import IndexState, RecordChanges, Store, WideTotals
+from tests.support.frames import pairs, person, snapshot, team
+
+STREAM = "source:acme"
+AT = datetime(2026, 11, 29, tzinfo=UTC)
+GROUPS = [f"g{n}" for n in range(6)]
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with Store.open(url) as opened:
+        yield opened
+
+
+def whole(users: dict[str, dict[str, Any]], members: dict[str, set[str]], nestings: list[tuple[str, str]]) -> Snapshot:
+    of_users = [(group, one, "user") for one, groups in members.items() for group in groups]
+    return snapshot(
+        [
+            person(one, fields["username"], **{k: v for k, v in fields.items() if k != "username"})
+            for one, fields in users.items()
+        ],
+        [team(group, group.upper()) for group in GROUPS],
+        [*of_users, *((parent, child, "group") for parent, child in nestings)],
+    )
+
+
+def anybody(rng: random.Random, key: str) -> dict[str, Any]:
+    return {
+        "username": key + rng.choice(["", ".x", "\u00e9", "\U0001f600", "\0"]),
+        "last_name": rng.choice(["", "Bell", "o\u0301"]),
+        "active": rng.random() < 0.8,
+    }
+
+
+def some_groups(rng: random.Random) -> set[str]:
+    return set(rng.sample(GROUPS, rng.randint(0, 4)))
+
+
+def changes_of(read: Snapshot, ids: set[str]) -> RecordChanges:
+    mine = read.memberships["member_id"].isin(ids) & (read.memberships["member_kind"] == "user")
+    there = read.users["id"].isin(ids)
+    gone = ids - set(read.users["id"])
+    return RecordChanges(read.users[there], gone, read.memberships[mine], read.held, read.warnings)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: int) -> None:
+    rng = random.Random(seed)
+    names = [f"u{n}" for n in range(30)] + GROUPS[:2]  # a user and a group may share an id
+    users = {key: anybody(rng, key) for key in names[:20] + names[-2:]}
+    members = {key: some_groups(rng) for key in users}
+    nestings = [("g0", "g1"), ("g1", "g2")]
+    base = store.save_snapshot(STREAM, whole(users, members, nestings), taken_at=AT, run="r")
+    for step in range(25):
+        ids = set(rng.sample(names, rng.randint(1, 4)))
+        for key in ids:
+            if rng.random() < 0.3:
+                users.pop(key, None)
+                members.pop(key, None)
+            elif rng.random() < 0.8:
+                users[key], members[key] = anybody(rng, key), some_groups(rng)
+        now = whole(users, members, nestings)
+        held = held_frame([("user", f"h{step}", "h", "extract", "odd")] if step % 2 else [])
+        now = replace(now, held=held)
+        before, digest = store.load_snapshot(base.id), base.digest
+        base = store.save_changes(STREAM, base, changes_of(now, ids), taken_at=AT, run="r")
+        loaded = store.load_snapshot(base.id)
+        assert loaded.digest() == now.digest()
+        assert (base.digest == digest) == (loaded.digest() == before.digest()) == (base.changed == {})
+        assert (base.users, base.groups, base.memberships) == (len(now.users), len(now.groups), len(now.memberships))
+        pd.testing.assert_frame_equal(loaded.held, held)
+        saved, rest = store.newest(STREAM) or (None, None)
+        assert saved == base
+        assert rest is not None
+        assert pairs(rest.memberships) == {(*pair, "group") for pair in nestings}
+        pd.testing.assert_frame_equal(rest.groups, now.groups)
+        assert set(store.users_now(STREAM, {*ids, "nobody"})["id"]) == ids & set(users)
+        wanted = {(group, one, "user") for one in ids & set(members) for group in members[one]}
+        assert pairs(store.memberships_now(STREAM, {*ids, "nobody"})) == wanted
+        if rng.random() < 0.2:  # a whole read in between finds nothing else
+            again = store.save_snapshot(STREAM, now, taken_at=AT, run="r")
+            assert not any(again.changed.values())
+            base = again
+
+
+def test_what_another_run_read_meanwhile_is_not_written_over(store: Store) -> None:
+    first = whole({"u1": {"username": "ann"}}, {"u1": {"g1"}}, [])
+    base = store.save_snapshot(STREAM, first, taken_at=AT, run="r")
+    store.save_snapshot(STREAM, first, taken_at=AT, run="another")
+    with pytest.raises(RetryableError, match="read by another run"):
+        store.save_changes(STREAM, base, changes_of(first, {"u1"}), taken_at=AT, run="r")
+    assert len(store.snapshots(STREAM)) == 2
+
+
+def test_some_active_members_of_groups(store: Store) -> None:
+    users = {f"u{n}": {"username": f"u{n}", "active": n != 3} for n in range(8)}
+    members = {"u1": {"g1"}, "u2": {"g1", "g2"}, "u3": {"g3"}, "u4": {"g1"}}
+    store.save_snapshot(STREAM, whole(users, members, [("g4", "g1")]), taken_at=AT, run="r")
+    assert store.active_members(STREAM, ["g1", "g2", "g3", "g4", "none"], 9) == {"u1", "u2", "u4"}
+    assert len(store.active_members(STREAM, ["g1"], 2)) == 2
+    assert store.active_members("source:nobody", ["g1"], 2) == set()
+
+
+def test_keys_are_found_until_they_are_made_anew(store: Store) -> None:
+    keys = pd.DataFrame({"value": ["name:ann", "name:bob", "name:\u00e9"], "id": ["1", "2", "2"]}, dtype="str")
+    assert store.index_state("s") is None
+    store.index("s", keys, IndexState("d", 1, 2), anew=True)
+    store.index("s", keys.assign(id="3"), IndexState("d", 4, 5), anew=False)
+    store.index("s", keys[:1], IndexState("d", 6, 7), anew=False)
+    assert store.having("s", {"name:ann", "name:\u00e9", "name:none", "na\0me"}) == {"1", "2", "3"}
+    assert store.having("another", {"name:ann"}) == set()
+    assert store.index_state("s") == IndexState("d", 6, 7)
+    store.index("s", keys[1:2], IndexState("e", 8, 9), anew=True)
+    assert store.having("s", {"name:ann", "name:bob"}) == {"2"}
+
+
+def test_the_links_of_a_few(store: Store) -> None:
+    links = pd.DataFrame(
+        [
+            ("acme", "user", "1", "Ann", "created"),
+            ("acme", "user", "2", "bob", "created"),
+            ("beta", "user", "1", "cy", "created"),
+            ("acme", "group", "g", "team", "created"),
+        ],
+        columns=["source", "kind", "id", "name", "how"],
+    ).astype("str")
+    store.save_links("crowd", links, at=AT, run="r")
+    found = store.links_about("crowd", "acme", {"1"}, {"cy"})
+    assert list(found["name"]) == ["team", "Ann", "cy"]
+    assert list(found.columns) == list(store.links("crowd").columns)
+    assert found.dtypes.equals(store.links("crowd").dtypes)
+    changed, event = store.linked_since("crowd", 0)
+    assert set(changed["name"]) == {"Ann", "bob", "cy"}
+    store.save_links("crowd", links[:1].assign(name="anna"), at=AT, run="r")
+    changed, _ = store.linked_since("crowd", event)
+    assert list(changed["name"]) == ["anna"]
+
+
+def test_what_a_wide_run_counted(store: Store) -> None:
+    assert store.wide_totals("crowd", "acme") is None
+    totals = WideTotals("p", "q", "digest", AT, {"owned": {"users": 3}})
+    store.save_wide_totals("crowd", "acme", totals)
+    store.save_wide_totals("crowd", "acme", totals)
+    assert store.wide_totals("crowd", "acme") == totals
+    store.save_wide_totals("crowd", "acme", None)
+    assert store.wide_totals("crowd", "acme") is None
+
+
+def test_a_user_in_a_group_of_which_nothing_is_known_is_a_mistake_of_ours(store: Store) -> None:
+    base = store.save_snapshot(STREAM, whole({"u1": {"username": "ann"}}, {}, []), taken_at=AT, run="r")
+    users = users_frame([("u1", "ann", "", "", "", "", True, "{}")])
+    strange = RecordChanges(users, (), memberships_frame([("g9", "u1", "user")]), held_frame(), held_frame())
+    with pytest.raises(KeyError):
+        store.save_changes(STREAM, base, strange, taken_at=AT, run="r")
+    assert len(store.snapshots(STREAM)) == 1
