@@ -4,7 +4,7 @@ People of the source and accounts of Crowd have *keys*: every form under which t
 address where it correlates them, and the id in the source that owns them. Two records can only have to do with each
 other if they share a key, so what is connected to the selection by keys, however far, is all that its plan depends on;
 groups, nestings and what is held on either side are few, and known whole. The same pure stages then decide on these
-fewer rows what they would decide on all.
+fewer rows what they would decide on all, but for what only everybody together can tell (`tasks.decide.width`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tasks.decide.map import usernames
 from tasks.decide.names import among, ascii_only, crowd_ids, fold, skeletons
 from tasks.decide.nesting import codes_in, groups_below, nestings
 from tasks.decide.owners import split_mark
-from tasks.decide.plan.renames import aside
 from tasks.decide.selection import Selection
 from tasks.decide.values import Sources, field_value
 from tasks.policy import Policy
@@ -103,8 +102,6 @@ def account_keys(accounts: pd.DataFrame, links: pd.DataFrame, policy: Policy, so
         *_named(ids, names),
         _keyed(accounts["id"], OWNER, marks.where(marks.str.startswith(prefix), "").str.slice(len(prefix))),
         _keyed(crowd_ids(ours["name"]), OWNER, ours["id"]),
-        # Beside each name stands the one that would make room for it.
-        _keyed(ids, NAME, crowd_ids(names.map(lambda name: aside(name, 1)).astype("str"))),
     ]
     if EMAIL in policy.matching.users:
         parts.append(_keyed(accounts["id"], EMAIL, accounts[EMAIL].str.lower()))

@@ -7,65 +7,25 @@ owners and groups meet in every way.
 from __future__ import annotations
 
 import os
-import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection
 
 import pandas as pd
 import pytest
 
 from connectors.errors import ConfigurationError
-from connectors.model import Snapshot, crowd_id
-from tasks.decide.filter import in_scope
-from tasks.decide.map import desired
-from tasks.decide.match import Matched, match
 from tasks.decide.neighbourhood import (
-    Neighbourhood,
     account_keys,
-    links_of,
     named_by,
     neighbourhood,
-    part_of,
     person_keys,
 )
-from tasks.decide.plan import Departures, Plan, plan
-from tasks.decide.selection import Selection
-from tasks.policy import Policy
+from tasks.decide.plan.renames import MAKES_ROOM
 from tests.support.long import long_after
-from tests.support.worlds import SOURCE, World, add_world, any_policy, deletes, describe, owners, since
+from tests.support.sides import Sides, selections, worlds
+from tests.support.worlds import SOURCE, describe
 
-TOGETHER = 6
-"""How many worlds share a directory."""
 SEEDS, PARTS = int(os.environ.get("CROWDSYNC_SEEDS", "24")), 24
-
-
-@dataclass(frozen=True)
-class Sides:
-    """What a plan is made of, whole or in part."""
-
-    source: Snapshot
-    directory: Snapshot
-    links: pd.DataFrame
-    policy: Policy
-    departures: Departures
-
-    def part(self, around: Neighbourhood) -> Sides:
-        return replace(
-            self,
-            source=part_of(self.source, around.people),
-            directory=part_of(self.directory, around.accounts),
-            links=links_of(self.links, around),
-        )
-
-    def matched(self, *, whole: bool) -> Matched:
-        scoped = in_scope(self.source, self.policy, whole=whole).snapshot
-        wanted = desired(scoped, self.policy, whole=whole)
-        return match(wanted, self.directory, self.links, self.policy, SOURCE, self.source)
-
-    def plan(self, matched: Matched, selection: Selection) -> Plan:
-        sides = self.source, self.directory, self.policy
-        return plan(matched, *sides, SOURCE, ("", ""), departures=self.departures, selection=selection)
 
 
 class InMemory:
@@ -105,29 +65,6 @@ class Keyed:
         return set().union(*(self._keys.get(one, set()) for one in ids))
 
 
-def selections(world: World) -> Iterator[Selection]:
-    """Everybody whom anything knows, and every group that is there or wanted."""
-    linked = {key[2] for key in world.links.rows if key[:2] == (SOURCE, "user")}
-    mine = {owner for owner in owners(world.crowd, world.links, "user").values() if owner != "?"}
-    for one in sorted({row[0] for row in world.users} | linked | mine | {"nobody"}):
-        yield Selection(person=one)
-    for group in sorted({crowd_id(row[1]) for row in world.groups} | set(world.crowd.groups)):
-        yield Selection(group=group)
-
-
-def worlds(seed: int) -> tuple[World, Sides]:
-    rng = random.Random(f"neighbourhood {seed}")
-    tags = [f"-{number}" for number in range(TOGETHER)]
-    world, policy = World(), any_policy(rng, tags)
-    for tag in tags:
-        add_world(world, rng, tag, pure=deletes(policy))
-    for name in list(world.crowd.users):  # where names go round in a circle, one must make room under another
-        if rng.random() < 0.3:
-            world.crowd.add_user(f"{name}~1")
-    source, directory = world.source(), world.crowd.snapshot(policy.attributes.extra)
-    return world, Sides(source, directory, world.links.frame(), policy, since(source))
-
-
 @pytest.mark.parametrize("part", long_after(1, range(PARTS)))
 def test_what_follows_for_a_selection_follows_from_its_neighbourhood(part: int) -> None:
     found: Counter[str] = Counter()
@@ -146,6 +83,9 @@ def test_what_follows_for_a_selection_follows_from_its_neighbourhood(part: int) 
                 continue
             few = sides.part(around)
             wide, narrow = sides.plan(whole, selection), few.plan(few.matched(whole=False), selection)
+            if (narrow.operations["reason"] == MAKES_ROOM).any():
+                found["makes room"] += 1  # under a name that nobody has, which only everybody together can tell
+                continue
             note = f"seed {seed}, {selection}, {sorted(around.people)}, {sorted(around.accounts)}"
             assert describe(narrow) == describe(wide), f"{note}\n{describe(narrow)}\nbut\n{describe(wide)}"
             pd.testing.assert_frame_equal(narrow.operations, wide.operations)

@@ -18,6 +18,7 @@ from tasks.policy import matches
 
 TAKEN = "waits for a name that another account keeps"
 CHANGED = "username changed in the source"
+MAKES_ROOM = "makes room: names go round in a circle"
 
 
 @sizes_only
@@ -129,7 +130,7 @@ def _operations(movers: _Movers, taken: set[str]) -> pd.DataFrame:
     for i, makes_room in _in_order(movers.by_name, {i: movers.ids[i] for i in movers.by_name.values()}):
         target, reason = usernames.iloc[i], CHANGED
         if makes_room:
-            target, reason = _aside(current[i], taken), "makes room: names go round in a circle"
+            target, reason = _aside(current[i], taken), MAKES_ROOM
             taken.add(crowd_id(target))
         rows.append(_rename(inputs, inputs.users["id"].iloc[i], current[i], target, reason))
         current[i] = target
@@ -161,9 +162,4 @@ def _in_order(mover: dict[str, int], gives: dict[int, str]) -> Iterator[tuple[in
 
 def _aside(name: str, taken: set[str]) -> str:
     """A name like this one that nobody has."""
-    return next(other for n in range(1, 10_000) if crowd_id(other := aside(name, n)) not in taken)
-
-
-def aside(name: str, number: int) -> str:
-    """The name under which an account makes room for another: the first of these (from 1) that nobody has."""
-    return f"{name[:200]}~{number}"
+    return next(other for n in range(1, 10_000) if crowd_id(other := f"{name[:200]}~{n}") not in taken)

@@ -1,0 +1,59 @@
+"""What a plan that was made from a few records cannot say of itself, so that everybody has to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from connectors.operations import KINDS, Kind
+from tasks.decide.guard import Verdict
+from tasks.decide.impact import Impact
+from tasks.decide.plan import Owned, Plan
+from tasks.decide.plan.renames import MAKES_ROOM
+from tasks.policy import Limit, Policy
+
+
+def beyond(plan: Plan, impact: Impact, verdict: Verdict, policy: Policy) -> str:
+    """A plan from a few records, its impact and its verdict → why a wide run has to decide, in words that follow
+    "because"; "" where it need not."""
+    if verdict.stops:
+        return f"what stands against the plan is judged over everybody ({verdict.stops[0]})"
+    operations = plan.operations
+    if (operations["reason"] == MAKES_ROOM).any():
+        return "names go round in a circle, and one has to make room under a name that nobody has"
+    entities = operations["kind"].map(lambda kind: KINDS[Kind(kind)].entity)
+    if entities.isin(["group", "nesting"]).any():
+        return "a group of Crowd changes, and the store would not know of it"
+    if impact.seats_before != impact.seats_after:
+        return "licence seats are counted over everybody (limits.seat_groups)"
+    for limit, kind in (
+        ("group_membership_add", Kind.MEMBERSHIP_ADD),
+        ("group_membership_remove", Kind.MEMBERSHIP_REMOVE),
+    ):
+        if getattr(policy.limits, limit) != Limit() and (operations["kind"] == kind).any():
+            return f"limits.{limit} is per cent of all members of a group"
+    return ""
+
+
+def totals_of(plan: Plan, impact: Impact, orphans: int) -> dict[str, Any]:
+    """What of a plan about everybody, its impact and the orphans of Crowd counts for a plan about a few, as JSON
+    values."""
+    return {
+        "owned": asdict(plan.owned),
+        "doubts": list(plan.doubts),
+        "active": impact.active_before,
+        "orphans": orphans,
+    }
+
+
+def with_totals(plan: Plan, totals: Mapping[str, Any]) -> Plan:
+    """A plan from a few records, with what is owned and doubted of everybody."""
+    doubts = tuple(dict.fromkeys((*plan.doubts, *totals["doubts"])))
+    return replace(plan, owned=Owned(**totals["owned"]), doubts=doubts)
+
+
+def counted_whole(impact: Impact, totals: Mapping[str, Any]) -> Impact:
+    """The impact of such a plan, with the active accounts of everybody."""
+    others = totals["active"] - impact.active_before
+    return replace(impact, active_before=totals["active"], active_after=impact.active_after + others)
