@@ -58,8 +58,8 @@ def report(console: Console, report: Report) -> None:
             f"  {escape(name):<{wide}}  {users:,} users, {groups:,} groups, {memberships:,} memberships{before}",
             highlight=False,
         )
-    if report.since:
-        console.print(f"  only what changed was read; the last full read was at {report.since}", highlight=False)
+    if report.read:
+        console.print(f"  {report.read}", highlight=False, markup=False)
     if report.planned:
         table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
         table.add_column()

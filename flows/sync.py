@@ -18,13 +18,15 @@ from connectors.settings import load
 from connectors.store import in_thread
 from tasks.decide.ownership import abandoned
 from tasks.decide.selection import select
+from tasks.decide.width import beyond
 from tasks.policy import Policy, policy_of
+from tasks.read.narrow import NotNarrowError
 from tasks.read.quarantine import watched
 from tasks.read.recover import settle_unfinished
-from tasks.read.remember import last_read, remember_departures, remember_held, remember_read
-from tasks.run import SkippedError, begin
-from tasks.stages import carry_out, conclude, extract_directory, extract_source, propose, save, validate
-from tasks.tell.proposal import Basis
+from tasks.read.remember import last_read, remember_departures, remember_held, remember_read, remember_wide
+from tasks.run import Run, SkippedError, begin
+from tasks.stages import carry_out, conclude, extract_directory, extract_source, propose, read_few, save, validate
+from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.report import Report, skipped_report
 from tasks.tell.stored_plan import store_plan, stored_selection
 from tasks.write.apply import Applied
@@ -76,32 +78,11 @@ async def sync(request: SyncRequest) -> Report:
     policy = request.policy or policy_of(settings, request.source)
     try:
         async with begin(settings, request.source, policy, request.mode, unattended=request.unattended) as run:
-            source, crowd = run.source_side, run.crowd_side
-            with run.timed("extract"):
-                since = None if request.full else await last_read(run)
-                reading, directory = await gather(
-                    watched(run, extract_source(source.client, source.scope, source.name, since)),
-                    extract_directory(crowd.client, crowd.scope),
-                )
-            with run.timed("snapshot"):
-                source = await save(run, source, reading.snapshot)
-                crowd = await save(run, crowd, directory)
-                if run.writing:
-                    await settle_unfinished(run.store, run.directory_name, directory)
-            with run.timed("validate"):
-                source = await validate(run, source)
-                await remember_read(run, reading, source.saved.id)
-                crowd = await validate(run, crowd)
-            links = await in_thread(run.store.links, run.directory_name)
-            selection = await in_thread(stored_selection, run, request.plan) or select(
-                source.snapshot, links, run.source_name, request.person, request.group
-            )
             advice = settings.source(request.source).same_names()
-            with run.timed("plan"):
-                basis = Basis(source, crowd, links, selection, advice, request.force)
-                proposal = await propose(run, basis, policy)
-            await remember_departures(run, proposal.plan, selection)
-            await remember_held(run, proposal.plan, selection)
+            proposal = await _of_few(run, request, policy, advice)
+            if isinstance(proposal, str):
+                proposal = await _of_all(run, request, policy, advice, why=proposal)
+            basis = proposal.basis
             stored = await store_plan(run, proposal, replaces=request.plan or None)
             applied: Applied | None = None
             if request.mode == "sync" and stored.number and not stored.verdict.refusals:
@@ -110,8 +91,58 @@ async def sync(request: SyncRequest) -> Report:
                 if stored.ready:
                     with run.timed("apply"):
                         applied = await carry_out(run, stored)
-            known = settings.sources_of(run.directory_name)
-            loud = abandoned(crowd.snapshot, links, known, run.directory_name, run.source_name)
-            return await conclude(run, stored, request.mode, applied, since=reading.full_at, loud=loud)
+            loud: tuple[str, ...] = ()
+            if basis.totals is None:  # (a few records say nothing of who left the configuration)
+                known = settings.sources_of(run.directory_name)
+                loud = abandoned(basis.crowd.snapshot, basis.links, known, run.directory_name, run.source_name)
+            return await conclude(run, stored, request.mode, applied, loud=loud)
     except SkippedError as why:
         return await skipped_report(request.source, settings.directory_of(request.source).name, str(why))
+
+
+async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -> Proposal | str:
+    """What follows for one person from the records that concern them, or why everything has to be read; "" where that
+    was asked for."""
+    if not request.person or request.full or request.force or request.plan:
+        return ""
+    with run.timed("read by key"):
+        few = await read_few(run, request.person)
+    if isinstance(few, NotNarrowError):
+        return str(few)
+    links, totals, read = few.links, few.totals, few.words()
+    with run.timed("plan"):
+        basis = Basis(few.source, few.crowd, links, few.selection, advice, totals=totals, read=read)
+        proposal = await propose(run, basis, policy)
+    return beyond(proposal.plan, proposal.impact, proposal.verdict, policy) or proposal
+
+
+async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *, why: str) -> Proposal:
+    """What follows from both sides, read whole; `why` they are, where it was tried with less."""
+    source, crowd = run.source_side, run.crowd_side
+    with run.timed("extract"):
+        since = None if request.full else await last_read(run)
+        reading, directory = await gather(
+            watched(run, extract_source(source.client, source.scope, source.name, since)),
+            extract_directory(crowd.client, crowd.scope),
+        )
+    with run.timed("snapshot"):
+        source = await save(run, source, reading.snapshot)
+        crowd = await save(run, crowd, directory)
+        if run.writing:
+            await settle_unfinished(run.store, run.directory_name, directory)
+    with run.timed("validate"):
+        source = await validate(run, source)
+        await remember_read(run, reading, source.saved.id)
+        crowd = await validate(run, crowd)
+    links = await in_thread(run.store.links, run.directory_name)
+    selection = await in_thread(stored_selection, run, request.plan) or select(
+        source.snapshot, links, run.source_name, request.person, request.group
+    )
+    read = f"Everything was read, because {why}." if why else reading.words(run.source_name)
+    with run.timed("plan"):
+        basis = Basis(source, crowd, links, selection, advice, request.force, read=read)
+        proposal = await propose(run, basis, policy)
+    await remember_departures(run, proposal.plan, selection)
+    await remember_held(run, proposal.plan, selection)
+    await remember_wide(run, proposal)
+    return proposal

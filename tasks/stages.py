@@ -29,10 +29,12 @@ from tasks.decide.match import Matched, match, orphans
 from tasks.decide.plan import Departures, Plan, plan
 from tasks.decide.removals import RecentRemovals
 from tasks.decide.selection import Selection
+from tasks.decide.width import counted_whole, totals_of, with_totals
 from tasks.policy import Policy
 from tasks.read.confirm import rest_of, sample_of, still_gone
 from tasks.read.deltas import Reading, Since, read_since
 from tasks.read.extract import read_directory
+from tasks.read.narrow import Few, NotNarrowError, read_narrow
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Client, ReadSide, Run, Side
 from tasks.tell.proposal import Basis, Proposal
@@ -64,6 +66,15 @@ async def extract_source(
 async def extract_directory(directory: Directory, scope: Scope) -> Snapshot:
     """Crowd as it is now."""
     return await read_directory(directory, scope)
+
+
+@task(name="read by key", task_run_name="read by key", **SHARED)
+async def read_few(run: Run, asked: str) -> Few | NotNarrowError:
+    """One person and whoever is connected with them, read again by key; or why that is not enough."""
+    try:
+        return await read_narrow(run, asked)
+    except NotNarrowError as why:
+        return why
 
 
 @task(name="snapshot", task_run_name="snapshot-{side.stream}", **SHARED)
@@ -108,15 +119,15 @@ async def confirm_others(source: Source, plan: Plan) -> None:
 
 
 @task(name="filter", task_run_name="filter", **SHARED)
-async def filter_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int]) -> Scoped:
+async def filter_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int], whole: bool = True) -> Scoped:
     """The part of the source that is in scope."""
-    return in_scope(snapshot, policy, known)
+    return in_scope(snapshot, policy, known, whole=whole)
 
 
 @task(name="map", task_run_name="map", **SHARED)
-async def map_names(snapshot: Snapshot, policy: Policy) -> Desired:
+async def map_names(snapshot: Snapshot, policy: Policy, whole: bool = True) -> Desired:
     """What the source wants in Crowd."""
-    return desired(snapshot, policy)
+    return desired(snapshot, policy, whole=whole)
 
 
 @task(name="match", task_run_name="match", **SHARED)
@@ -176,28 +187,47 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
     `IncompleteError` where somebody whom the source's lists did not name is there when asked for by key.
     """
     source, crowd = basis.source, basis.crowd
+    totals = None if basis.totals is None else basis.totals.totals
     known = await in_thread(run.store.named_since, source.stream, doubled(source.snapshot.groups, policy))
-    scoped = await filter_scope(source.snapshot, policy, known)
-    desired = await map_names(scoped.snapshot, policy)
+    scoped = await filter_scope(source.snapshot, policy, known, totals is None)
+    desired = await map_names(scoped.snapshot, policy, totals is None)
     matched = await match_accounts(
         desired, crowd.snapshot, basis.links, policy, source.name, source.snapshot, basis.advice
     )
-    plan = await make_plan(
-        matched,
-        source.snapshot,
-        crowd.snapshot,
-        policy,
-        source.name,
-        (source.saved.digest, crowd.saved.digest),
-        await in_thread(run.departures),
-        basis.selection,
-        scoped.doubts,
-    )
-    await confirm_some(source.client, plan)
+    departures = await in_thread(run.departures)
     past, recent = await in_thread(run.past), await in_thread(run.recent)
-    impact = await measure(plan.operations, crowd.snapshot, policy, past, recent)
-    verdict = await guard_plan(plan, policy, impact, basis.force)
-    return Proposal(basis, policy, plan, impact, verdict, len(orphans(matched, policy)))
+
+    async def follows(selection: Selection | None) -> tuple[Plan, Impact, Verdict]:
+        plan = await make_plan(
+            matched,
+            source.snapshot,
+            crowd.snapshot,
+            policy,
+            source.name,
+            (source.saved.digest, crowd.saved.digest),
+            departures,
+            selection,
+            scoped.doubts,
+        )
+        if totals is not None:
+            plan = with_totals(plan, totals)
+        impact = await measure(plan.operations, crowd.snapshot, policy, past, recent)
+        if totals is not None:
+            impact = counted_whole(impact, totals)
+        return plan, impact, await guard_plan(plan, policy, impact, basis.force)
+
+    plan, impact, verdict = await follows(basis.selection)
+    await confirm_some(source.client, plan)
+    orphaned = len(orphans(matched, policy)) if totals is None else totals["orphans"]
+    counted = None
+    if totals is None and run.lasting and not basis.force:
+        # Also where it is about one person: what is found against everybody speaks against what was read.
+        plan_of_all, impact_of_all, objections = (
+            (plan, impact, verdict) if basis.selection is None else await follows(None)
+        )
+        if not objections.stops:
+            counted = totals_of(plan_of_all, impact_of_all, orphaned)
+    return Proposal(basis, policy, plan, impact, verdict, orphaned, counted)
 
 
 # Write

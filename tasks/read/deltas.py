@@ -39,6 +39,12 @@ class Reading:
     cursor: str = ""
     full_at: datetime | None = None
 
+    def words(self, source: str) -> str:
+        """How an incremental read was made, in a sentence; "" for a whole one."""
+        if self.full_at is None:
+            return ""
+        return f"Only what changed was read from {source}; the last full read was at {self.full_at:%Y-%m-%d %H:%M} UTC."
+
 
 @sizes_only
 @dataclass(frozen=True, slots=True)

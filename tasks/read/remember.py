@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 
-from connectors.store import ReadCursor, in_thread
+from connectors.store import ReadCursor, WideTotals, in_thread
 from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.read.deltas import Reading, Since
 from tasks.run import Run
+from tasks.tell.proposal import Proposal
 
 
 async def last_read(run: Run) -> Since | None:
@@ -34,6 +35,15 @@ async def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
         ReadCursor(reading.cursor, run.request_digest, reading.full_at or now, snapshot) if reading.cursor else None
     )
     await in_thread(run.store.save_cursor, run.source_side.stream, cursor, at=now)
+
+
+async def remember_wide(run: Run, proposal: Proposal) -> None:
+    """Keeps what a run that read everything counted, for the narrow runs after it."""
+    if not run.lasting or proposal.counted is None:
+        return
+    digest = proposal.basis.source.saved.digest
+    totals = WideTotals(run.policy.digest(), run.request_digest, digest, datetime.now(UTC), proposal.counted)
+    await in_thread(run.store.save_wide_totals, run.directory_name, run.source_name, totals)
 
 
 async def remember_departures(run: Run, plan: Plan, selection: Selection | None) -> None:

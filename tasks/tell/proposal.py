@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from connectors.contract import Directory, Source
 from connectors.model import sizes_only
+from connectors.store import WideTotals
 from tasks.decide.impact import Impact
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Basis:
     """What a proposal is made from, beside the policy. `selection`: whom it is about, None for everybody; `advice`:
-    what the provider says of records of one name; `force`: whether it may go past the limits."""
+    what the provider says of records of one name; `force`: whether it may go past the limits. `totals`: where both
+    sides are those of a few people, what the last wide run counted. `read`: how both sides were read, in words."""
 
     source: ReadSide[Source]
     crowd: ReadSide[Directory]
@@ -31,13 +34,15 @@ class Basis:
     selection: Selection | None = None
     advice: str = ""
     force: bool = False
+    totals: WideTotals | None = None
+    read: str = ""
 
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A plan as the guard sees it, made under `policy` from `basis`. `orphans`: how many records of Crowd belong to no
-    source."""
+    source. `counted`: what narrow runs need of everybody, where everybody was looked at and nothing is against it."""
 
     basis: Basis
     policy: Policy
@@ -45,3 +50,4 @@ class Proposal:
     impact: Impact
     verdict: Verdict
     orphans: int = 0
+    counted: Mapping[str, Any] | None = None

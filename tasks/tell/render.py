@@ -97,8 +97,8 @@ def report_markdown(report: Report) -> str:
 def _written(report: Report) -> list[str]:
     """How the run ended, and what was planned and written."""
     lines: list[str] = []
-    if report.since:
-        lines += ["", f"Only what changed was read from {report.source}; the last full read was at {report.since}."]
+    if report.read:
+        lines += ["", plain(report.read)]
     if report.why:
         lines += ["", f"**{report.status.capitalize()}:** {plain(report.why)}"]
     number = f" (plan {report.plan})" if report.plan else ""

@@ -59,8 +59,8 @@ class Report:
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     failed: pd.DataFrame = field(default_factory=pd.DataFrame)
     seconds: Mapping[str, float] = field(default_factory=dict)
-    since: str = ""
-    """Of an incremental read: when the source was last read whole."""
+    read: str = ""
+    """How both sides were read, in a sentence, where that was not whole, or where less was tried."""
     why: str = ""
     shielded: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Held people who have left by the source's word, and whose account stays active (as in `Plan`)."""
@@ -97,7 +97,7 @@ class Report:
             "snapshots": dict(self.snapshots),
             "sizes": {side: list(size) for side, size in self.sizes.items()},
             **({"passed": list(self.passed)} if self.passed else {}),
-            **({"full_read": self.since} if self.since else {}),
+            **({"read": self.read} if self.read else {}),
             **({"error": self.why} if self.why else {}),
             **({"loud": list(self.loud)} if self.loud else {}),
             **({"remarks": list(self.remarks)} if self.remarks else {}),
@@ -185,16 +185,15 @@ async def concluded(
     mode: str,
     applied: Applied | None,
     *,
-    since: datetime | None = None,
     loud: tuple[str, ...] = (),
 ) -> Report:
     """The report of a run, which is recorded, shown on its page and, where it must be, emitted.
 
-    `since`: the last full read, where this one was incremental; `loud`: what must not be overlooked. Raises
-    `ReportedError` where the plan was refused or some of its operations failed.
+    `loud`: what must not be overlooked. Raises `ReportedError` where the plan was refused or some of its operations
+    failed.
     """
     ending = await in_thread(ended, run, stored, mode, applied)
-    report = await in_thread(reported, run, stored, ending, since, loud)
+    report = await in_thread(reported, run, stored, ending, loud)
     await acreate_markdown_artifact(
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"
     )
@@ -209,8 +208,8 @@ async def concluded(
     return report
 
 
-def reported(run: Run, stored: StoredPlan, ending: Ending, since: datetime | None, loud: tuple[str, ...]) -> Report:
-    """The report of a run that came to `ending`; `since` and `loud` as in `concluded`."""
+def reported(run: Run, stored: StoredPlan, ending: Ending, loud: tuple[str, ...]) -> Report:
+    """The report of a run that came to `ending`; `loud` as in `concluded`."""
     proposal, plan, verdict = stored.proposal, stored.plan, stored.verdict
     source, crowd = proposal.basis.source, proposal.basis.crowd
     long = lasting(run, plan)
@@ -239,7 +238,7 @@ def reported(run: Run, stored: StoredPlan, ending: Ending, since: datetime | Non
         sizes={one.name: (one.saved.users, one.saved.groups, one.saved.memberships) for one in (source, crowd)},
         failed=ending.failed,
         seconds=run.seconds,
-        since=f"{since:%Y-%m-%d %H:%M} UTC" if since else "",
+        read=proposal.basis.read,
         why=ending.why,
         shielded=plan.shielded,
         lasting=longer,

@@ -145,9 +145,9 @@ def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
             one.stop()
 
 
-def run(orchestrated: bool = True, mode: str = "sync") -> dict[str, Any]:
-    """One whole run of the road."""
-    request = SyncRequest(source="acme", mode=mode, force=True)
+def run(orchestrated: bool = True, mode: str = "sync", person: str = "", force: bool = True) -> dict[str, Any]:
+    """One whole run of the road, or one about one person."""
+    request = SyncRequest(source="acme", mode=mode, person=person, force=force)
     watch = Watch()
     before = resident()
     with watched(watch, orchestrated=orchestrated), watch.sampling():
@@ -161,6 +161,7 @@ def run(orchestrated: bool = True, mode: str = "sync") -> dict[str, Any]:
         "functions": watch.seconds(),
         "seconds": dict(report.seconds),
         "status": report.status,
+        "read": report.read,
         "plan": report.plan,
         "planned": dict(report.planned),
         "outcomes": dict(report.outcomes),

@@ -117,7 +117,7 @@ REPORT = Report(
     *("run", HOSTILE, HOSTILE, "refused", 1),
     **ROWS,
     sizes={HOSTILE: (1, 2, 3)},
-    since=HOSTILE,
+    read=HOSTILE,
     why=HOSTILE,
 )
 STORED = SavedPlan(1, "", HOSTILE, HOSTILE, HOSTILE, 1, 1, "{}", held_frame(), AT, HOSTILE, AT, "")

@@ -1,0 +1,161 @@
+"""A run about one person reads what concerns that person, on real servers, and ends where one about everybody does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from connectors.store import Store
+from deployments import terminal
+from deployments.cli import app
+from deployments.demo import prefect_server
+from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import scim as sandbox_scim
+from deployments.sandbox.organisation import Organisation, changed, organisation
+from deployments.sandbox.server import members_of
+from deployments.server import say_goodbye
+from tests import road
+
+PASSWORD, TOKEN = "pw", "tok"
+SIZE: dict[str, Any] = {"users": 60, "groups": 8, "memberships": 200, "seed": 1}
+CHANGES = {"seed": 5, "joiners": 2, "leavers": 2, "disabled": 2, "renamed": 2, "updated": 3, "moved": 3}
+NARROW = "Read again by key: 1 person and 1 account; all else as at"
+
+
+@dataclass(frozen=True)
+class Place:
+    home: Path
+    crowd: sandbox_crowd.RunningCrowd
+    scim: sandbox_scim.RunningScim
+
+    def say(self, *words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, ["--config", str(self.home / "crowdsync.toml"), *words])
+        assert done.exit_code == code, (done.output, done.exception)
+        return done.output
+
+    def policy(self, text: str = "") -> None:
+        (self.home / "crowdsync.toml").write_text(
+            f'[store]\nurl = "sqlite:///{self.home}/store.db"\n[directory]\nurl = "{self.crowd.url}"\n'
+            f'application = "crowdsync"\n[sources.acme]\nkind = "scim"\nurl = "{self.scim.url}"\n'
+            f"[sources.acme.policy]\n{text}\n",
+            encoding="utf-8",
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    home = tmp_path_factory.mktemp("narrow")
+    before = dict(os.environ)
+    with ExitStack() as stack:
+        prefect = stack.enter_context(prefect_server(home / "prefect"))
+        stack.callback(os.environ.update, before)
+        stack.callback(os.environ.clear)
+        from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+
+        os.environ |= {"CROWDSYNC_CROWD_PASSWORD": PASSWORD, "CROWDSYNC_SOURCE_TOKEN": TOKEN}
+        crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
+        scim = stack.enter_context(sandbox_scim.prepared(**SIZE, token=TOKEN))
+        prefect.wait()
+        stack.enter_context(
+            temporary_settings(
+                {PREFECT_API_URL: f"{prefect.url}/api", PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
+            )
+        )
+        stack.callback(say_goodbye)
+        yield Place(home, crowd, scim)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal.console, "width", 300)
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+def company() -> Organisation:
+    return organisation(**SIZE)
+
+
+def test_before_a_wide_run_everything_is_read(place: Place) -> None:
+    place.policy()
+    said = place.say("sync", "--person", company().people[0].username)
+    assert "Everything was read, because no run has read both sides whole and found nothing against it yet." in said
+    assert len(place.crowd.state()["users"]) == 1
+    place.say("sync")
+    place.say("sync")  # now the store knows what the first one made of Crowd
+
+
+def test_nothing_to_do_for_one_person_is_a_few_requests(place: Place) -> None:
+    for one in company().people[:3]:
+        for asked in (one.id, one.username.upper(), one.email):
+            place.crowd.reset_counts()
+            place.scim.reset_counts()
+            said = place.say("sync", "--person", asked)
+            assert NARROW in said
+            assert "nothing to do" in said
+            counts = place.crowd.counts()
+            assert (counts["reads"], counts["writes"]) == (3, 0), counts
+            lists = [route for route in place.scim.counts() if route in ("GET /Users", "GET /Groups")]
+            assert place.scim.counts().get("GET /Users", 0) == 0, lists
+
+
+def test_one_after_the_other_they_end_where_a_wide_run_does(place: Place) -> None:
+    before = {person.id: person for person in company().people}
+    place.scim.change(**CHANGES)
+    after = {person.id: person for person in changed(company(), **CHANGES).people}
+    widths = []
+    groups: dict[tuple[bool, str], set[str]] = {}
+    for now, whole in ((False, company()), (True, changed(company(), **CHANGES))):
+        for team, members in zip(whole.teams, members_of(whole), strict=True):
+            for member in members:
+                groups.setdefault((now, member), set()).add(team.id)
+    different = {
+        key
+        for key in {*before, *after}
+        if before.get(key) != after.get(key) or groups.get((False, key)) != groups.get((True, key))
+    }
+    for key in [*sorted(different), *sorted(after)[:5]]:
+        place.crowd.reset_counts()
+        said = place.say("sync", "--person", key if key in after else before[key].username)
+        widths.append("Read again by key" in said)
+        if widths[-1]:
+            assert place.crowd.counts()["reads"] <= 4, said
+        else:
+            print(said)
+    assert sum(widths) >= len(widths) - 1, widths
+    place.crowd.reset_counts()
+    assert "nothing to do" in place.say("sync")
+    assert place.crowd.counts()["writes"] == 0
+
+
+def test_by_hand_in_crowd_is_put_right(place: Place) -> None:
+    person = changed(company(), **CHANGES).people[5]
+    state = road.content(place.crowd)
+    spoilt = {**state, "users": [{**u, "active": False} if u["name"] == person.username else u for u in state["users"]]}
+    road.reload(place.crowd, spoilt)
+    assert NARROW in place.say("sync", "--person", person.id)
+    assert road.content(place.crowd) == state
+
+
+def test_what_cannot_be_told_from_a_few_makes_a_run_wide(place: Place) -> None:
+    key = changed(company(), **CHANGES).people[7].id
+    for words, why in (
+        (("sync", "--person", "nobody-at-all"), "has nobody with the id, username or e-mail address 'nobody-at-all'"),
+        (("sync", "--person", key, "--full"), "nothing to do"),
+    ):
+        said = place.say(*words, code=0 if "--full" in words else 2)
+        assert why in said
+        assert "Read again by key" not in said
+    place.policy("limits.user_create.absolute = 100")
+    said = place.say("sync", "--person", key)
+    assert "Everything was read, because the policy is another one than that of the last wide run." in said
+    place.say("sync")
+    assert "Read again by key" in place.say("sync", "--person", key)
+    with Store.open(f"sqlite:///{place.home}/store.db") as store:
+        assert store.verify_audit() is None
