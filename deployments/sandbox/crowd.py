@@ -36,9 +36,11 @@ client that passes here needs no luck elsewhere):
 - POST `/search` needs a restriction with its type. CQL values ignore case.
 - A session that was made with other validation factors is 404 INVALID_SSO_TOKEN. A second sign-on with the same
   factors is the same session, prolonged by the time that it was made for.
-- Events: a token names this process and each directory's position; the last 10,000 are kept; a load
-  or clear expires all tokens. The JSON form of event bodies is a guess. Webhooks are registered but
-  never called.
+- Events: of the two stores the timestamp-based one. A token names this configuration, its time and each directory's
+  position; it stays while nothing happens, or moves (`EventSettings`, with what is kept and given again). A load, clear
+  or configure expires all tokens. The JSON form of event bodies is a guess, and so is the inside of those in XML. A
+  user or group that is deleted or renamed is told of alone (a rename as DELETED and CREATED): the memberships that go
+  or come with it raise no events of their own. Webhooks are registered but never called.
 - Adding a member needs a directory that holds user and group both; other rules for several
   directories are those of section 13.
 """
@@ -93,6 +95,7 @@ def control(crowd: Crowd, method: str, path: str, query: str, body: bytes, addre
     | `GET digest[?directory=D]` | `{"digest"}` of that state |
     | `GET counts`, `POST reset-counts` | requests per kind, reads, writes, statuses, faults fired |
     | `POST faults` | replaces the fault rules by this list |
+    | `POST interrupt?application=A` | changes an alias, the application or its mapping, so that no event tells of it |
     | `POST clear` | empties directories, sessions and faults |
     | `POST configure` | sets up directories and applications anew |
     """
@@ -122,6 +125,8 @@ def control(crowd: Crowd, method: str, path: str, query: str, body: bytes, addre
             crowd.set_faults(orjson.loads(body))
         elif name == "configure":
             crowd.configure(orjson.loads(body))
+        elif name == "interrupt":
+            crowd.interrupt(parameters["application"])
         elif name == "reset-counts":
             crowd.reset_counts()
         elif name == "clear":
@@ -490,9 +495,20 @@ class RunningCrowd:
         }
         self._call("POST", "load", content, directory=directory)
 
-    def configure(self, *, directories: Sequence[Mapping[str, Any]], applications: Sequence[Mapping[str, Any]]) -> None:
+    def configure(
+        self,
+        *,
+        directories: Sequence[Mapping[str, Any]],
+        applications: Sequence[Mapping[str, Any]],
+        events: Mapping[str, Any] | None = None,
+    ) -> None:
         """Directories and applications anew, see `Crowd.configure`; the content is gone."""
-        self._call("POST", "configure", {"directories": directories, "applications": applications})
+        setting = {"directories": directories, "applications": applications, "events": events or {}}
+        self._call("POST", "configure", setting)
+
+    def interrupt(self, application: str) -> None:
+        """Something changes that makes the application's event stream impossible, see `Crowd.interrupt`."""
+        self._call("POST", "interrupt", application=application)
 
     def counts(self) -> dict[str, Any]:
         """`{"requests": {"GET /user": 3}, "reads", "writes", "statuses", "faults"}` since the last reset."""

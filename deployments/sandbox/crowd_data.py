@@ -37,7 +37,6 @@ PERMISSION_SETS: Final = {
     "groups": frozenset(name for name in PERMISSIONS if "group" in name),
 }
 FIRST_DIRECTORY_ID: Final = 32769
-EVENTS_KEPT: Final = 10_000
 MAX_TEXT: Final = 255
 UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
@@ -251,6 +250,23 @@ class Event:
     deleted: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class EventSettings:
+    """How a Crowd tells its events (section 11); `replay` and `lifetime` are in seconds.
+
+    `replay`: events from so long before a token are given again with it. `lifetime`: older events are reaped, and so
+    is what an older token asks for. `kept`: of each directory no more events than that. `most`: an answer holds no
+    more new events than that (what is given again comes on top); its token then stands behind the last of them.
+    `moving`: the token is another one with every call, though nothing happened.
+    """
+
+    replay: float = 300.0
+    lifetime: float = 3 * 86_400.0
+    kept: int = 10_000
+    most: int = 1000
+    moving: bool = False
+
+
 class Directory:
     """One Crowd directory. Its methods assume that the caller checked permission and existence."""
 
@@ -261,6 +277,7 @@ class Directory:
         *,
         nested_groups: bool = True,
         events: bool = True,
+        kept: int = 10_000,
         read_only: bool = False,
         password_pattern: str | None = None,
         max_attempts: int | None = None,
@@ -276,7 +293,7 @@ class Directory:
         self.clock = clock
         self.sequence = 0  # counts changes that consumers of events care about
         self.version = 0  # counts all changes, for caches
-        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.events: deque[tuple[int, Event]] = deque(maxlen=kept)  # with their time, oldest first
         self.empty()
 
     def empty(self) -> None:
@@ -301,7 +318,12 @@ class Directory:
         self.version += 1
         self.sequence += 1
         if self.events_kept:
-            self.events.append(event)
+            self.events.append((self.now(), event))
+
+    def reap(self, before: int) -> None:
+        """Drop the events from before that time."""
+        while self.events and self.events[0][0] < before:
+            self.events.popleft()
 
     # --- users
 
@@ -558,6 +580,8 @@ class Application:
     allowed_groups: Sequence[str] | None = None  # None: every user may sign in
     remote_addresses: Sequence[str] | None = None  # None: from anywhere
     trusted_proxies: Sequence[str] = ()
+    interruptions: list[int] = field(default_factory=list)  # when something made its event stream impossible
+    last_token: tuple[str, int, tuple[Any, ...]] = ("", 0, ())  # the event token given last, when, for which positions
     _users: tuple[tuple[int, ...], list[User]] = field(default=((), []))
     _groups: tuple[tuple[int, ...], list[Group]] = field(default=((), []))
 

@@ -17,6 +17,11 @@ matching request (a number or a list, from 1), on `every` k-th, or with a `proba
 | `empty-list` | a valid list with nothing in it |
 | `repeated-page` | a list answers with the page before the one that was asked for |
 | `dropped-items` | a list lacks `drop` of its items, chosen by `seed` |
+| `replayed-events` | all events that are kept are given again, whatever the token |
+| `expired-token` | events since a token: EVENT_TOKEN_EXPIRED |
+| `alias-event` | the application's event stream is interrupted first, as by a changed alias |
+| `foreign-token` | the event token in the answer is that of another server |
+| `endless-events` | events since a token: one more of somebody else, and one more token, each time |
 | `committed-reset` | processed, then the connection is reset instead of an answer |
 | `committed-silence` | processed, then nothing for `delay` seconds (default 3600), then reset |
 """
@@ -41,10 +46,16 @@ KINDS: Final = frozenset(
         "empty-list",
         "repeated-page",
         "dropped-items",
+        "replayed-events",
+        "expired-token",
+        "alias-event",
+        "foreign-token",
+        "endless-events",
         "committed-reset",
         "committed-silence",
     }
 )
+EVENT_KINDS: Final = frozenset({"replayed-events", "expired-token", "alias-event", "foreign-token", "endless-events"})
 PAGE_KINDS: Final = frozenset({"empty-list", "repeated-page", "dropped-items"})
 
 Item = TypeVar("Item")

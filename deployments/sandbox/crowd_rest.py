@@ -10,10 +10,12 @@ import base64
 import binascii
 import hashlib
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final
 from urllib.parse import unquote, unquote_plus
 
@@ -28,6 +30,7 @@ from deployments.sandbox.crowd_data import (
     Application,
     Directory,
     Event,
+    EventSettings,
     Group,
     Refusal,
     Session,
@@ -37,7 +40,7 @@ from deployments.sandbox.crowd_data import (
     check_text,
     fold,
 )
-from deployments.sandbox.crowd_faults import PAGE_KINDS, Fault
+from deployments.sandbox.crowd_faults import EVENT_KINDS, PAGE_KINDS, Fault
 from deployments.sandbox.crowd_wire import Wire, attributes_of, factors_of, secret_of, text_of, truth_of
 
 VERSION: Final = "Crowd/6.1.3"
@@ -727,20 +730,41 @@ def cookie(_crowd: Crowd, request: Request) -> Answer:
 # --- events and webhooks
 
 
+def _token_at(crowd: Crowd, at: int, positions: Iterable[int]) -> str:
+    crowd.tokens += 1
+    moved = f":{crowd.tokens}" if crowd.events.moving else ""
+    return f"{crowd.instance}:{at}:{'-'.join(map(str, positions))}{moved}"
+
+
 def _event_token(crowd: Crowd, app: Application) -> str:
-    return f"{crowd.instance}:{'-'.join(str(directory.sequence) for directory in app.directories)}"
+    """The current token. Unless tokens move, it stays until something happens, or until it is old."""
+    positions = [*(directory.sequence for directory in app.directories), len(app.interruptions)]
+    token, at, known = app.last_token
+    now, settings = crowd.now(), crowd.events
+    old = at < now - settings.lifetime * 500 or _interrupted(crowd, app, at)
+    if settings.moving or old or known != (crowd.instance, *positions):
+        token = _token_at(crowd, now, positions)
+        app.last_token = token, now, (crowd.instance, *positions)
+    return token
 
 
-def _events(crowd: Crowd, request: Request, events: Iterable[Event] | None) -> Answer:
-    app = request.app
+def _interrupted(crowd: Crowd, app: Application, at: int) -> bool:
+    """Whether what is given again with a token of that time holds what makes the stream impossible."""
+    return any(when > at - crowd.events.replay * 1000 for when in app.interruptions)
+
+
+def _events(crowd: Crowd, request: Request, events: Iterable[Event] | None, token: str = "") -> Answer:
+    app, fault = request.app, request.fault
     available = all(directory.events_kept for directory in app.directories)
+    token = token or _event_token(crowd, app)
+    if fault is not None and fault.kind == "foreign-token":
+        token = f"{random.getrandbits(62)}:{token.partition(':')[2]}"
 
     def group_named(name: str) -> Group | None:
         return next((d.groups[fold(name)] for d in app.directories if fold(name) in d.groups), None)
 
     return request.answer(
-        200,
-        request.wire.events(_event_token(crowd, app), available, events, app.find_user, group_named, json=request.json),
+        200, request.wire.events(token, available, events, app.find_user, group_named, json=request.json)
     )
 
 
@@ -748,23 +772,55 @@ def current_event(crowd: Crowd, request: Request) -> Answer:
     return _events(crowd, request, None)
 
 
+def _positions(crowd: Crowd, app: Application, token: str) -> tuple[int, list[int]] | None:
+    """When a token was given, and where each directory's events stood; None if it is unknown or too old."""
+    found = re.fullmatch(r"(\d+):(\d{1,18}):(\d{1,18}(?:-\d{1,18})*)(?::\d+)?", token, re.ASCII)
+    if found is None or found[1] != crowd.instance:
+        return None
+    at, (*sequences, interruptions) = int(found[2]), map(int, found[3].split("-"))
+    if interruptions != len(app.interruptions):
+        return None
+    now, settings = crowd.now(), crowd.events
+    oldest = now - int(settings.lifetime * 1000)
+    for directory in app.directories:
+        directory.reap(oldest)
+    if at < oldest or len(sequences) != len(app.directories) or _interrupted(crowd, app, at):
+        return None
+    for directory, sequence in zip(app.directories, sequences, strict=True):
+        if not 0 <= directory.sequence - sequence <= len(directory.events):
+            return None
+    return at, sequences
+
+
 def events_since(crowd: Crowd, request: Request) -> Answer:
-    app = request.app
+    app, settings, fault = request.app, crowd.events, request.fault.kind if request.fault is not None else ""
     if not all(directory.events_kept for directory in app.directories):
         raise Refusal(400, "INCREMENTAL_SYNC_NOT_AVAILABLE", "Incremental synchronisation is not available")
+    if fault == "endless-events":
+        crowd.tokens += 1
+        event = Event("userEvent", "UPDATED", f"endless-{crowd.tokens}")
+        return _events(crowd, request, [event], f"{_event_token(crowd, app)}:{crowd.tokens}")
     token = request.path.rpartition("/")[2]
-    instance, _, numbers = token.partition(":")
-    sequences = [int(number) for number in numbers.split("-") if number.isdecimal()]
-    found: list[Event] = []
-    known = instance == crowd.instance and len(sequences) == len(app.directories)
-    for directory, sequence in zip(app.directories, sequences, strict=False):
-        missed = directory.sequence - sequence
-        known = known and 0 <= missed <= len(directory.events)
-        if known and missed:
-            found.extend(list(directory.events)[-missed:])
-    if not known:
+    start = _positions(crowd, app, token)
+    if start is None or fault == "expired-token":
         raise Refusal(400, "EVENT_TOKEN_EXPIRED", f"Event token <{token}> is not recognised or has expired")
-    return _events(crowd, request, found)
+    at, sequences = start
+    since = 0 if fault == "replayed-events" else at - settings.replay * 1000
+    again: list[Event] = []
+    news: list[tuple[int, int, Event]] = []
+    for place, (directory, sequence) in enumerate(zip(app.directories, sequences, strict=True)):
+        listed = list(directory.events)
+        known = len(listed) - (directory.sequence - sequence)
+        again += [event for when, event in listed[:known] if when > since]
+        news += [(when, place, event) for when, event in listed[known:]]
+    news.sort(key=itemgetter(0))
+    following = ""
+    if len(news) > settings.most:
+        del news[settings.most :]
+        for _, place, _ in news:
+            sequences[place] += 1
+        following = _token_at(crowd, news[-1][0], [*sequences, len(app.interruptions)])
+    return _events(crowd, request, again + [event for _, _, event in news], following)
 
 
 def post_webhook(crowd: Crowd, request: Request) -> Answer:
@@ -876,7 +932,8 @@ class Crowd:
     ) -> None:
         self.clock = clock
         self.base_path = base_path.rstrip("/")
-        self.instance = str(random.getrandbits(62))
+        self.instance = ""
+        self.tokens = 0  # counts the event tokens that were given
         self.sessions: dict[str, Session] = {}
         self.webhooks: dict[int, tuple[str, str, str | None]] = {}
         self.mails: list[tuple[str, str]] = []
@@ -918,10 +975,12 @@ class Crowd:
         `directories`: name, nested_groups, events, read_only, password_pattern, max_attempts.
         `applications`: name, password, aggregate, allowed_groups, remote_addresses, trusted_proxies and
         `directories`, a list of names or of `{"name", "permissions"}` (default: all, with every
-        permission of `PERMISSIONS`).
+        permission of `PERMISSIONS`). `events`: the members of `EventSettings` that are to differ. Event tokens from
+        before are of another server.
         """
+        events = EventSettings(**setting.get("events", {}))
         directories = {
-            row["name"]: Directory(FIRST_DIRECTORY_ID + place, clock=self.clock, **row)
+            row["name"]: Directory(FIRST_DIRECTORY_ID + place, clock=self.clock, kept=events.kept, **row)
             for place, row in enumerate(setting["directories"])
         }
         applications: dict[str, Application] = {}
@@ -934,6 +993,8 @@ class Crowd:
                     raise ValueError(f"unknown permissions: {', '.join(sorted(given - PERMISSIONS))}")
             found = [directories[one["name"]] for one in mapped]
             applications[row["name"]] = Application(directories=found, permissions=permissions, **row)
+        self.events = events
+        self.instance = str(random.getrandbits(62))
         self.directories = directories
         self.applications = applications
         self._callers: dict[str, Application] = {}
@@ -966,6 +1027,13 @@ class Crowd:
         self.mails.clear()
         self.searches.clear()
         self.faults = []
+
+    def interrupt(self, application: str) -> None:
+        """An alias, the application or its mapped directories changed: no event can say what that means for whom.
+
+        No token from before is good any more, nor one that is given before the replay has forgotten it.
+        """
+        self.applications[application].interruptions.append(self.now())
 
     def set_faults(self, rules: Sequence[Mapping[str, Any]]) -> None:
         """Replace the fault rules, see `deployments.sandbox.crowd_faults`."""
@@ -1079,8 +1147,10 @@ class Crowd:
             return page(405, "Method Not Allowed", headers=(("Allow", ", ".join(handlers)),))
         request = self._request(method, resource, parse_query(query), headers.get("content-type", ""), body, app)
         acceptable, request.json, request.xml_accepted = self._format(headers.get("accept", ""))
-        if fault is not None and fault.kind in PAGE_KINDS:
+        if fault is not None and fault.kind in PAGE_KINDS | EVENT_KINDS:
             request.fault = fault
+            if fault.kind == "alias-event":
+                self.interrupt(app.name)
         try:
             if not acceptable:
                 raise Refusal(406, "", "Not Acceptable")
