@@ -125,6 +125,21 @@ class Hint:
     key: str
 
 
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class DirectoryChanges:
+    """Who may have changed in a directory since a token: to be read again, and never what to write.
+
+    `hints` name users and groups by folded name (`crowd_id`), sorted, each once; many of them may be known already. Of
+    whoever is named the record, the attributes and every direct membership may differ. Whoever is not named is as
+    before, but for memberships with one that is: who is deleted or gets another name is named alone, without the groups
+    it was in. `token` is where the next call begins.
+    """
+
+    token: str
+    hints: Sequence[Hint] = ()
+
+
 @runtime_checkable
 class Source(Protocol):
     """One identity provider. Reads raise `IncompleteError` where they cannot prove themselves whole."""
@@ -228,6 +243,11 @@ class Directory(Protocol):
         """Crowd's event token: the same token twice means that nothing changed in between.
 
         None where Crowd does not offer one."""
+        ...
+
+    async def changes(self, token: str) -> DirectoryChanges:
+        """Who may have changed since `token`, which was asked for before the read that it stands for. Raises
+        `StaleCursorError` where only a full read helps."""
         ...
 
     async def check(self) -> Sequence[str]:

@@ -32,10 +32,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 from lxml import etree
 
-from connectors.contract import Group, Held, Outcome, Page, Person, Scope
+from connectors.contract import DirectoryChanges, Group, Held, Hint, Outcome, Page, Person, Scope
+from connectors.crowd_events import MAX_EVENTS, Events, events_of, is_token, reason_of, stale
 from connectors.errors import (
     AmbiguousError,
     AuthenticationError,
@@ -46,6 +48,7 @@ from connectors.errors import (
     RecordError,
     RefusedError,
     RetryableError,
+    TooLargeError,
 )
 from connectors.http import Answer, Http
 from connectors.model import (
@@ -73,6 +76,9 @@ TRIES: Final = 3
 MEMBERSHIP_ROWS: Final = 20_000
 """Rows of a membership page, at least; a group is not divided."""
 
+MAX_ANSWERS: Final = 10
+"""Answers with new events that `changes` asks for in a row."""
+
 ADDRESS_REFUSED: Final = (
     "Crowd refuses this machine's address. In Crowd's console: Applications → this application → "
     "Remote addresses: add the address from which we come (behind a proxy also Trusted proxies)."
@@ -90,6 +96,10 @@ _BOOLEAN: Final = {"true": True, "false": False}
 _REASON: Final = re.compile(r"[A-Z_]{1,60}")
 _OTHER_ENCODING: Final = re.compile(rb"<\?xml[^>]*encoding\s*=\s*.(?!utf-8['\"])", re.IGNORECASE)
 _BY_STATUS: Final = {404: "MEMBERSHIP_NOT_FOUND", 409: "MEMBERSHIP_ALREADY_EXISTS"}
+_NO_EVENTS: Final = {
+    "EVENT_TOKEN_EXPIRED": "Crowd does not know this token, or not any more",
+    "INCREMENTAL_SYNC_NOT_AVAILABLE": "Crowd offers no events of this directory",
+}
 _GONE: Final = frozenset({"USER_NOT_FOUND", "GROUP_NOT_FOUND", "MEMBERSHIP_NOT_FOUND"})
 _FORBIDDEN: Final = frozenset({"APPLICATION_PERMISSION_DENIED", "PERMISSION_DENIED", "UNSUPPORTED_OPERATION"})
 _members: Any = etree.XPath("users/user/@name", smart_strings=False)
@@ -313,6 +323,49 @@ class Crowd:
             token = body.get("newEventToken")
             return token if isinstance(token, str) and token else None
         return None
+
+    async def changes(self, token: str) -> DirectoryChanges:
+        """As `Directory.changes`: Crowd's events since `token`, in as many answers as they come in.
+
+        Crowd gives the events of the last minutes again, so that an answer without any is rarely met: the end is one
+        that names nobody else. What Crowd may still hold back then comes with the token. Raises `StaleCursorError`
+        with the reason: no events or none that can be relied on, a token that is not known or expired, an answer that
+        is not whole or not understood, too many. Not confirmed (`reference/crowd-rest.md` 11): what is inside an event,
+        and whether a new name is told together with the old one.
+        """
+        hints: set[Hint] = set()
+        for _ in range(MAX_ANSWERS):
+            events = await self._events(token)
+            known = len(hints)
+            hints |= events.hints
+            if len(hints) > MAX_EVENTS:
+                break
+            if len(hints) == known or events.token == token:
+                return DirectoryChanges(events.token, sorted(hints, key=lambda hint: (hint.kind, hint.key)))
+            token = events.token
+        raise stale(
+            f"{self._http.name}: events", f"{len(hints)} users and groups changed, and more come with each answer"
+        )
+
+    async def _events(self, token: str) -> Events:
+        """One answer."""
+        what = f"{self._http.name}: events"
+        if not is_token(token):
+            raise stale(what, "this is no token of Crowd's")
+        path = f"{ROOT}/event/{quote(token, safe=':')}"
+        try:
+            # 500 is looked into first: with which status Crowd refuses a token is not confirmed.
+            answer = await self._http.call("GET", path, headers=_XML, expect=(500,))
+            if answer.status == 500 and _told(answer) not in _NO_EVENTS:
+                answer = await self._http.call("GET", path, headers=_XML)
+        except (IncompleteError, TooLargeError) as error:
+            raise stale(what, f"the answer is not whole, or too large ({error})") from None
+        if answer.status == 200:
+            return events_of(answer.body, what)
+        reason = _told(answer)
+        if answer.status == 403 and reason not in _NO_EVENTS:
+            raise await self._refusal(what, answer.status, reason)
+        raise stale(what, _NO_EVENTS.get(reason, f"answered {answer.status} {reason}".rstrip()))
 
     async def check(self) -> Sequence[str]:
         """Address, credentials, remote address and reading; rights to write show only on writing."""
@@ -639,6 +692,11 @@ def _reason(answer: Answer) -> str:
         return _BY_STATUS.get(answer.status, "") if VERSION in answer.headers and not answer.body else ""
     reason = body.get("reason") if isinstance(body, dict) else None
     return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else ""
+
+
+def _told(answer: Answer) -> str:
+    """As `_reason`, of an answer that was asked for as XML."""
+    return reason_of(answer.body) or _reason(answer)
 
 
 def _not_whole(what: str, how: str) -> IncompleteError:
