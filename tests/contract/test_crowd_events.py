@@ -234,6 +234,15 @@ async def test_a_replay_is_harmless_and_names_only_whom_it_named_before(emulator
     assert (await crowd.changes(token)).hints == [Hint("group", "g")]
 
 
+async def test_the_token_goes_on_though_nothing_happens(emulator: RunningCrowd, http: Http) -> None:
+    """Else it would be too old after a time without news."""
+    configure(emulator, moving=True, replay=0)
+    token = await token_of(Crowd(http))
+    found = await Crowd(http).changes(token)
+    assert not found.hints
+    assert found.token != token
+
+
 # --- every doubt is told, and why ------------------------------------------------------------------
 
 
