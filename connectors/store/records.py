@@ -127,22 +127,19 @@ class Records:
     def active_members(self, stream: str, groups: Iterable[str], most: int) -> set[str]:
         """Of each of these groups (ids) some active direct members (ids), at most so many."""
         found: set[str] = set()
-        member, group = KEY.alias(), KEY.alias()
         with self._db.read() as connection:
             row = latest_row(connection, stream)
-            for one in groups if row is not None else ():
+            keys = {} if row is None else _keys(connection, row.stream, GROUP_KIND, set(groups))
+            for group in keys.values():
                 statement = (
-                    select(member.c.external)
-                    .join_from(group, MEMBERSHIP, MEMBERSHIP.c.group_key == group.c.key)
-                    .join(USER, USER.c.key == MEMBERSHIP.c.member_key)
-                    .join(member, member.c.key == USER.c.key)
-                    .where(group.c.stream == row.stream, group.c.kind == GROUP_KIND, group.c.external == one)
+                    select(KEY.c.external)
+                    .select_from(MEMBERSHIP)
+                    .join(USER, (USER.c.stream == row.stream) & (USER.c.key == MEMBERSHIP.c.member_key))
+                    .join(KEY, (KEY.c.stream == row.stream) & (KEY.c.key == MEMBERSHIP.c.member_key))
                     .where(MEMBERSHIP.c.stream == row.stream, MEMBERSHIP.c.valid_to == OPEN)
-                    .where(USER.c.stream == row.stream, USER.c.valid_to == OPEN, USER.c.active)
-                    .where(member.c.stream == row.stream)
-                    .limit(most)
+                    .where(MEMBERSHIP.c.group_key == group, USER.c.valid_to == OPEN, USER.c.active)
                 )
-                found |= set(connection.execute(statement).scalars())
+                found |= set(connection.execute(statement.limit(most)).scalars())
         return found
 
     def links_about(self, directory: str, source: str, ids: Collection[str], names: Collection[str]) -> pd.DataFrame:
@@ -302,16 +299,20 @@ def _changed(connection: Connection, stream: int, snapshot: int) -> bool:
 def _current_users() -> Any:
     return (
         select(KEY.c.external.label("id"), *(USER.c[name] for name in CONTENT[USER_KIND]))
-        .join_from(KEY, USER, (USER.c.stream == KEY.c.stream) & (USER.c.key == KEY.c.key))
+        .join_from(USER, KEY, (USER.c.stream == KEY.c.stream) & (USER.c.key == KEY.c.key))
         .where(USER.c.valid_to == OPEN)
     )
 
 
 def _users(connection: Connection, stream: int, ids: Collection[str]) -> pd.DataFrame:
+    # (The keys first: a database may else think it better to go through all users.)
+    keys = _keys(connection, stream, USER_KIND, ids)
+    if not keys:
+        return users_frame()
     statement = _current_users().where(
-        KEY.c.stream == stream, KEY.c.kind == USER_KIND, KEY.c.external.in_(_askable(ids))
+        USER.c.stream == stream, KEY.c.stream == stream, USER.c.key.in_(list(keys.values()))
     )
-    found = bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]}) if len(ids) else users_frame()
+    found = bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
     return found if len(found) else users_frame()
 
 
@@ -326,16 +327,13 @@ def _groups(connection: Connection, stream: int) -> pd.DataFrame:
 
 
 def _memberships(connection: Connection, stream: int, users: Collection[str]) -> list[tuple[str, str, str]]:
-    if not len(users):
-        return []
-    of = KEY.alias()
-    statement = (
-        select(of.c.external, KEY.c.external)
-        .join_from(KEY, MEMBERSHIP, (MEMBERSHIP.c.stream == KEY.c.stream) & (MEMBERSHIP.c.member_key == KEY.c.key))
-        .join(of, (of.c.stream == KEY.c.stream) & (of.c.key == MEMBERSHIP.c.group_key))
-        .where(KEY.c.stream == stream, KEY.c.kind == USER_KIND, KEY.c.external.in_(_askable(users)), _HOLDS)
+    members = {key: one for one, key in _keys(connection, stream, USER_KIND, users).items()}
+    pairs = connection.execute(_pairs(stream, members)).fetchall() if members else []
+    statement = select(KEY.c.key, KEY.c.external).where(
+        KEY.c.stream == stream, KEY.c.key.in_([group for group, _ in pairs])
     )
-    return [(group, member, "user") for group, member in connection.execute(statement)]
+    groups = {row.key: row.external for row in connection.execute(statement)} if pairs else {}
+    return [(groups[group], members[member], "user") for group, member in pairs]
 
 
 def _nestings(connection: Connection, stream: int) -> list[tuple[str, str, str]]:
