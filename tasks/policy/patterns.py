@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -177,11 +178,17 @@ Atlassian's products make new ones with every release, and companies name theirs
 def look_privileged(names: pd.Series, patterns: Iterable[str]) -> pd.Series:
     """Which names match any of the patterns, as they stand there (blanks and capitals tell words apart), or in the
     form of any that looks like them: bool, on the index of `names`."""
-    plain = names.reset_index(drop=True)
+    return pd.Series(_look_privileged(tuple(names), tuple(patterns)).copy(), index=names.index)
+
+
+@lru_cache(maxsize=32)  # each stage asks of the same groups
+def _look_privileged(names: tuple[str, ...], patterns: tuple[str, ...]) -> np.ndarray:
+    """As `look_privileged`."""
+    plain = pd.Series(names, dtype="str")
     folded = fold(plain)
     found = matches(plain, patterns).to_numpy(copy=True)
     other = (folded != plain).to_numpy() | ~ascii_only(plain)
     plain, folded = plain[other].reset_index(drop=True), folded[other].reset_index(drop=True)
     for form in (folded, *skeletons(plain, folded)):
         found[other] |= matches(form, patterns).to_numpy()
-    return pd.Series(found, index=names.index)
+    return found
