@@ -58,8 +58,9 @@ def report(console: Console, report: Report) -> None:
             f"  {escape(name):<{wide}}  {users:,} users, {groups:,} groups, {memberships:,} memberships{before}",
             highlight=False,
         )
-    if report.read:
-        console.print(f"  {report.read}", highlight=False, markup=False)
+    for line in (report.read, report.standing):
+        if line:
+            console.print(f"  {_printable(line)}", highlight=False)
     if report.planned:
         table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
         table.add_column()

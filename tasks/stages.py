@@ -29,6 +29,7 @@ from tasks.decide.match import Matched, match, orphans
 from tasks.decide.plan import Departures, Plan, plan
 from tasks.decide.removals import RecentRemovals
 from tasks.decide.selection import Selection
+from tasks.decide.standing import standing
 from tasks.decide.width import counted_whole, totals_of, with_totals
 from tasks.policy import Policy
 from tasks.read.confirm import rest_of, sample_of, still_gone
@@ -227,7 +228,9 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
         )
         if not objections.stops:
             counted = totals_of(plan_of_all, impact_of_all, orphaned)
-    return Proposal(basis, policy, plan, impact, verdict, orphaned, counted)
+    about = basis.selection.person if basis.selection is not None else ""
+    stands = standing(about, source.snapshot, scoped, matched) if about and not len(plan.operations) else ""
+    return Proposal(basis, policy, plan, impact, verdict, orphaned, counted, stands)
 
 
 # Write

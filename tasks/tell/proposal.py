@@ -42,7 +42,8 @@ class Basis:
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A plan as the guard sees it, made under `policy` from `basis`. `orphans`: how many records of Crowd belong to no
-    source. `counted`: what narrow runs need of everybody, where everybody was looked at and nothing is against it."""
+    source. `counted`: what narrow runs need of everybody, where everybody was looked at and nothing is against it.
+    `standing`: of a plan about one person that has nothing to do, why."""
 
     basis: Basis
     policy: Policy
@@ -51,3 +52,4 @@ class Proposal:
     verdict: Verdict
     orphans: int = 0
     counted: Mapping[str, Any] | None = None
+    standing: str = ""

@@ -99,6 +99,8 @@ def _written(report: Report) -> list[str]:
     lines: list[str] = []
     if report.read:
         lines += ["", plain(report.read)]
+    if report.standing:
+        lines += ["", plain(f"{report.standing}.")]
     if report.why:
         lines += ["", f"**{report.status.capitalize()}:** {plain(report.why)}"]
     number = f" (plan {report.plan})" if report.plan else ""

@@ -62,6 +62,8 @@ class Report:
     read: str = ""
     """How both sides were read, in a sentence, where that was not whole, or where less was tried."""
     why: str = ""
+    standing: str = ""
+    """Of a run about one person that has nothing to do: how they stand."""
     shielded: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Held people who have left by the source's word, and whose account stays active (as in `Plan`)."""
     lasting: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -240,6 +242,7 @@ def reported(run: Run, stored: StoredPlan, ending: Ending, loud: tuple[str, ...]
         seconds=run.seconds,
         read=proposal.basis.read,
         why=ending.why,
+        standing=proposal.standing,
         shielded=plan.shielded,
         lasting=longer,
         loud=(*unheeded(plan.shielded, longer), *wanted_names(plan.held), *loud),

@@ -84,16 +84,16 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="How many people, with commas between.")
     console = Console()
     found = [measured(int(size), console) for size in parser.parse_args().sizes.split(",")]
-    table = Table("people", "everybody, s", "first, s", "warm, s", "× smallest", "of it reading", "with Prefect, s")
-    table.add_column("requests to Crowd, source")
+    table = Table(box=None, title="seconds; requests of one person", title_justify="left")
+    for title in ("people", "everybody", "first", "warm", "ratio", "reading", "Prefect", "Crowd", "source"):
+        table.add_column(title, justify="right")
     for one in found:
         table.add_row(
             f"{one['users']:,.0f}",
             *(f"{one[what]:.2f}" for what in ("wide", "first", "warm")),
             f"{one['warm'] / found[0]['warm']:.2f}",
-            f"{one['read']:.2f}",
-            f"{one['prefect']:.2f}",
-            f"{one['crowd']:.1f}, {one['source']:.1f}",
+            *(f"{one[what]:.2f}" for what in ("read", "prefect")),
+            *(f"{one[what]:.1f}" for what in ("crowd", "source")),
         )
     console.print(table)
 

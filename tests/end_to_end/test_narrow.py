@@ -98,7 +98,7 @@ def test_nothing_to_do_for_one_person_is_a_few_requests(place: Place) -> None:
             place.scim.reset_counts()
             said = place.say("sync", "--person", asked)
             assert NARROW in said
-            assert "nothing to do" in said
+            assert f"{one.username} is in scope, and the Crowd account {one.username} is as" in said
             counts = place.crowd.counts()
             assert (counts["reads"], counts["writes"]) == (3, 0), counts
             lists = [route for route in place.scim.counts() if route in ("GET /Users", "GET /Groups")]

@@ -119,6 +119,7 @@ REPORT = Report(
     sizes={HOSTILE: (1, 2, 3)},
     read=HOSTILE,
     why=HOSTILE,
+    standing=HOSTILE,
 )
 STORED = SavedPlan(1, "", HOSTILE, HOSTILE, HOSTILE, 1, 1, "{}", held_frame(), AT, HOSTILE, AT, "")
 COUNTS = dict.fromkeys(("planned", "intended", "done", "already", "failed", "skipped", "undone"), 1)
