@@ -337,9 +337,10 @@ def _memberships(connection: Connection, stream: int, users: Collection[str]) ->
 
 
 def _nestings(connection: Connection, stream: int) -> list[tuple[str, str, str]]:
-    """The nestings that hold. Found from the groups, which are few, and not among the memberships."""
+    """The nestings that hold, also of groups that are held. Found from the groups, which are few, and not among the
+    memberships."""
     of = KEY.alias()
-    children = select(GROUP.c.key).where(GROUP.c.stream == stream, GROUP.c.valid_to == OPEN)
+    children = select(KEY.c.key).where(KEY.c.stream == stream, KEY.c.kind == GROUP_KIND)
     statement = (
         select(of.c.external, KEY.c.external)
         .select_from(MEMBERSHIP)

@@ -16,7 +16,7 @@ from typing import Final
 import pandas as pd
 
 from connectors.contract import Directory, Person, Source
-from connectors.errors import CrowdsyncError, IncompleteError, RecordError
+from connectors.errors import CrowdsyncError, IncompleteError, RecordError, RefusedError
 from connectors.model import (
     GROUPS,
     MEMBERSHIPS,
@@ -100,7 +100,7 @@ async def read_narrow(run: Run, asked: str) -> Few:
         identity, found = await _who(run, asked)
         around = _Around(run, base)
         await around.read(identity, found)
-    except (IncompleteError, RecordError) as error:
+    except (RecordError, RefusedError) as error:  # (there are servers that cannot be asked for one)
         raise NotNarrowError(f"it cannot be read by key ({error})") from None
     return await in_thread(_few, run, base, around, Selection(person=identity))
 

@@ -11,206 +11,21 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
-import pandas as pd
 import pytest
 
-from connectors.contract import PLAIN, Directory, Held, Person, Scope, Source
-from connectors.errors import ConfigurationError, IncompleteError
-from connectors.model import Snapshot, crowd_id
-from connectors.store import Store, WideTotals
-from tasks.decide.filter import in_scope
-from tasks.decide.guard import judge
-from tasks.decide.impact import impact
-from tasks.decide.map import desired
-from tasks.decide.match import Matched, match
-from tasks.decide.plan import Plan, plan
-from tasks.decide.selection import Selection
-from tasks.decide.width import beyond, counted_whole, totals_of, with_totals
-from tasks.policy import Limit, Policy
-from tasks.policy.limits import Limits
+from connectors.errors import ConfigurationError, IncompleteError, RefusedError
+from connectors.model import Snapshot
+from connectors.store import Store
 from tasks.read import validate
-from tasks.read.narrow import Few, NotNarrowError, read_narrow
-from tasks.run import Run
+from tasks.read.narrow import NotNarrowError, read_narrow
+from tests.support.by_key import a_run, compare, everybody, link, remember, spoil, without_limits
 from tests.support.long import long_after
 from tests.support.sides import worlds
-from tests.support.worlds import NAMES, SOURCE, World, applied, describe, owners, since
+from tests.support.worlds import applied
 
 SEEDS, PARTS = int(os.environ.get("CROWDSYNC_SEEDS", "24")), 24
-DIRECTORY = "crowd"
-
-
-@dataclass
-class Both:
-    """Both sides of a world, asked by key."""
-
-    world: World
-    policy: Policy
-    reads: Counter[str]
-
-    def source(self) -> Snapshot:
-        return self.world.source()
-
-    def directory(self) -> Snapshot:
-        return self.world.crowd.snapshot(self.policy.attributes.extra)
-
-
-class BySource(Both):
-    async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
-        self.reads["source"] += 1
-        whole = self.source()
-        if ((whole.held["kind"] == "user") & (whole.held["id"] == key)).any():
-            raise IncompleteError(f"the user {key} cannot be read")
-        users = whole.users
-        for found in (
-            users[users["id"] == key],
-            users[users["username"].str.lower() == key.lower()],
-            users[users["email"].str.lower() == key.lower()],
-        ):
-            if len(found):
-                return one_of(whole, found.iloc[0]["id"])
-        return None
-
-
-class ByCrowd(Both):
-    async def user(self, name: str, scope: Scope) -> Person | None:
-        self.reads["crowd"] += 1
-        return one_of(self.directory(), crowd_id(name))
-
-
-def one_of(whole: Snapshot, identity: str) -> Person | None:
-    """One user of a side as it is read by key."""
-    rows = whole.users[whole.users["id"] == identity]
-    if not len(rows):
-        return None
-    mine = whole.memberships[
-        (whole.memberships["member_id"] == identity) & (whole.memberships["member_kind"] == "user")
-    ]
-    pairs = list(mine.astype("str").itertuples(index=False, name=None))
-    groups = whole.groups[whole.groups["id"].isin([group for group, *_ in pairs])]
-    warned = whole.warnings[(whole.warnings["kind"] == "user") & (whole.warnings["id"] == identity)]
-    return Person(
-        tuple(rows.iloc[0]),
-        list(groups.itertuples(index=False, name=None)),
-        pairs,
-        [Held(*row) for row in warned[["kind", "id", "name", "reason", "away"]].to_numpy().tolist()],
-    )
-
-
-def without_limits(policy: Policy) -> Policy:
-    """A few people are most of a small company; with limits, everybody has to be looked at nearly always."""
-    none: dict[str, Any] = {name: {} for name, field in Limits.model_fields.items() if field.annotation is Limit}
-    approval = policy.approval.model_copy(update={"dangers": ()})
-    limits = Limits.model_validate(none | {"unusual_times": None})
-    return policy.model_copy(update={"limits": limits, "approval": approval})
-
-
-def a_run(store: Store, world: World, policy: Policy) -> Run:
-    both = world, policy, Counter[str]()
-    return Run(
-        "r", SOURCE, DIRECTORY, policy, cast(Source, BySource(*both)), cast(Directory, ByCrowd(*both)), store, 1, "q"
-    )
-
-
-def wide(run: Run, world: World, selection: Selection | None = None) -> tuple[Plan, Matched]:
-    """What a run that reads everything decides, under the links of the store."""
-    policy, source = run.policy, world.source()
-    directory = world.crowd.snapshot(policy.attributes.extra)
-    source = validate.trimmed(source)
-    scoped = in_scope(source, policy)
-    matched = match(desired(scoped.snapshot, policy), directory, run.store.links(DIRECTORY), policy, SOURCE, source)
-    sides = source, directory, policy, SOURCE, ("", "")
-    made = plan(matched, *sides, departures=since(source), selection=selection, doubts=scoped.doubts)
-    return made, matched
-
-
-def remember(run: Run, world: World) -> bool:
-    """A wide run, as far as the store knows of it; False where it finds something against its plan."""
-    policy, at = run.policy, datetime.now(UTC)
-    saved = []
-    for side, snapshot in (
-        (run.source_side, world.source()),
-        (run.crowd_side, world.crowd.snapshot(policy.attributes.extra)),
-    ):
-        saved.append(run.store.save_snapshot(side.stream, snapshot, taken_at=at, run="r"))
-        run.store.save_verdict(saved[-1].digest, validate.RULES, Snapshot.of().held, at=at)
-    made, _ = wide(run, world)
-    measured = impact(made.operations, world.crowd.snapshot(), policy)
-    counted = totals_of(made, measured, 0)
-    run.store.save_wide_totals(
-        DIRECTORY, SOURCE, WideTotals(policy.digest(), run.request_digest, saved[0].digest, at, counted)
-    )
-    return True
-
-
-def of_few(run: Run, few: Few, departures: Any) -> tuple[Plan, str]:
-    """What follows from a few records, and why that is not enough."""
-    policy, source, directory = run.policy, few.source.snapshot, few.crowd.snapshot
-    scoped = in_scope(source, policy, whole=False)
-    wanted = desired(scoped.snapshot, policy, whole=False)
-    matched = match(wanted, directory, few.links, policy, SOURCE, source)
-    sides = source, directory, policy, SOURCE, ("", "")
-    made = plan(matched, *sides, departures=departures, selection=few.selection, doubts=scoped.doubts)
-    made = with_totals(made, few.totals.totals)
-    measured = counted_whole(impact(made.operations, directory, policy), few.totals.totals)
-    return made, beyond(made, measured, judge(made, policy, measured), policy)
-
-
-def spoil(world: World, rng: random.Random, identity: str) -> None:
-    """Something happens to one person of the source, or by hand to their account, and to nobody else."""
-    people = {row[0]: n for n, row in enumerate(world.users)}
-    teams = [row[0] for row in world.groups]
-    tag = identity[identity.index("-") :] if "-" in identity else ""
-    mine = [r["name"] for r in world.crowd.users.values() if owners_of(world).get(r["key"]) == identity]
-    for _ in range(rng.randint(1, 3)):
-        roll = rng.random()
-        if roll < 0.55 and identity in people:
-            at = people[identity]
-            row = list(world.users[at])
-            match rng.randrange(5):
-                case 0:
-                    row[1] = rng.choice(NAMES) + tag
-                case 1:
-                    row[6] = not row[6]
-                case 2:
-                    row[2] = rng.choice(("", "a@x", "b@x", "d@x")) + tag
-                case 3:
-                    row[4] = rng.choice("LMN")
-                case 4 if teams:
-                    pair = (rng.choice(teams), identity, "user")
-                    (world.memberships.remove if pair in world.memberships else world.memberships.append)(pair)
-            world.users[at] = tuple(row)
-        elif roll < 0.65 and identity in people:
-            del world.users[people[identity]]
-            world.memberships = [pair for pair in world.memberships if pair[1:] != (identity, "user")]
-            return
-        elif mine:
-            account = world.crowd.users.get(crowd_id(rng.choice(mine)))
-            if account is None:
-                continue
-            match rng.randrange(4):
-                case 0:
-                    account["active"] = not account["active"]
-                case 1:
-                    account["last_name"] = "by hand"
-                case 2:
-                    account["attributes"] = {}
-                case 3 if world.crowd.groups:
-                    group = rng.choice(sorted(world.crowd.groups))
-                    world.crowd.memberships ^= {(world.crowd.groups[group]["key"], account["key"])}
-
-
-def owners_of(world: World) -> dict[int, str]:
-    return owners(world.crowd, world.links, "user")
-
-
-def everybody(world: World) -> list[str]:
-    linked = {key[2] for key in world.links.rows if key[:2] == (SOURCE, "user")}
-    return sorted({row[0] for row in world.users} | linked | {one for one in owners_of(world).values() if one != "?"})
 
 
 @pytest.fixture(autouse=True)
@@ -247,53 +62,17 @@ async def test_what_follows_for_a_person_is_what_a_wide_run_finds(store: Store, 
     assert found["equal"]
 
 
-def link(store: Store, world: World) -> None:
-    """The store's links are those of the world."""
-    now, wanted = store.links(DIRECTORY), world.links.frame()
-    keys = ["source", "kind", "id"]
-    gone = now[~now[keys].apply(tuple, axis=1).isin(wanted[keys].apply(tuple, axis=1))] if len(now) else now
-    store.drop_links(DIRECTORY, gone, at=datetime.now(UTC), run="r")
-    store.save_links(DIRECTORY, wanted, at=datetime.now(UTC), run="r")
+@pytest.mark.parametrize("error", [IncompleteError, RefusedError])
+async def test_a_source_that_cannot_be_asked_for_one_person_is_read_whole(
+    store: Store, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, sides = worlds(0)
+    run = a_run(store, world, sides.policy)
+    remember(run, world)
 
+    async def refuses(*_: object) -> None:
+        raise error("not by key")
 
-def readable(snapshot: Snapshot) -> str:
-    """The digest of a snapshot without members of groups that could not be read: a real read has none."""
-    held = snapshot.held["id"][(snapshot.held["kind"] == "group").to_numpy()]
-    memberships = snapshot.memberships[~snapshot.memberships["group_id"].isin(held)]
-    return Snapshot.of(snapshot.users, snapshot.groups, memberships).digest()
-
-
-async def compare(run: Run, world: World, identity: str, found: Counter[str], note: str) -> Plan | None:
-    """The narrow plan of a person beside the wide one; the plan, where they are the same and there is one."""
-    try:
-        few = await read_narrow(run, identity)
-    except NotNarrowError as error:
-        found[f"wide: {str(error)[:40]}"] += 1
-        remember(run, world)
-        return None
-    try:
-        expected, _ = wide(run, world, few.selection)
-    except ConfigurationError:
-        return None
-    made, why = of_few(run, few, since(world.source()))
-    if why:
-        found[f"wide: {why[:40]}"] += 1
-        return None
-    note = f"{note}: {sorted(few.source.snapshot.users['id'])}, {sorted(few.crowd.snapshot.users['id'])}"
-    assert describe(made) == describe(expected), f"{note}\n{describe(made)}\nbut\n{describe(expected)}"
-    pd.testing.assert_frame_equal(made.operations, expected.operations)
-    pd.testing.assert_frame_equal(made.held.reset_index(drop=True), expected.held.reset_index(drop=True))
-    for what in ("gone", "stale"):
-        left, right = (getattr(one, what).reset_index(drop=True) for one in (made, expected))
-        pd.testing.assert_frame_equal(left, right)
-    directory = world.crowd.snapshot(run.policy.attributes.extra)
-    narrow, whole = (impact(made.operations, side, run.policy) for side in (few.crowd.snapshot, directory))
-    assert not judge(expected, run.policy, whole).stops, note
-    for what in ("losers", "shut_out", "administrators_lost", "deserted"):
-        assert getattr(narrow, what) == getattr(whole, what), f"{note}: {what}"
-    pd.testing.assert_frame_equal(narrow.privileged, whole.privileged)
-    found["equal"] += 1
-    found["operations"] += len(made.operations)
-    found["read"] += few.people + few.accounts
-    assert readable(run.store.load_snapshot(few.source.saved.id)) == readable(world.source()), f"{note}: history"
-    return made
+    monkeypatch.setattr(run.source, "user", refuses)
+    with pytest.raises(NotNarrowError, match=r"it cannot be read by key \(not by key\)"):
+        await read_narrow(run, world.users[0][0])
