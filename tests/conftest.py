@@ -22,7 +22,17 @@ from tests.support import postgres
 vars(oauth)["load_pem_private_key"] = lru_cache(load_pem_private_key)
 """A key is proved once in a process (0.1 s each time), not for each of the thousands of sources that tests open."""
 
-WHOLE = ("approval", "commands", "deployments", "incomplete_reads", "notify", "prefect", "requests", "wheel")
+WHOLE = (
+    "approval",
+    "commands",
+    "deployments",
+    "incomplete_reads",
+    "notify",
+    "one_person",
+    "prefect",
+    "requests",
+    "wheel",
+)
 """Files in end_to_end/ whose tests share servers."""
 ALONE = ("test_up_serves_everything",)
 """Tests in them that have servers of their own."""
@@ -34,6 +44,7 @@ LONGEST = (
     "prefect",
     "incomplete_reads",
     "requests",
+    "one_person",
     "one_writer",
     "kill",
     "kill_ownership",

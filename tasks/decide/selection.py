@@ -141,4 +141,9 @@ def select(source: Snapshot, links: pd.DataFrame, name: str, person: str, group:
             )
         if len(ids):
             return Selection(person=str(ids.iloc[0]))
-    raise ConfigurationError(f"person: {name} has nobody with the id, username or e-mail address {person!r}")
+    raise nobody(name, person)
+
+
+def nobody(source: str, person: str) -> ConfigurationError:
+    """That a person is not known."""
+    return ConfigurationError(f"person: {source} has nobody with the id, username or e-mail address {person!r}")

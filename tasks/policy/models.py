@@ -108,7 +108,8 @@ class Reads(Section):
     full_every_hours: float = Field(
         24,
         ge=0,
-        description="In between, only what changed is read, where the provider can say it. 0: always everything.",
+        description="In between, only what changed is read, where the provider can say it, and only the person that a "
+        "run is about. 0: always everything.",
     )
 
 

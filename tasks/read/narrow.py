@@ -33,7 +33,7 @@ from tasks.decide.map import usernames
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.neighbourhood import NAME, OWNER, account_keys, person_keys
 from tasks.decide.owners import split_mark
-from tasks.decide.selection import Selection
+from tasks.decide.selection import Selection, nobody
 from tasks.read import validate
 from tasks.read.extract import held_rows
 from tasks.read.keys import renew, spaces
@@ -94,7 +94,7 @@ class _Base:
 
 async def read_narrow(run: Run, asked: str) -> Few:
     """One person (id, username or e-mail address) → both sides as far as a plan about them depends on them, saved into
-    history. Raises `NotNarrowError`."""
+    history. Raises `NotNarrowError`, and `ConfigurationError` for somebody whom nobody knows."""
     base = await in_thread(_base, run)
     try:
         identity, found = await _who(run, asked)
@@ -152,19 +152,21 @@ def _known(store: Store, side: Side[Client]) -> _Known:
 
 
 async def _who(run: Run, asked: str) -> tuple[str, Person | None]:
-    """The one person who is asked for → the id, and the record where it was read already."""
-    stream = run.source_side.stream
+    """The one person who is asked for → the id, and the record where it was read already. Raises `ConfigurationError`
+    for somebody whom neither the source, nor the store, nor a link knows."""
     known, named = await in_thread(_asked, run, asked)
     if asked in known:
         return asked, None
     found = await run.source.user(asked, run.source_side.scope)
     if found is not None:
         if named - {found.user[0]}:
-            raise NotNarrowError(f"{asked!r} fits several people of {stream}")
+            raise NotNarrowError(f"{asked!r} fits several people of {run.source_name}")
         return found.user[0], found
     gone = await in_thread(_gone, run, asked)
-    if len(gone) != 1:
-        raise NotNarrowError(f"{run.source_name} has nobody under {asked!r}")
+    if not gone:
+        raise nobody(run.source_name, asked)
+    if len(gone) > 1:
+        raise NotNarrowError(f"{asked!r} fits several people of {run.source_name}")
     return gone.pop(), None
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pandas as pd
+import pytest
 
 from connectors.contract import PLAIN, Directory, Held, Person, Scope, Source
 from connectors.errors import ConfigurationError, IncompleteError
@@ -20,7 +21,7 @@ from tasks.decide.impact import impact
 from tasks.decide.map import desired
 from tasks.decide.match import Matched, match
 from tasks.decide.plan import Plan, plan
-from tasks.decide.selection import Selection
+from tasks.decide.selection import Selection, select
 from tasks.decide.width import beyond, counted_whole, totals_of, with_totals
 from tasks.policy import Limit, Policy
 from tasks.policy.limits import Limits
@@ -217,10 +218,20 @@ def readable(snapshot: Snapshot) -> str:
     return Snapshot.of(snapshot.users, snapshot.groups, memberships).digest()
 
 
+def unknown(run: Run, world: World, identity: str) -> str:
+    """That a run that reads everything does not know somebody either."""
+    with pytest.raises(ConfigurationError, match="has nobody with the id"):
+        select(world.source(), run.store.links(DIRECTORY), SOURCE, identity, "")
+    return "nobody"
+
+
 async def compare(run: Run, world: World, identity: str, found: Counter[str], note: str) -> Plan | None:
     """The narrow plan of a person beside the wide one; the plan, where they are the same and there is one."""
     try:
         few = await read_narrow(run, identity)
+    except ConfigurationError:
+        found[unknown(run, world, identity)] += 1
+        return None
     except NotNarrowError as error:
         found[f"wide: {str(error)[:40]}"] += 1
         remember(run, world)

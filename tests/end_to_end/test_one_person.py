@@ -149,7 +149,9 @@ def test_what_cannot_be_told_from_a_few_makes_a_run_wide(place: Place) -> None:
         (("sync", "--person", "nobody-at-all"), "has nobody with the id, username or e-mail address 'nobody-at-all'"),
         (("sync", "--person", key, "--full"), "nothing to do"),
     ):
+        place.scim.reset_counts()
         said = place.say(*words, code=0 if "--full" in words else 2)
+        assert ("GET /Users" in place.scim.counts()) == ("--full" in words)
         assert why in said
         assert "Read again by key" not in said
     place.policy("limits.user_create.absolute = 100")
