@@ -188,14 +188,21 @@ async def test_a_whole_read_is_the_company(served: Served) -> None:
 
 
 async def test_companies_of_every_size(served: Served) -> None:
-    """Nobody, one, exactly a page, a page and one, and ten thousand."""
+    """Nobody, one, exactly a page, a page and one."""
     page = served.case.page
     try:
         for users in (0, 1, page, page + 1, 3 * page):
             sizes = {"users": users, "groups": min(users, 6), "memberships": 2 * users if users > 1 else users}
             served.idp.load(**sizes, seed=users + 1)
             check_whole(await served.read(), organisation(**sizes, seed=users + 1), served.case)
-        large = {"users": 10_000, "groups": 20, "memberships": 12_000, "seed": 5}
+    finally:
+        served.idp.load(**SIZE)
+
+
+@pytest.mark.long
+async def test_a_company_of_ten_thousand(served: Served) -> None:
+    large = {"users": 10_000, "groups": 20, "memberships": 12_000, "seed": 5}
+    try:
         served.idp.load(**large)
         settings = {name: value for name, value in served.idp.settings.items() if name == "page_size"}
         check_whole(await served.read(**settings), organisation(**large), served.case)

@@ -33,7 +33,6 @@ from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.server import say_goodbye
-from tests.support.long import long_after
 
 PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 ROOT = Path(__file__).parents[2]
@@ -391,7 +390,8 @@ def test_a_new_sandbox_waits_for_no_run_of_the_last_one(place: Place) -> None:
     assert states[to_come["id"]] == "SCHEDULED"
 
 
-@pytest.mark.parametrize("how", long_after(1, [signal.SIGINT, signal.SIGTERM]))
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

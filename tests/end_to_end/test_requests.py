@@ -24,11 +24,12 @@ from deployments.sandbox.crowd import running as running_crowd
 from deployments.sandbox.scim import RunningScim, prepared
 from tasks.policy import Limit, Limits, Policy
 from tests import road
+from tests.support.long import long_after
 
 PAGE = 10
 FIXED = 5
 """Calls beyond the pages that a read may cost, on each side."""
-SIZES = [(1, 0), (1, 1), (PAGE, PAGE), (PAGE + 1, PAGE + 1), (2 * PAGE, PAGE - 1), (35, 25), (100, 31)]
+SIZES = [(1, 0), (1, 1), (PAGE, PAGE), (PAGE + 1, PAGE + 1), (35, 25), (2 * PAGE, PAGE - 1), (100, 31)]
 OPEN = Policy(
     limits=Limits.model_validate(
         {name: {} for name, field in Limits.model_fields.items() if field.annotation is Limit} | {"unusual_times": None}
@@ -98,7 +99,7 @@ def streams(file: Path) -> dict[str, int]:
         return {str(stream): int(n) for stream, n in store.snapshots()["stream"].value_counts().items()}
 
 
-@pytest.mark.parametrize(("users", "groups"), SIZES)
+@pytest.mark.parametrize(("users", "groups"), long_after(5, SIZES))
 async def test_cycles_cost_their_pages_and_their_changes(
     crowd: RunningCrowd, tmp_path: Path, users: int, groups: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,4 +10,7 @@ import pytest
 
 def long_after(few: int, cases: Iterable[Any]) -> list[Any]:
     """Parameters for `pytest.mark.parametrize`: the cases, of which those after the first few are marked `long`."""
-    return [case if number < few else pytest.param(case, marks=pytest.mark.long) for number, case in enumerate(cases)]
+    return [
+        case if number < few else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.long)
+        for number, case in enumerate(cases)
+    ]

@@ -38,6 +38,7 @@ from tasks.tell.rows import plan_rows
 from tasks.write.approve import decide
 from tasks.write.canary import canary
 from tests.road import run_of
+from tests.support.long import long_after
 from tests.support.model_crowd import ModelCrowd, ModelLinks
 from tests.support.policy_company import (
     ACTIONS,
@@ -603,7 +604,7 @@ EFFECTS = [
 IN_LISTS: tuple[type[BaseModel], ...] = (Rule, Conditions, Condition, Value, Step, Limit)
 
 
-@pytest.mark.parametrize("effect", EFFECTS, ids=[effect.path for effect in EFFECTS])
+@pytest.mark.parametrize("effect", long_after(40, EFFECTS), ids=[effect.path for effect in EFFECTS])
 def test_a_field_leads_to_what_it_says(effect: Effect) -> None:
     """Whoever ignores the field sees the same under all values, and one of these fails."""
     assert len({repr(one) for one in effect.expected}) > 1

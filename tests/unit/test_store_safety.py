@@ -702,7 +702,16 @@ def test_from_schema_0002_with_data(url: str, tmp_path: Path, monkeypatch: pytes
     for path in (older / "versions").glob("[0-9]*.py"):
         if path.name[:4] > "0002":
             path.unlink()
-    new = ["decision", "departure", "held_record", "lease", "source_health"]
+    new = [
+        "decision",
+        "departure",
+        "held_record",
+        "indexed_key",
+        "indexed_space",
+        "lease",
+        "source_health",
+        "wide_read",
+    ]
     old = [t for t in TABLES if t not in new]
     with monkeypatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", older)
