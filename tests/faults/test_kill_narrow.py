@@ -56,7 +56,7 @@ def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
             link(store, world)
             remember(run, world)
         identity = rng.choice(everybody(world))
-        spoil(world, rng, identity)
+        spoil(world, sides.policy, rng, identity)
         child = os.fork()
         if not child:
             with suppress(NotNarrowError), Store.open(url) as store:

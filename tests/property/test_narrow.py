@@ -53,7 +53,7 @@ async def test_what_follows_for_a_person_is_what_a_wide_run_finds(store: Store, 
         except ConfigurationError:  # a scope that matches nobody
             continue
         for identity in everybody(world):
-            spoil(world, rng, identity)
+            spoil(world, sides.policy, rng, identity)
             made = await compare(run, world, identity, found, f"seed {seed}, {identity}")
             if made is not None and len(made.operations):  # the store is not told what became of Crowd, but for links
                 applied(made, world.crowd, world.links, rng)

@@ -13,12 +13,12 @@ import pytest
 
 from connectors.contract import PLAIN, Directory, Held, Person, Scope, Source
 from connectors.errors import ConfigurationError, IncompleteError
-from connectors.model import Snapshot, crowd_id
+from connectors.model import Snapshot, crowd_id, users_frame
 from connectors.store import Store, WideTotals
 from tasks.decide.filter import in_scope
 from tasks.decide.guard import judge
 from tasks.decide.impact import impact
-from tasks.decide.map import desired
+from tasks.decide.map import desired, usernames
 from tasks.decide.match import Matched, match
 from tasks.decide.plan import Plan, plan
 from tasks.decide.selection import Selection, select
@@ -149,7 +149,7 @@ def of_few(run: Run, few: Few, departures: Any) -> tuple[Plan, str]:
     return made, beyond(made, measured, judge(made, policy, measured), policy)
 
 
-def spoil(world: World, rng: random.Random, identity: str) -> None:
+def spoil(world: World, policy: Policy, rng: random.Random, identity: str) -> None:
     """Something happens to one person of the source, or by hand to their account, and to nobody else."""
     people = {row[0]: n for n, row in enumerate(world.users)}
     teams = [row[0] for row in world.groups]
@@ -173,7 +173,12 @@ def spoil(world: World, rng: random.Random, identity: str) -> None:
                     pair = (rng.choice(teams), identity, "user")
                     (world.memberships.remove if pair in world.memberships else world.memberships.append)(pair)
             world.users[at] = tuple(row)
-        elif roll < 0.65 and identity in people:
+        elif roll < 0.63 and identity in people:  # an account that nobody knows, under the name that they get
+            theirs = [one for one in world.users if one[0] == identity]
+            (name,) = usernames(users_frame(theirs), policy.usernames)
+            if name and crowd_id(name) not in world.crowd.users:
+                world.crowd.add_user(name)
+        elif roll < 0.7 and identity in people:
             del world.users[people[identity]]
             world.memberships = [pair for pair in world.memberships if pair[1:] != (identity, "user")]
             return
