@@ -20,7 +20,7 @@ from connectors.model import Snapshot
 from connectors.store import Store
 from tasks.read import validate
 from tasks.read.narrow import NotNarrowError, read_narrow
-from tests.support.by_key import a_run, compare, everybody, link, remember, spoil, without_limits
+from tests.support.by_key import a_run, compare, everybody, link, nest, remember, spoil, without_limits
 from tests.support.long import long_after
 from tests.support.sides import worlds
 from tests.support.worlds import applied
@@ -46,14 +46,18 @@ async def test_what_follows_for_a_person_is_what_a_wide_run_finds(store: Store, 
     for seed in range(part, SEEDS, PARTS):
         rng = random.Random(f"narrow {seed}")
         world, sides = worlds(seed)
-        run = a_run(store, world, without_limits(sides.policy) if rng.random() < 0.8 else sides.policy)
+        policy = without_limits(sides.policy) if rng.random() < 0.8 else sides.policy
+        if rng.random() < 0.4:
+            nest(world, rng)
+            policy = policy.model_copy(update={"groups": policy.groups.model_copy(update={"nesting": "flatten"})})
+        run = a_run(store, world, policy)
         link(store, world)
         try:
             remember(run, world)
         except ConfigurationError:  # a scope that matches nobody
             continue
         for identity in everybody(world):
-            spoil(world, sides.policy, rng, identity)
+            spoil(world, policy, rng, identity)
             made = await compare(run, world, identity, found, f"seed {seed}, {identity}")
             if made is not None and len(made.operations):  # the store is not told what became of Crowd, but for links
                 applied(made, world.crowd, world.links, rng)

@@ -149,6 +149,20 @@ def of_few(run: Run, few: Few, departures: Any) -> tuple[Plan, str]:
     return made, beyond(made, measured, judge(made, policy, measured), policy)
 
 
+def another_name(world: World, rng: random.Random, tag: str) -> str:
+    """A name, often one that somebody of the same world has."""
+    theirs = [row[1] for row in world.users if row[0].endswith(tag)]
+    return rng.choice(theirs) if theirs and rng.random() < 0.4 else rng.choice(NAMES) + tag
+
+
+def nest(world: World, rng: random.Random) -> None:
+    """More groups in groups of the source, within each world."""
+    for parent, *_ in world.groups:
+        for child, *_ in world.groups:
+            if parent[-2:] == child[-2:] and rng.random() < 0.3:
+                world.memberships.append((parent, child, "group"))
+
+
 def spoil(world: World, policy: Policy, rng: random.Random, identity: str) -> None:
     """Something happens to one person of the source, or by hand to their account, and to nobody else."""
     people = {row[0]: n for n, row in enumerate(world.users)}
@@ -162,7 +176,7 @@ def spoil(world: World, policy: Policy, rng: random.Random, identity: str) -> No
             row = list(world.users[at])
             match rng.randrange(5):
                 case 0:
-                    row[1] = rng.choice(NAMES) + tag
+                    row[1] = another_name(world, rng, tag)
                 case 1:
                     row[6] = not row[6]
                 case 2:
@@ -193,6 +207,10 @@ def spoil(world: World, policy: Policy, rng: random.Random, identity: str) -> No
                     account["last_name"] = "by hand"
                 case 2:
                     account["attributes"] = {}
+                    if identity in people and rng.random() < 0.5:  # only the link leads there now
+                        at = people[identity]
+                        renamed = another_name(world, rng, tag)
+                        world.users[at] = (identity, renamed, *world.users[at][2:])
                 case 3 if world.crowd.groups:
                     group = rng.choice(sorted(world.crowd.groups))
                     world.crowd.memberships ^= {(world.crowd.groups[group]["key"], account["key"])}
@@ -259,6 +277,9 @@ async def compare(run: Run, world: World, identity: str, found: Counter[str], no
     directory = world.crowd.snapshot(run.policy.attributes.extra)
     narrow, whole = (impact(made.operations, side, run.policy) for side in (few.crowd.snapshot, directory))
     assert not judge(expected, run.policy, whole).stops, note
+    nested = directory.memberships[(directory.memberships["member_kind"] == "group").to_numpy()].astype("str")
+    flat = [[one for one in side.emptied if crowd_id(one) not in {*nested["group_id"]}] for side in (narrow, whole)]
+    assert flat[0] == flat[1], note
     for what in ("losers", "shut_out", "administrators_lost", "deserted"):
         assert getattr(narrow, what) == getattr(whole, what), f"{note}: {what}"
     pd.testing.assert_frame_equal(narrow.privileged, whole.privileged)
