@@ -236,7 +236,7 @@ def show(capsys: pytest.CaptureFixture[str], title: str, refusals: Counter[str],
 
 
 @pytest.mark.parametrize("servers", long_after(1, ["index", "cursor"]), indirect=True)
-@pytest.mark.parametrize("what", ["users", "groups"])
+@pytest.mark.parametrize("what", long_after(1, ["users", "groups"]))
 async def test_a_page_of_the_source(
     scene: Scene, right: Right, what: str, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:

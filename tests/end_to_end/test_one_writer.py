@@ -27,7 +27,7 @@ __all__ = ["place"]  # (the fixture)
 @pytest.mark.parametrize(
     ("url", "busy", "count"),
     [
-        ("sqlite", "wait", 5),
+        ("sqlite", "wait", 3),
         pytest.param("sqlite", "wait", RUNS, marks=pytest.mark.long),
         pytest.param("postgresql", "skip", RUNS, marks=[pytest.mark.postgres, pytest.mark.long]),
     ],

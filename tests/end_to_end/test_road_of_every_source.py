@@ -14,6 +14,7 @@ from deployments.sandbox import idp as sandbox_idp
 from tasks.policy import policy_of
 from tasks.run import begin
 from tests import road
+from tests.support.long import long_after
 
 POLICY = """
 [sources.acme.policy.limits.user_deactivate]
@@ -24,7 +25,7 @@ replacement = ""
 """
 
 
-@pytest.mark.parametrize("kind", sorted(SOURCES))
+@pytest.mark.parametrize("kind", long_after(4, sorted(SOURCES)))
 async def test_the_whole_road(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         sandbox_idp.running(kind, users=60, groups=10, memberships=200, seed=7) as idp,

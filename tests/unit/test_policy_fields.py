@@ -604,7 +604,7 @@ EFFECTS = [
 IN_LISTS: tuple[type[BaseModel], ...] = (Rule, Conditions, Condition, Value, Step, Limit)
 
 
-@pytest.mark.parametrize("effect", long_after(40, EFFECTS), ids=[effect.path for effect in EFFECTS])
+@pytest.mark.parametrize("effect", long_after(20, EFFECTS), ids=[effect.path for effect in EFFECTS])
 def test_a_field_leads_to_what_it_says(effect: Effect) -> None:
     """Whoever ignores the field sees the same under all values, and one of these fails."""
     assert len({repr(one) for one in effect.expected}) > 1

@@ -524,7 +524,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
-@pytest.mark.parametrize("fault", long_after(10, FAULTS))
+@pytest.mark.parametrize("fault", long_after(4, FAULTS))
 def test_each_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     FAULTS[fault](monkeypatch)
     path = fault.removesuffix(" is ignored")
