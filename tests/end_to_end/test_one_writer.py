@@ -28,7 +28,6 @@ __all__ = ["place"]  # (the fixture)
     ("url", "busy", "count"),
     [
         ("sqlite", "wait", 3),
-        pytest.param("sqlite", "wait", RUNS, marks=pytest.mark.long),
         pytest.param("postgresql", "skip", RUNS, marks=[pytest.mark.postgres, pytest.mark.long]),
     ],
     indirect=["url"],

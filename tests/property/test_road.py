@@ -218,7 +218,7 @@ def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4
     return Counter(made.operations["kind"])
 
 
-@pytest.mark.parametrize("seed", long_after(1, range(int(os.environ.get("CROWDSYNC_SEEDS", "8")))))
+@pytest.mark.parametrize("seed", long_after(1, range(int(os.environ.get("CROWDSYNC_SEEDS", "4")))))
 def test_fifty_worlds_at_once(seed: int, request: pytest.FixtureRequest) -> None:
     rng = random.Random(seed)
     world, policy = World(), any_policy(rng, [f"-{number}" for number in range(50)])
