@@ -138,11 +138,12 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
     selection = await in_thread(stored_selection, run, request.plan) or select(
         source.snapshot, links, run.source_name, request.person, request.group
     )
-    read = f"Everything was read, because {why}." if why else reading.words(run.source_name)
+    what, how = "More" if reading.full_at else "Everything", reading.words(run.source_name)
+    read = f"{what} was read, because {why}. {how}".rstrip() if why else how
     with run.timed("plan"):
         basis = Basis(source, crowd, links, selection, advice, request.force, read=read)
         proposal = await propose(run, basis, policy)
     await remember_departures(run, proposal.plan, selection)
     await remember_held(run, proposal.plan, selection)
-    await remember_wide(run, proposal)
+    await remember_wide(run, proposal.counted, source.saved.digest)
     return proposal

@@ -198,7 +198,7 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
     departures = await in_thread(run.departures)
     past, recent = await in_thread(run.past), await in_thread(run.recent)
 
-    async def follows(selection: Selection | None) -> tuple[Plan, Impact, Verdict]:
+    async def planned(selection: Selection | None) -> Plan:
         plan = await make_plan(
             matched,
             source.snapshot,
@@ -210,24 +210,25 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
             selection,
             scoped.doubts,
         )
-        if totals is not None:
-            plan = with_totals(plan, totals)
-        impact = await measure(plan.operations, crowd.snapshot, policy, past, recent)
-        if totals is not None:
-            impact = counted_whole(impact, totals)
-        return plan, impact, await guard_plan(plan, policy, impact, basis.force)
+        return plan if totals is None else with_totals(plan, totals)
 
-    plan, impact, verdict = await follows(basis.selection)
+    async def judged(plan: Plan) -> tuple[Impact, Verdict]:
+        impact = await measure(plan.operations, crowd.snapshot, policy, past, recent)
+        impact = impact if totals is None else counted_whole(impact, totals)
+        return impact, await guard_plan(plan, policy, impact, basis.force)
+
+    plan = await planned(basis.selection)
     await confirm_some(source.client, plan)
+    impact, verdict = await judged(plan)
     orphaned = len(orphans(matched, policy)) if totals is None else totals["orphans"]
     counted = None
     if totals is None and run.lasting and not basis.force:
-        # Also where it is about one person: what is found against everybody speaks against what was read.
-        plan_of_all, impact_of_all, objections = (
-            (plan, impact, verdict) if basis.selection is None else await follows(None)
-        )
-        if not objections.stops:
-            counted = totals_of(plan_of_all, impact_of_all, orphaned)
+        of_all = plan, impact, verdict
+        if basis.selection is not None:  # what is found against everybody speaks against what was read
+            everybody = await planned(None)
+            of_all = everybody, *await judged(everybody)
+        if not of_all[2].stops:
+            counted = totals_of(of_all[0], of_all[1], orphaned)
     about = basis.selection.person if basis.selection is not None else ""
     stands = standing(about, source.snapshot, scoped, matched) if about and not len(plan.operations) else ""
     return Proposal(basis, policy, plan, impact, verdict, orphaned, counted, stands)

@@ -243,15 +243,15 @@ class Journal:
         columns = {kind: [plan.get(kind, 0) for plan in plans.values()] for kind in had}
         return pd.DataFrame({"plan": list(plans)} | columns, dtype="int64")
 
-    def removals(self, source: str, directory: str, since: datetime) -> pd.DataFrame:
-        """What any plan has taken away since then, oldest first: kind, name, target, source_id, active (whether the
-        account could log in before), at (UTC). Of every run and mode, about everybody or one; what came about without
-        us while we were to do it ("already") counts too."""
+    def removals(self, source: str | None, directory: str, since: datetime) -> pd.DataFrame:
+        """What any plan of a source (None: of any) has taken away since then, oldest first: kind, name, target,
+        source_id, active (whether the account could log in before), at (UTC). Of every run and mode, about everybody or
+        one; what came about without us while we were to do it ("already") counts too."""
         columns = ("kind", "name", "target", "source_id", "before", "finished_at")
         statement = (
             select(*(OPERATION.c[n] for n in columns))
             .join_from(PLAN, OPERATION, OPERATION.c.plan_id == PLAN.c.id)
-            .where(PLAN.c.directory == directory, PLAN.c.source == source)
+            .where(PLAN.c.directory == directory, *([] if source is None else [PLAN.c.source == source]))
             # A plan's status is set after its last outcome, unless it was cut short.
             .where((PLAN.c.status_at >= instant(since)) | PLAN.c.status.in_(["applying", "interrupted"]))
             .where(OPERATION.c.kind.in_(kinds(effect="takes")), OPERATION.c.state.in_(["done", "already"]))

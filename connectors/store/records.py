@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 import pandas as pd
-from sqlalchemy import Connection, Table, func, literal_column, or_, select
+from sqlalchemy import Connection, Table, func, literal_column, or_, select, update
 
 from connectors.errors import RetryableError
 from connectors.model import USERS, Snapshot, groups_frame, memberships_frame, sizes_only, users_frame
@@ -243,6 +243,13 @@ class Records:
                         totals=orjson.dumps(totals.totals).decode(),
                     )
                 )
+
+    def move_wide_totals(self, directory: str, source: str, snapshot: str) -> None:
+        """What a wide run counted stands for this content of the source too: a narrow run read what is another."""
+        with self._db.write() as connection:
+            connection.execute(
+                update(WIDE).where(WIDE.c.directory == directory, WIDE.c.source == source).values(snapshot=snapshot)
+            )
 
     # Changes of a few
 

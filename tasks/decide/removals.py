@@ -75,6 +75,26 @@ class RecentRemovals:
         return taken[~back].reset_index(drop=True)
 
 
+def as_left(directory: Snapshot, removals: pd.DataFrame) -> Snapshot:
+    """A part of Crowd as it was read before removals (in `COLUMNS`) → as these left its accounts and memberships. What
+    was given since is not in it."""
+    kind, name = removals["kind"], crowd_ids(removals["name"])
+    users = directory.users[~among(directory.users["id"], name[kind == Kind.USER_DELETE])]
+    shut = among(users["id"], name[kind.isin(kinds(shuts_out=True))])
+    of = kind == Kind.MEMBERSHIP_REMOVE
+    lost = set(zip(crowd_ids(removals["target"][of]), name[of], strict=True))
+    sides = (directory.memberships[side].astype("str") for side in ("group_id", "member_id"))
+    keep = [pair not in lost for pair in zip(*sides, strict=True)]
+    return Snapshot.of(
+        users.assign(active=users["active"].to_numpy(dtype=bool) & ~shut),
+        directory.groups,
+        directory.memberships[keep],
+        directory.held,
+        directory.warnings,
+        directory.unsound,
+    )
+
+
 def _codes(column: pd.Series, names: pd.Series) -> np.ndarray:
     """A column of categories, and names → the code of each name in it, or -1."""
     return np.asarray(pd.Index(column.cat.categories).get_indexer(pd.Index(names)))

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+import pandas as pd
+
+from connectors.model import Snapshot
 from connectors.operations import KINDS, Kind
 from tasks.decide.guard import Verdict
 from tasks.decide.impact import Impact
 from tasks.decide.plan import Owned, Plan
 from tasks.decide.plan.renames import MAKES_ROOM
+from tasks.decide.removals import RecentRemovals
 from tasks.policy import Limit, Policy
 
 
@@ -45,6 +49,16 @@ def totals_of(plan: Plan, impact: Impact, orphans: int) -> dict[str, Any]:
         "active": impact.active_before,
         "orphans": orphans,
     }
+
+
+def totals_less(totals: Mapping[str, Any], own: pd.DataFrame, every: pd.DataFrame) -> dict[str, Any]:
+    """What a wide run counted, less what was taken away since: by this source (`own`) and by `every` one, in the
+    columns of `tasks.decide.removals`."""
+    nothing = Snapshot.of()  # nobody is back
+    of_own, of_every = (RecentRemovals(removals).counts(nothing) for removals in (own, every))
+    less = {"users": "user_delete", "active": "user_deactivate", "memberships": "membership_remove"}
+    owned = {name: count - of_own.get(less.get(name, ""), 0) for name, count in totals["owned"].items()}
+    return {**totals, "owned": owned, "active": totals["active"] - of_every.get("user_deactivate", 0)}
 
 
 def with_totals(plan: Plan, totals: Mapping[str, Any]) -> Plan:

@@ -17,24 +17,22 @@ def spaces(run: Run) -> tuple[str, str]:
     return f"{of} people", f"{of} accounts"
 
 
-def renew(run: Run) -> None:
-    """Brings the keys of both sides in the store up to date: all of them where the policy is another one since, else
-    those of what changed."""
+def renew(run: Run, source_snapshot: int, crowd_snapshot: int) -> None:
+    """Brings the keys of both sides in the store up to date with their newest snapshots: all of them where the policy
+    is another one since, else those of what changed."""
     source, crowd = run.source_side.stream, run.crowd_side.stream
     of_people, of_accounts = spaces(run)
     digest, store = run.policy.digest(), run.store
-    for space, stream in ((of_people, source), (of_accounts, crowd)):
-        latest = store.latest_snapshot(stream)
-        assert latest is not None
+    for space, stream, newest in ((of_people, source, source_snapshot), (of_accounts, crowd, crowd_snapshot)):
         state = store.index_state(space)
         anew = state is None or state.digest != digest
         since = state if state is not None and not anew else IndexState(digest, 0, 0)
         users = store.users_since(stream, since.snapshot)
         links, event = store.linked_since(run.directory_name, since.event) if space == of_accounts else (None, 0)
-        behind = latest.id - since.snapshot > 50  # (each run adds snapshots, most of which change nothing)
+        behind = newest - since.snapshot > 50  # (each run adds snapshots, most of which change nothing)
         if anew or behind or len(users) or (links is not None and len(links)):
             keys = _people_keys(run, users) if links is None else _accounts_keys(run, users, links)
-            store.index(space, keys, IndexState(digest, latest.id, event), anew=anew)
+            store.index(space, keys, IndexState(digest, newest, event), anew=anew)
 
 
 def _people_keys(run: Run, users: pd.DataFrame) -> pd.DataFrame:

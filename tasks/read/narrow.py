@@ -28,12 +28,15 @@ from connectors.model import (
     sizes_only,
     users_frame,
 )
+from connectors.operations import kinds
 from connectors.store import RecordChanges, SavedSnapshot, Store, WideTotals, in_thread
 from tasks.decide.map import usernames
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.neighbourhood import NAME, OWNER, account_keys, person_keys
 from tasks.decide.owners import split_mark
+from tasks.decide.removals import as_left
 from tasks.decide.selection import Selection, nobody
+from tasks.decide.width import totals_less
 from tasks.read import validate
 from tasks.read.extract import held_rows
 from tasks.read.keys import renew, spaces
@@ -86,10 +89,14 @@ class _Known:
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class _Base:
+    """`recent`: the accounts (ids) that lost something in the window of the limits; `removed`: what was taken away in
+    Crowd by anybody since it was read, and in the window; `totals` are less that."""
+
     totals: WideTotals
     source: _Known
     crowd: _Known
     recent: Collection[str]
+    removed: pd.DataFrame
 
 
 async def read_narrow(run: Run, asked: str) -> Few:
@@ -116,11 +123,17 @@ def _base(run: Run) -> _Base:
         raise NotNarrowError(f"{run.source_name} was read since by a run that did not end well, or by a preview")
     if run.store.unfinished_plans(run.directory_name):
         raise NotNarrowError("an earlier run was interrupted, and what became of its operations is to be found out")
-    recent = set(crowd_ids(run.recent().removals["name"]))
+    window = run.recent().removals
+    since = run.store.removals(None, run.directory_name, totals.at)
+    if since["kind"].isin([*kinds(entity="group"), *kinds(entity="nesting")]).any():
+        raise NotNarrowError("groups of Crowd were taken away or out of groups since the last wide run")
+    recent = set(crowd_ids(window["name"]))
     if len(recent) > MOST_REMOVALS:
         raise NotNarrowError(f"{len(recent)} accounts lost something in the window of the limits")
-    renew(run)
-    return _Base(totals, source, crowd, recent)
+    own = run.store.removals(run.source_name, run.directory_name, totals.at)
+    totals = replace(totals, totals=totals_less(totals.totals, own, since))
+    renew(run, source.saved.id, crowd.saved.id)
+    return _Base(totals, source, crowd, recent, pd.concat([window, since], ignore_index=True))
 
 
 def _totals(run: Run) -> WideTotals:
@@ -225,7 +238,10 @@ class _Around:
         """Reads a person; who is held and still cannot be read, and need not (`must`), stays held as they were."""
         source, held = self.run.source_side, self.base.source.rest.held
         try:
-            self.people[identity] = await source.client.user(identity, source.scope)
+            found = await source.client.user(identity, source.scope)
+            if found is None and await source.client.has_user(identity):
+                raise IncompleteError(f"{source.name}: the user {identity} is there, and was not found")
+            self.people[identity] = found
         except IncompleteError:
             if must or not ((held["kind"] == "user") & (held["id"] == identity)).any():
                 raise
@@ -281,18 +297,11 @@ def _few(run: Run, base: _Base, around: _Around, selection: Selection) -> Few:
     """What was read, saved into history, and both sides made of it."""
     source = _side(run, run.source_side, base.source, around.people)
     crowd = _side(run, run.crowd_side, base.crowd, around.accounts)
-    totals = base.totals
-    if source.saved.digest != totals.snapshot:
-        totals = replace(totals, snapshot=source.saved.digest)
-        run.store.save_wide_totals(run.directory_name, run.source_name, totals)
-    others = _others(run, base, around)
+    if source.saved.digest != base.totals.snapshot:
+        run.store.move_wide_totals(run.directory_name, run.source_name, source.saved.digest)
+    others, links = _others(run, base, around)
     crowd = replace(crowd, snapshot=_together(crowd.snapshot, others))
-    # (Their links also by their marks: what was renamed since stands in the store under its old name.)
-    marks, _ = split_mark(others.users["attributes"])
-    owners = {*around.people, *marks.str.removeprefix(f"{run.source_name}:")}
-    names = {*around.accounts, *others.users["id"]}
-    links = run.store.links_about(run.directory_name, run.source_name, owners, names)
-    return Few(selection, source, crowd, links, totals, len(around.people), len(around.accounts))
+    return Few(selection, source, crowd, links, base.totals, len(around.people), len(around.accounts))
 
 
 def _side(run: Run, side: Side[Client], known: _Known, read: Mapping[str, Person | None]) -> ReadSide[Client]:
@@ -353,14 +362,24 @@ def _memberships(side: Side[Client], known: _Known, people: Iterable[Person]) ->
     return found
 
 
-def _others(run: Run, base: _Base, around: _Around) -> Snapshot:
+def _others(run: Run, base: _Base, around: _Around) -> tuple[Snapshot, pd.DataFrame]:
     """Accounts that count, though nothing is decided about them: those that lost something lately, for the limits, and
-    some active members of the groups of those who were read."""
-    stream = run.crowd_side.stream
+    some active members of the groups of those who were read. As what was taken away since they were read left them; and
+    the links of all of these."""
+    store, stream = run.store, run.crowd_side.stream
     groups = {group[0] for one in around.accounts.values() if one is not None for group in one.groups}
-    members = run.store.active_members(stream, sorted(groups), OTHERS + len(around.accounts))
+    members = store.active_members(stream, sorted(groups), OTHERS + len(around.accounts)) - set(base.recent)
     ids = {*base.recent, *members} - set(around.accounts) - set(base.crowd.invalid["id"])
-    return Snapshot.of(run.store.users_now(stream, ids), None, run.store.memberships_now(stream, ids))
+    users = store.users_now(stream, ids)
+    # (Links also by marks: what was renamed since stands in the store under its old name.)
+    marks, _ = split_mark(users["attributes"])
+    owners = {*around.people, *marks.str.removeprefix(f"{run.source_name}:")}
+    links = store.links_about(run.directory_name, run.source_name, owners, {*around.accounts, *users["id"]})
+    # Nor does it say that a member is there still under another name.
+    renamed = among(users["id"], members) & (marks != "") & ~among(users["id"], crowd_ids(links["name"]))
+    users = users[~renamed.to_numpy()]
+    others = Snapshot.of(users, None, store.memberships_now(stream, list(users["id"])))
+    return as_left(others, base.removed), links
 
 
 def _together(snapshot: Snapshot, others: Snapshot) -> Snapshot:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +13,6 @@ from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.read.deltas import Reading, Since
 from tasks.run import Run
-from tasks.tell.proposal import Proposal
 
 
 async def last_read(run: Run) -> Since | None:
@@ -37,12 +38,11 @@ async def remember_read(run: Run, reading: Reading, snapshot: int) -> None:
     await in_thread(run.store.save_cursor, run.source_side.stream, cursor, at=now)
 
 
-async def remember_wide(run: Run, proposal: Proposal) -> None:
-    """Keeps what a run that read everything counted, for the narrow runs after it."""
-    if not run.lasting or proposal.counted is None:
+async def remember_wide(run: Run, counted: Mapping[str, Any] | None, snapshot: str) -> None:
+    """Keeps what a run that read everything counted, for the narrow runs after it; `snapshot`: the source's digest."""
+    if not run.lasting or counted is None:
         return
-    digest = proposal.basis.source.saved.digest
-    totals = WideTotals(run.policy.digest(), run.request_digest, digest, datetime.now(UTC), proposal.counted)
+    totals = WideTotals(run.policy.digest(), run.request_digest, snapshot, datetime.now(UTC), counted)
     await in_thread(run.store.save_wide_totals, run.directory_name, run.source_name, totals)
 
 

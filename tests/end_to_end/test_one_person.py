@@ -40,9 +40,9 @@ class Place:
         assert done.exit_code == code, (done.output, done.exception)
         return done.output
 
-    def policy(self, text: str = "") -> None:
+    def policy(self, text: str = "", store: str = "store") -> None:
         (self.home / "crowdsync.toml").write_text(
-            f'[store]\nurl = "sqlite:///{self.home}/store.db"\n[directory]\nurl = "{self.crowd.url}"\n'
+            f'[store]\nurl = "sqlite:///{self.home}/{store}.db"\n[directory]\nurl = "{self.crowd.url}"\n'
             f'application = "crowdsync"\n[sources.acme]\nkind = "scim"\nurl = "{self.scim.url}"\n'
             f"[sources.acme.policy]\n{text}\n",
             encoding="utf-8",
@@ -161,3 +161,21 @@ def test_what_cannot_be_told_from_a_few_makes_a_run_wide(place: Place) -> None:
     assert "Read again by key" in place.say("sync", "--person", key)
     with Store.open(f"sqlite:///{place.home}/store.db") as store:
         assert store.verify_audit() is None
+
+
+def test_limits_count_what_narrow_runs_before_took_away(place: Place) -> None:
+    """Two may go in a day, one by one: the third one waits. The store has read them as active, all three."""
+    place.policy("limits.user_deactivate.absolute = 2", store="limits")
+    place.crowd.clear()
+    place.say("sync")
+    place.say("sync")
+    before = {person.id for person in changed(company(), **CHANGES).people if person.active}
+    leaving = {**CHANGES, "disabled": CHANGES["disabled"] + 4}
+    place.scim.change(**leaving)
+    whole = changed(changed(company(), **CHANGES), **leaving)
+    away = sorted(person.id for person in whole.people if person.id in before and not person.active)[:3]
+    said = [place.say("sync", "--person", key, code=0 if number < 2 else 3) for number, key in enumerate(away)]
+    assert all(NARROW in one for one in said[:2]), said
+    active = [int(one.partition("active accounts ")[2].split()[0]) for one in said]
+    assert active == [active[0], active[0] - 1, active[0] - 2]
+    assert "judged over everybody (user_deactivate: 3 of" in said[2]

@@ -14,14 +14,10 @@ import pandas as pd
 import pytest
 
 from connectors.errors import ConfigurationError
-from tasks.decide.neighbourhood import (
-    account_keys,
-    named_by,
-    neighbourhood,
-    person_keys,
-)
+from tasks.decide.neighbourhood import account_keys, person_keys
 from tasks.decide.plan.renames import MAKES_ROOM
 from tests.support.long import long_after
+from tests.support.neighbourhood import named_by, neighbourhood
 from tests.support.sides import Sides, selections, worlds
 from tests.support.worlds import SOURCE, describe
 

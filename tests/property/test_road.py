@@ -2,7 +2,7 @@
 
 A world is a source, a Crowd directory and a link table over a handful of names, so that swaps, chains,
 reused usernames, lookalikes, adoption, other owners and circles are common. Many worlds share one
-directory (their names carry a number), which makes 400 of them a matter of a minute; CROWDSYNC_SEEDS=200 makes
+directory (their names carry a number), which makes 200 of them a matter of a minute; CROWDSYNC_SEEDS=200 makes
 10,000.
 """
 

@@ -64,6 +64,9 @@ class BySource(Both):
                 return one_of(whole, found.iloc[0]["id"])
         return None
 
+    async def has_user(self, identity: str) -> bool:
+        return identity in set(self.source().users["id"])
+
 
 class ByCrowd(Both):
     async def user(self, name: str, scope: Scope) -> Person | None:

@@ -12,10 +12,10 @@ from connectors.model import Snapshot, crowd_id
 from tasks.decide.filter import in_scope
 from tasks.decide.map import desired
 from tasks.decide.match import Matched, match
-from tasks.decide.neighbourhood import Neighbourhood, links_of, part_of
 from tasks.decide.plan import Departures, Plan, plan
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
+from tests.support.neighbourhood import Neighbourhood, links_of, part_of
 from tests.support.worlds import SOURCE, World, add_world, any_policy, deletes, owners, since
 
 TOGETHER = 6
