@@ -84,7 +84,7 @@ def as_left(directory: Snapshot, removals: pd.DataFrame) -> Snapshot:
     of = kind == Kind.MEMBERSHIP_REMOVE
     lost = set(zip(crowd_ids(removals["target"][of]), name[of], strict=True))
     sides = (directory.memberships[side].astype("str") for side in ("group_id", "member_id"))
-    keep = [pair not in lost for pair in zip(*sides, strict=True)]
+    keep = np.array([pair not in lost for pair in zip(*sides, strict=True)], dtype=bool)
     return Snapshot.of(
         users.assign(active=users["active"].to_numpy(dtype=bool) & ~shut),
         directory.groups,

@@ -18,9 +18,21 @@ import pytest
 from connectors.errors import ConfigurationError, IncompleteError, RefusedError
 from connectors.model import Snapshot
 from connectors.store import Store
+from tasks.policy import Policy
 from tasks.read import validate
 from tasks.read.narrow import NotNarrowError, read_narrow
-from tests.support.by_key import a_run, compare, everybody, link, nest, remember, spoil, without_limits
+from tests.support.by_key import (
+    a_run,
+    compare,
+    everybody,
+    few_at_a_time,
+    journal,
+    link,
+    nest,
+    remember,
+    spoil,
+    without_limits,
+)
 from tests.support.long import long_after
 from tests.support.sides import worlds
 from tests.support.worlds import applied
@@ -46,7 +58,9 @@ async def test_what_follows_for_a_person_is_what_a_wide_run_finds(store: Store, 
     for seed in range(part, SEEDS, PARTS):
         rng = random.Random(f"narrow {seed}")
         world, sides = worlds(seed)
-        policy = without_limits(sides.policy) if rng.random() < 0.8 else sides.policy
+        policy = rng.choice((without_limits, without_limits, few_at_a_time, few_at_a_time, Policy.model_copy))(
+            sides.policy
+        )
         if rng.random() < 0.4:
             nest(world, rng)
             policy = policy.model_copy(update={"groups": policy.groups.model_copy(update={"nesting": "flatten"})})
@@ -61,6 +75,7 @@ async def test_what_follows_for_a_person_is_what_a_wide_run_finds(store: Store, 
             made = await compare(run, world, identity, found, f"seed {seed}, {identity}")
             if made is not None and len(made.operations):  # the store is not told what became of Crowd, but for links
                 applied(made, world.crowd, world.links, rng)
+                journal(store, made)
                 link(store, world)
     print(f"part {part}: {dict(found)}")
     assert found["equal"]

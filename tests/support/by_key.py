@@ -93,12 +93,20 @@ def one_of(whole: Snapshot, identity: str) -> Person | None:
     )
 
 
-def without_limits(policy: Policy) -> Policy:
-    """A few people are most of a small company; with limits, everybody has to be looked at nearly always."""
+def without_limits(policy: Policy, **limits: Any) -> Policy:
+    """A few people are most of a small company; with limits, everybody has to be looked at nearly always. But for
+    these `limits`."""
     none: dict[str, Any] = {name: {} for name, field in Limits.model_fields.items() if field.annotation is Limit}
     approval = policy.approval.model_copy(update={"dangers": ()})
-    limits = Limits.model_validate(none | {"unusual_times": None})
-    return policy.model_copy(update={"limits": limits, "approval": approval})
+    return policy.model_copy(
+        update={"limits": Limits.model_validate(none | {"unusual_times": None} | limits), "approval": approval}
+    )
+
+
+def few_at_a_time(policy: Policy) -> Policy:
+    """Limits that a few runs about one person each come to together, and none of them alone."""
+    three = {"absolute": 3}
+    return without_limits(policy, user_deactivate=three, membership_remove=three, group_loss=three)
 
 
 def a_run(store: Store, world: World, policy: Policy) -> Run:
@@ -148,7 +156,8 @@ def of_few(run: Run, few: Few, departures: Any) -> tuple[Plan, str]:
     sides = source, directory, policy, SOURCE, ("", "")
     made = plan(matched, *sides, departures=departures, selection=few.selection, doubts=scoped.doubts)
     made = with_totals(made, few.totals.totals)
-    measured = counted_whole(impact(made.operations, directory, policy), few.totals.totals)
+    found = impact(made.operations, directory, policy, recent=run.recent())
+    measured = counted_whole(found, few.totals.totals)
     return made, beyond(made, measured, judge(made, policy, measured), policy)
 
 
@@ -237,6 +246,19 @@ def link(store: Store, world: World) -> None:
     store.save_links(DIRECTORY, wanted, at=datetime.now(UTC), run="r")
 
 
+def journal(store: Store, made: Plan) -> None:
+    """A plan that was carried out, as the journal has it."""
+    at, seqs = datetime.now(UTC), made.operations["seq"].tolist()
+    number = store.save_plan(
+        run="r", source=SOURCE, directory=DIRECTORY, digest=made.digest, source_snapshot=1, directory_snapshot=1,
+        policy="{}", operations=made.operations, held=made.held, at=at, status="planned",
+    )  # fmt: skip
+    store.set_plan_status(number, "applying", at=at)
+    store.intend(number, seqs, at=at)
+    store.record(number, [(seq, "done", "") for seq in seqs], at=at)
+    store.set_plan_status(number, "applied", at=at)
+
+
 def readable(snapshot: Snapshot) -> str:
     """The digest of a snapshot without members of groups that could not be read: a real read has none."""
     held = snapshot.held["id"][(snapshot.held["kind"] == "group").to_numpy()]
@@ -278,7 +300,9 @@ async def compare(run: Run, world: World, identity: str, found: Counter[str], no
         left, right = (getattr(one, what).reset_index(drop=True) for one in (made, expected))
         pd.testing.assert_frame_equal(left, right)
     directory = world.crowd.snapshot(run.policy.attributes.extra)
-    narrow, whole = (impact(made.operations, side, run.policy) for side in (few.crowd.snapshot, directory))
+    narrow, whole = (
+        impact(made.operations, side, run.policy, recent=run.recent()) for side in (few.crowd.snapshot, directory)
+    )
     assert not judge(expected, run.policy, whole).stops, note
     nested = directory.memberships[(directory.memberships["member_kind"] == "group").to_numpy()].astype("str")
     flat = [[one for one in side.emptied if crowd_id(one) not in {*nested["group_id"]}] for side in (narrow, whole)]
