@@ -1,0 +1,75 @@
+"""SIGKILL while a run about one person puts what it read into the store: the next one decides what a wide run does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.model import Snapshot
+from connectors.store import Store
+from tasks.read import validate
+from tasks.read.narrow import read_narrow
+from tests.support.by_key import a_run, compare, everybody, link, remember, spoil, without_limits
+from tests.support.sides import worlds
+
+WRITES = {"save_changes": (1, 2), "save_verdict": (1,), "move_wide_totals": (1, 1), "index": (1, 2)}
+"""What a narrow run writes, and which of its calls the process is killed around."""
+MOMENTS = [(name, nth, when) for name, calls in WRITES.items() for nth in calls for when in ("before", "after")]
+
+
+def killing(call: Callable[..., Any], nth: int, when: str) -> Callable[..., Any]:
+    """A method of the store, around whose `nth` call this process is killed."""
+    left = nth
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if not left and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = call(*args, **kwargs)
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return killed
+
+
+@pytest.mark.long
+def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
+    rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
+    for number, (name, nth, when) in enumerate(MOMENTS * 2):
+        world, sides = worlds(100 + number // len(MOMENTS))
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        with Store.open(url) as store:
+            run = a_run(store, world, without_limits(sides.policy))
+            link(store, world)
+            remember(run, world)
+        identity = rng.choice(everybody(world))
+        spoil(world, sides.policy, rng, identity)
+        child = os.fork()
+        if not child:
+            with suppress(BaseException), Store.open(url) as store:
+                setattr(store, name, killing(getattr(store, name), nth, when))
+                asyncio.run(read_narrow(a_run(store, world, without_limits(sides.policy)), identity))
+            os._exit(0)  # whatever its run came to: it must not go on as the test
+        killed[name] += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        with Store.open(url) as store:
+            run = a_run(store, world, without_limits(sides.policy))
+            for _ in range(2):  # where it was killed between the store's two sides, the first one is wide
+                asyncio.run(compare(run, world, identity, found, f"{name} {nth} {when}, {identity}"))
+            assert store.verify_audit() is None
+    print(dict(killed), dict(found))
+    assert min(killed[name] for name in WRITES) >= 1
+    assert found["equal"] >= len(MOMENTS) // 2
