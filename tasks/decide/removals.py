@@ -79,12 +79,13 @@ def as_left(directory: Snapshot, removals: pd.DataFrame) -> Snapshot:
     """A part of Crowd as it was read before removals (in `COLUMNS`) → as these left its accounts and memberships. What
     was given since is not in it."""
     kind, name = removals["kind"], crowd_ids(removals["name"])
-    users = directory.users[~among(directory.users["id"], name[kind == Kind.USER_DELETE])]
+    deleted = set(name[kind == Kind.USER_DELETE])
+    users = directory.users[~among(directory.users["id"], deleted)]
     shut = among(users["id"], name[kind.isin(kinds(shuts_out=True))])
     of = kind == Kind.MEMBERSHIP_REMOVE
     lost = set(zip(crowd_ids(removals["target"][of]), name[of], strict=True))
     sides = (directory.memberships[side].astype("str") for side in ("group_id", "member_id"))
-    keep = np.array([pair not in lost for pair in zip(*sides, strict=True)], dtype=bool)
+    keep = np.array([pair not in lost and pair[1] not in deleted for pair in zip(*sides, strict=True)], dtype=bool)
     return Snapshot.of(
         users.assign(active=users["active"].to_numpy(dtype=bool) & ~shut),
         directory.groups,

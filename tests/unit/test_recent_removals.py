@@ -19,10 +19,11 @@ from connectors.store import Store
 from tasks.decide.guard import Verdict, judge
 from tasks.decide.impact import impact
 from tasks.decide.plan import Owned, Plan
-from tasks.decide.removals import COLUMNS, RecentRemovals
+from tasks.decide.removals import COLUMNS, RecentRemovals, as_left
+from tasks.decide.width import totals_less
 from tasks.policy import Limit, Policy
 from tasks.write.approve import agreed
-from tests.support.frames import a_directory, the_operations
+from tests.support.frames import a_directory, pairs, person, snapshot, team, the_operations
 from tests.support.model_crowd import ModelCrowd
 from tests.support.stored import AT, MINUTE, operations, plan
 from tests.support.worlds import applied, company, planned
@@ -431,3 +432,30 @@ def test_the_last_sync_of_a_source(store: Store) -> None:
 def test_a_model_of_nobody_is_no_trouble() -> None:
     assert RecentRemovals().counts(ModelCrowd().snapshot()) == {}
     assert impact(the_operations(), Snapshot.of(), Policy(), recent=recent(SHUT)).recent == {"user_deactivate": 4}
+
+
+def test_what_was_read_before_removals_is_as_they_left_it() -> None:
+    """What a narrow run knows of others is older than what runs about one person took away since."""
+    users = [person(key, key.title()) for key in ("ann", "bob", "cy", "dan")]
+    members = [("red", key, "user") for key in ("ann", "bob", "cy", "dan")] + [("red", "blue", "group")]
+    read = snapshot(users, [team("red", "Red"), team("blue", "Blue")], members)
+    gone = [
+        (Kind.USER_DEACTIVATE.value, "ANN", "", NOW),
+        (Kind.USER_DELETE.value, "bob", "", NOW),
+        (Kind.MEMBERSHIP_REMOVE.value, "Cy", "RED", NOW),
+    ]
+    left = as_left(read, recent(gone).removals)
+    assert dict(zip(left.users["id"], left.users["active"], strict=True)) == {"ann": False, "cy": True, "dan": True}
+    assert pairs(left.memberships) == {one for one in members if one[1] not in ("bob", "cy")}
+    assert recent(gone).counts(left) == {"user_deactivate": 2, "user_delete": 1, "membership_remove": 1}
+    assert as_left(Snapshot.of(), recent(gone).removals).digest() == Snapshot.of().digest()
+    assert as_left(read, recent([]).removals).digest() == read.digest()
+
+
+def test_what_was_taken_away_since_is_no_part_of_what_limits_are_per_cent_of() -> None:
+    owned = {"users": 10, "active": 8, "groups": 2, "memberships": 20, "nestings": 1}
+    totals = {"owned": owned, "doubts": [], "active": 30, "orphans": 0}
+    own = recent([(Kind.USER_DEACTIVATE.value, "ann", "", NOW), (Kind.MEMBERSHIP_REMOVE.value, "bob", "red", NOW)])
+    every = recent([(Kind.USER_DEACTIVATE.value, name, "", NOW) for name in ("ann", "cy")])
+    less = totals_less(totals, own.removals, every.removals)
+    assert less == {**totals, "owned": {**owned, "active": 7, "memberships": 19}, "active": 28}
