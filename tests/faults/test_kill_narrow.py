@@ -49,8 +49,8 @@ def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
 ) -> None:
     monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
     rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
-    for number, (name, nth, when) in enumerate(MOMENTS * 2):
-        world, sides = worlds(100 + number // len(MOMENTS))
+    for number, (name, nth, when) in enumerate(MOMENTS):
+        world, sides = worlds(100)
         url = f"sqlite:///{tmp_path}/{number}.db"
         with Store.open(url) as store:
             run = a_run(store, world, without_limits(sides.policy))
