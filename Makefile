@@ -19,7 +19,7 @@ demo: $(VENV)/ready  ## The whole road on a made-up company, and then the end
 	@$(BIN)/crowdsync demo $(if $(IDP),--idp $(IDP))
 
 test: $(VENV)/ready  ## All tests but the long ones (PostgreSQL's where its binaries are)
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not long"
+	@$(BIN)/python -m pytest -n 3 --dist loadscope -m "not long"
 
 test-long: $(VENV)/ready  ## The long ones: the rest of all generated worlds, policies and moments to die at
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -m long
