@@ -132,8 +132,8 @@ class DirectoryChanges:
 
     `hints` name users and groups by folded name (`crowd_id`), sorted, each once; many of them may be known already. Of
     whoever is named the record, the attributes and every direct membership may differ. Whoever is not named is as
-    before, but for memberships with one that is: who is deleted or gets another name is named alone, without the groups
-    it was in. `token` is where the next call begins.
+    before, but for memberships with one that is: of a membership of a user only the user is named, and who is deleted
+    or gets another name is named alone, without the groups it was in. `token` is where the next call begins.
     """
 
     token: str
@@ -229,6 +229,9 @@ class Directory(Protocol):
 
     async def user(self, name: str, scope: Scope) -> Person | None: ...
     async def group(self, name: str, scope: Scope) -> Group | None: ...
+    async def members(self, group: str) -> Sequence[MembershipRow]:
+        """The direct members of one group, by its name."""
+        ...
 
     async def write(self, operation: Operation, *, attempted: bool = False) -> Outcome:
         """Make the operation's condition hold.

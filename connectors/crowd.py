@@ -62,7 +62,7 @@ from connectors.model import (
 )
 from connectors.operations import KINDS, Found, Holds, Kind, Operation, account, ours
 
-Row = TypeVar("Row", UserRow, GroupRow)
+Row = TypeVar("Row", UserRow, GroupRow, MembershipRow)
 Json = dict[str, Any]
 
 ROOT: Final = "/rest/usermanagement/1"
@@ -311,6 +311,15 @@ class Crowd:
             return Group(_group_row(record, scope.attributes | {ID_ATTRIBUTE}))
         except ValueError as error:
             raise RecordError(f"{self._http.name}: a group cannot be read: {error}.") from None
+
+    async def members(self, group: str) -> Sequence[MembershipRow]:
+        """The direct members of one group by name, users and groups."""
+        found: list[MembershipRow] = []
+        for path, kind in (("/group/user/direct", "user"), ("/group/child-group/direct", "group")):
+            row = _member_row(crowd_id(group), kind)
+            async for page in self._listing(path, {"groupname": group}, kind, row):
+                found += page.rows
+        return found
 
     async def token(self) -> str | None:
         """Crowd's event token; None where Crowd has none, or says that it must not be relied on."""
@@ -653,6 +662,11 @@ def _user_row(record: Json, wanted: frozenset[str]) -> UserRow:
     if not (type(email) is type(first) is type(last) is type(display) is str):
         raise ValueError("a field is not text")
     return crowd_id(name), name, email, first, last, display, active, _wanted(record, wanted)
+
+
+def _member_row(group: str, kind: str) -> Callable[[Json], MembershipRow]:
+    """A group (id) and the kind of its members → what makes a membership of a record."""
+    return lambda record: (group, crowd_id(record["name"]), kind)
 
 
 def _group_row(record: Json, wanted: frozenset[str]) -> GroupRow:

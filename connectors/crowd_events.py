@@ -101,7 +101,7 @@ def _document(body: bytes, what: str) -> Any:
 
 
 def _named(event: Any, what: str) -> list[Hint]:
-    """Everybody whom one event names."""
+    """Everybody whom one event names; of a membership of a user, only the user."""
     kind = event.tag
     if kind not in _NEEDS:
         raise stale(what, f"<{kind}> is no event that we know")
@@ -125,6 +125,8 @@ def _named(event: Any, what: str) -> list[Hint]:
     kinds = [hint.kind for hint in found]
     if any(kinds.count(one) < least for one, least in zip(("user", "group"), _NEEDS[kind], strict=True)):
         raise stale(what, f"a <{kind}> does not name everybody whom it is about")
+    if kind == "userMembershipEvent":  # (read again, the user says which groups they are in)
+        return [hint for hint in found if hint.kind == "user"]
     return found
 
 

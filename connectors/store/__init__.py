@@ -3,6 +3,7 @@
 from connectors.store.decisions import Decision
 from connectors.store.health import Quarantine
 from connectors.store.history import ReadCursor, SavedSnapshot
+from connectors.store.in_step import LastInStep, StepCursors
 from connectors.store.journal import SavedPlan
 from connectors.store.leases import Lease
 from connectors.store.records import IndexState, RecordChanges, WideTotals
@@ -12,12 +13,14 @@ from connectors.store.threads import in_thread
 __all__ = [
     "Decision",
     "IndexState",
+    "LastInStep",
     "Lease",
     "Quarantine",
     "ReadCursor",
     "RecordChanges",
     "SavedPlan",
     "SavedSnapshot",
+    "StepCursors",
     "Store",
     "WideTotals",
     "in_thread",

@@ -5,6 +5,7 @@ The table says who is leaving now. Who came back is not in it, and starts anew w
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
@@ -44,10 +45,13 @@ class DepartureLog:
         frame["since"] = pd.to_datetime(frame["since"], utc=True, format="ISO8601")
         return frame
 
-    def save_departures(self, directory: str, source: str, leaving: pd.DataFrame, *, at: datetime) -> int:
+    def save_departures(
+        self, directory: str, source: str, leaving: pd.DataFrame, *, at: datetime, among: Collection[str] | None = None
+    ) -> int:
         """Make the table say that exactly these are leaving: id, why → how many rows that changed.
 
-        New ones leave since `at`, those already there keep their `since`, those not named have returned.
+        New ones leave since `at`, those already there keep their `since`, those not named have returned: of all, or of
+        the ids `among` which they are.
         Raises `RecordError`, and changes nothing, where one id has two reasons.
         """
         wanted = bulk.texts(leaving, ("id", "why")).drop_duplicates()
@@ -57,6 +61,9 @@ class DepartureLog:
                 f"Person {source}:{twins.iloc[0]} leaves directory {directory!r} for two reasons in one call "
                 f"({len(twins)} such); no departure was saved."
             )
+        if among is not None:  # (the others stay as they are)
+            others = self.departures(directory, source)
+            wanted = pd.concat([wanted, others[~others["id"].isin(list(among))][["id", "why"]]], ignore_index=True)
         wanted = wanted.sort_values("id", ignore_index=True)
         values = {"directory": directory, "source": source, "at": instant(at)}
         with self._db.write() as connection:

@@ -7,7 +7,7 @@ are few, and read whole.)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -112,6 +112,22 @@ class Records:
             row = latest_row(connection, stream)
             return memberships_frame(() if row is None else _memberships(connection, row.stream, users))
 
+    def members_now(self, stream: str, group: str) -> set[tuple[str, str]]:
+        """The direct members (id, kind) of a group (id) in a stream's newest snapshot."""
+        with self._db.read() as connection:
+            row = latest_row(connection, stream)
+            key = {} if row is None else _keys(connection, row.stream, GROUP_KIND, {group})
+            if not key:
+                return set()
+            statement = (
+                select(KEY.c.external, KEY.c.kind)
+                .join_from(MEMBERSHIP, KEY, (KEY.c.stream == row.stream) & (KEY.c.key == MEMBERSHIP.c.member_key))
+                .where(MEMBERSHIP.c.stream == row.stream, MEMBERSHIP.c.valid_to == OPEN)
+                .where(MEMBERSHIP.c.group_key == key[group])
+            )
+            found = connection.execute(statement)
+            return {(one.external, "group" if one.kind == GROUP_KIND else "user") for one in found}
+
     def users_since(self, stream: str, snapshot: int) -> pd.DataFrame:
         """The users of a stream, as they are now, whose content is newer than a snapshot. Where no snapshot since then
         changed anything, none are looked at."""
@@ -124,22 +140,22 @@ class Records:
             )
             return bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
 
-    def active_members(self, stream: str, groups: Iterable[str], most: int) -> set[str]:
-        """Of each of these groups (ids) some active direct members (ids), at most so many."""
+    def active_members(self, stream: str, groups: Mapping[str, int]) -> set[str]:
+        """Of each of these groups (ids) some active direct members (ids), at most so many as stand there."""
         found: set[str] = set()
         with self._db.read() as connection:
             row = latest_row(connection, stream)
             keys = {} if row is None else _keys(connection, row.stream, GROUP_KIND, set(groups))
-            for group in keys.values():
+            for group, key in keys.items():
                 statement = (
                     select(KEY.c.external)
                     .select_from(MEMBERSHIP)
                     .join(USER, (USER.c.stream == row.stream) & (USER.c.key == MEMBERSHIP.c.member_key))
                     .join(KEY, (KEY.c.stream == row.stream) & (KEY.c.key == MEMBERSHIP.c.member_key))
                     .where(MEMBERSHIP.c.stream == row.stream, MEMBERSHIP.c.valid_to == OPEN)
-                    .where(MEMBERSHIP.c.group_key == group, USER.c.valid_to == OPEN, USER.c.active)
+                    .where(MEMBERSHIP.c.group_key == key, USER.c.valid_to == OPEN, USER.c.active)
                 )
-                found |= set(connection.execute(statement.limit(most)).scalars())
+                found |= set(connection.execute(statement.limit(groups[group])).scalars())
         return found
 
     def links_about(self, directory: str, source: str, ids: Collection[str], names: Collection[str]) -> pd.DataFrame:

@@ -218,6 +218,26 @@ class WideRead(SQLModel, table=True):
     totals: str = text()
 
 
+class InStep(SQLModel, table=True):
+    """The last run about everybody that left Crowd in step with a source, and where what happened since begins: at the
+    source (`cursor`), at Crowd (`token`) and among the links (`event`, the newest one then).
+
+    `policy` and `requested` are as in `wide_read`; `full_at`: when the source was last read whole before.
+    """
+
+    __tablename__: ClassVar[Any] = "in_step"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    directory: str = key(Text)
+    source: str = key(Text)
+    policy: str = text()
+    requested: str = text()
+    cursor: str = text()
+    token: str = text()
+    event: int = number(BigInteger().with_variant(Integer, "sqlite"))
+    full_at: str = text()
+    at: str = text()
+
+
 class Link(SQLModel, table=True):
     """The tie between a source's immutable id and a Crowd name; `folded` is the name's `crowd_id`."""
 

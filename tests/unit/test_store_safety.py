@@ -706,6 +706,7 @@ def test_from_schema_0002_with_data(url: str, tmp_path: Path, monkeypatch: pytes
         "decision",
         "departure",
         "held_record",
+        "in_step",
         "indexed_key",
         "indexed_space",
         "lease",
