@@ -8,6 +8,7 @@ Crowd ─extract─▶ snapshot ─▶ validate ──────────�
 # No `from __future__ import annotations` here: a worker loads this file under a name that is gone again
 # when Prefect looks up what the text "SyncRequest" means, and every run of a deployment would fail.
 from asyncio import gather
+from dataclasses import replace
 from typing import Literal
 
 from prefect import flow
@@ -20,10 +21,18 @@ from tasks.decide.ownership import abandoned
 from tasks.decide.selection import select
 from tasks.decide.width import beyond
 from tasks.policy import Policy, policy_of
-from tasks.read.narrow import NotNarrowError
+from tasks.read.known import NotNarrowError
+from tasks.read.news import starting_cursors
 from tasks.read.quarantine import watched
 from tasks.read.recover import settle_unfinished
-from tasks.read.remember import last_read, remember_departures, remember_held, remember_read, remember_wide
+from tasks.read.remember import (
+    last_read,
+    remember_changed,
+    remember_departures,
+    remember_held,
+    remember_read,
+    remember_wide,
+)
 from tasks.run import Run, SkippedError, begin
 from tasks.stages import carry_out, conclude, extract_directory, extract_source, propose, read_few, save, validate
 from tasks.tell.proposal import Basis, Proposal
@@ -82,7 +91,6 @@ async def sync(request: SyncRequest) -> Report:
             proposal = await _of_few(run, request, policy, advice)
             if isinstance(proposal, str):
                 proposal = await _of_all(run, request, policy, advice, why=proposal)
-            basis = proposal.basis
             stored = await store_plan(run, proposal, replaces=request.plan or None)
             applied: Applied | None = None
             if request.mode == "sync" and stored.number and not stored.verdict.refusals:
@@ -91,29 +99,34 @@ async def sync(request: SyncRequest) -> Report:
                 if stored.ready:
                     with run.timed("apply"):
                         applied = await carry_out(run, stored)
-            loud: tuple[str, ...] = ()
-            if basis.totals is None:  # (a few records say nothing of who left the configuration)
-                known = settings.sources_of(run.directory_name)
-                loud = abandoned(basis.crowd.snapshot, basis.links, known, run.directory_name, run.source_name)
-            return await conclude(run, stored, request.mode, applied, loud=loud)
+            return await conclude(run, stored, request.mode, applied)
     except SkippedError as why:
         return await skipped_report(request.source, settings.directory_of(request.source).name, str(why))
 
 
 async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -> Proposal | str:
-    """What follows for one person from the records that concern them, or why everything has to be read; "" where that
-    was asked for."""
-    if not request.person or request.full or request.force or request.plan:
+    """What follows for one person, or for all who changed, from the records that concern them; or why everything has to
+    be read, "" where that was asked for."""
+    if request.full or request.force or request.plan or request.group:
+        return ""
+    if not request.person and not (run.lasting and run.source.capabilities.delta):
         return ""
     with run.timed("read by key"):
         few = await read_few(run, request.person)
     if isinstance(few, NotNarrowError):
         return str(few)
-    links, totals, read = few.links, few.totals, few.words()
+    of_all, person = few.totals.totals, bool(request.person)
     with run.timed("plan"):
-        basis = Basis(few.source, few.crowd, links, few.selection, advice, totals=totals, read=read)
+        basis = Basis(few.source, few.crowd, few.links, few.selection, advice, totals=few.totals, read=few.words())
+        basis = basis if person else replace(basis, cursors=few.cursors, loud=tuple(of_all["loud"]))
         proposal = await propose(run, basis, policy)
-    return beyond(proposal.plan, proposal.impact, proposal.verdict, policy) or proposal
+    why = beyond(proposal.plan, proposal.impact, proposal.verdict, policy)
+    if why or person:
+        return why or proposal
+    if proposal.plan.withheld:
+        return "operations that the policy keeps from being done are told of everybody"
+    await remember_changed(run, few, proposal.plan)
+    return replace(proposal, plan=replace(proposal.plan, withheld=of_all["withheld"]))
 
 
 async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *, why: str) -> Proposal:
@@ -121,6 +134,7 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
     source, crowd = run.source_side, run.crowd_side
     with run.timed("extract"):
         since = None if request.full else await last_read(run)
+        cursors = await starting_cursors(run)
         reading, directory = await gather(
             watched(run, extract_source(source.client, source.scope, source.name, since)),
             extract_directory(crowd.client, crowd.scope),
@@ -140,8 +154,10 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
     )
     what, how = "More" if reading.full_at else "Everything", reading.words(run.source_name)
     read = f"{what} was read, because {why}. {how}".rstrip() if why else how
+    loud = abandoned(crowd.snapshot, links, run.sources, run.directory_name, run.source_name)
     with run.timed("plan"):
-        basis = Basis(source, crowd, links, selection, advice, request.force, read=read)
+        begins = reading.begins(cursors)
+        basis = Basis(source, crowd, links, selection, advice, request.force, read=read, loud=loud, cursors=begins)
         proposal = await propose(run, basis, policy)
     await remember_departures(run, proposal.plan, selection)
     await remember_held(run, proposal.plan, selection)

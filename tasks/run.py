@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -71,6 +71,8 @@ class Run:
     lasting: bool = True
     """Whether later runs go by what this one finds out: since when people are away, where the next read begins, whether
     the source answers. Not so a preview, nor a run under another policy than the source's own."""
+    sources: Collection[str] = ()
+    """The sources of the directory in the configuration."""
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
     writing: Writing | None = None
@@ -147,6 +149,7 @@ async def begin(
             concurrency=crowd.concurrency,
             request_digest=request_digest(chosen, policy),
             lasting=mode == "sync" and policy == policy_of(settings, source),
+            sources=settings.sources_of(crowd.name),
         )
         async with recorded(run, settings, mode):
             if unattended and (why := await in_thread(quarantined, store, source)):

@@ -35,7 +35,8 @@ from tasks.policy import Policy
 from tasks.read.confirm import rest_of, sample_of, still_gone
 from tasks.read.deltas import Reading, Since, read_since
 from tasks.read.extract import read_directory
-from tasks.read.narrow import Few, NotNarrowError, read_narrow
+from tasks.read.known import NotNarrowError
+from tasks.read.narrow import Few, read_changed, read_narrow
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Client, ReadSide, Run, Side
 from tasks.tell.proposal import Basis, Proposal
@@ -71,9 +72,10 @@ async def extract_directory(directory: Directory, scope: Scope) -> Snapshot:
 
 @task(name="read by key", task_run_name="read by key", **SHARED)
 async def read_few(run: Run, asked: str) -> Few | NotNarrowError:
-    """One person and whoever is connected with them, read again by key; or why that is not enough."""
+    """One person, or all who changed (""), and whoever is connected with them, read again by key; or why that is not
+    enough."""
     try:
-        return await read_narrow(run, asked)
+        return await (read_narrow(run, asked) if asked else read_changed(run))
     except NotNarrowError as why:
         return why
 
@@ -228,7 +230,7 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
             everybody = await planned(None)
             of_all = everybody, *await judged(everybody)
         if not of_all[2].stops:
-            counted = totals_of(of_all[0], of_all[1], orphaned)
+            counted = totals_of(of_all[0], of_all[1], orphaned, basis.loud)
     about = basis.selection.person if basis.selection is not None else ""
     stands = standing(about, source.snapshot, scoped, matched) if about and not len(plan.operations) else ""
     return Proposal(basis, policy, plan, impact, verdict, orphaned, counted, stands)

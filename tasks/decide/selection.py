@@ -1,9 +1,10 @@
-"""A run about one person or one group: the same road, and of its plan only what concerns them."""
+"""A run about one person, one group, or those who changed: the same road, and of its plan only what concerns them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -13,24 +14,37 @@ from connectors.model import Snapshot, crowd_id
 from connectors.operations import Kind
 from tasks.decide.names import among, crowd_ids
 
+CHANGED: Final = "changed"
+"""What a plan about all who changed is said to be about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """One person (id) or one group (Crowd name): the part of a plan that concerns them, and what it needs."""
+    """One person (id) or one group (Crowd name): the part of a plan that concerns them, and what it needs. Or
+    everybody who changed, and whoever that concerns (ids): a plan made of these alone, but for the accounts (ids)
+    `beside` them, about which nothing is decided."""
 
     person: str = ""
     group: str = ""
+    changed: frozenset[str] | None = None
+    beside: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
+        if self.changed is not None:
+            return CHANGED
         return f"person:{self.person}" if self.person else f"group:{self.group}"
 
     @classmethod
     def read(cls, about: str) -> Selection | None:
         """What a stored plan is about; None: everybody. Raises `ConfigurationError` where it is no plan of a sync."""
         kind, _, key = about.partition(":")
+        if about == CHANGED:
+            raise ConfigurationError("this plan is about those who had changed then; run again, which plans them anew")
         if kind in ("link", "links"):
             raise ConfigurationError("this plan changes ownership by hand; only `crowdsync links` carries it out")
-        return cls(**{kind: key}) if about else None
+        if not about:
+            return None
+        return cls(person=key) if kind == "person" else cls(group=key)
 
     def of(
         self,
@@ -42,6 +56,8 @@ class Selection:
         """Operations of a plan → those of the person or group, in their order. `now` and `then`: the Crowd names that
         the person's account has and gets; `nestings`: the (parent, child) of Crowd's groups, None where they are not
         known."""
+        if self.changed is not None:
+            return operations[~among(crowd_ids(operations["name"]), self.beside)]
         kind, name, target = operations["kind"], crowd_ids(operations["name"]), crowd_ids(operations["target"])
         identity = operations["source_id"]
         member, nesting, of_group = (kind.str.startswith(of).to_numpy() for of in ("membership", "nesting", "group"))
@@ -78,7 +94,9 @@ class Selection:
         return operations[chosen]
 
     def holding(self, held: pd.DataFrame) -> pd.DataFrame:
-        """Held records → those of the person or group."""
+        """Held records → those of the person or group, or all of those who changed."""
+        if self.changed is not None:
+            return held
         if self.group:
             return held[(held["kind"] != "user") & (crowd_ids(held["name"]) == crowd_id(self.group))]
         return held[(held["kind"] == "user") & (held["id"] == self.person)]

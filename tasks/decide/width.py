@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -40,14 +40,16 @@ def beyond(plan: Plan, impact: Impact, verdict: Verdict, policy: Policy) -> str:
     return ""
 
 
-def totals_of(plan: Plan, impact: Impact, orphans: int) -> dict[str, Any]:
-    """What of a plan about everybody, its impact and the orphans of Crowd counts for a plan about a few, as JSON
-    values."""
+def totals_of(plan: Plan, impact: Impact, orphans: int, loud: Sequence[str] = ()) -> dict[str, Any]:
+    """What of a plan about everybody, its impact, the orphans of Crowd and what must not be overlooked besides (`loud`)
+    counts for a plan about a few, as JSON values."""
     return {
         "owned": asdict(plan.owned),
         "doubts": list(plan.doubts),
         "active": impact.active_before,
         "orphans": orphans,
+        "withheld": dict(plan.withheld),
+        "loud": list(loud),
     }
 
 

@@ -6,7 +6,7 @@ A delta is taken only where it fits to what is known. Where it is in doubt, ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
 
@@ -24,6 +24,7 @@ from connectors.model import (
     sizes_only,
     users_frame,
 )
+from connectors.store import StepCursors
 from tasks.read.extract import held_rows, no_collection, read_source, without_unread
 
 
@@ -38,6 +39,12 @@ class Reading:
     snapshot: Snapshot
     cursor: str = ""
     full_at: datetime | None = None
+
+    def begins(self, cursors: StepCursors | None) -> StepCursors | None:
+        """Where what happens after this reading begins; `cursors` were taken before it."""
+        if cursors is None or not self.cursor:
+            return None
+        return replace(cursors, cursor=self.cursor, full_at=self.full_at or cursors.at)
 
     def words(self, source: str) -> str:
         """How an incremental read was made, in a sentence; "" for a whole one."""

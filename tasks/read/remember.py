@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from connectors.store import ReadCursor, WideTotals, in_thread
+from connectors.store import LastInStep, ReadCursor, StepCursors, WideTotals, in_thread
 from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.read.deltas import Reading, Since
+from tasks.read.narrow import Few
 from tasks.run import Run
 
 
@@ -46,19 +47,35 @@ async def remember_wide(run: Run, counted: Mapping[str, Any] | None, snapshot: s
     await in_thread(run.store.save_wide_totals, run.directory_name, run.source_name, totals)
 
 
+async def remember_changed(run: Run, few: Few, plan: Plan) -> None:
+    """Keeps what a run about all who changed found: where the next read begins, who left, who is held."""
+    if few.cursors is not None:
+        cursor = ReadCursor(few.cursors.cursor, run.request_digest, few.cursors.full_at, few.source.saved.id)
+        await in_thread(run.store.save_cursor, run.source_side.stream, cursor, at=datetime.now(UTC))
+    await remember_departures(run, plan, few.selection)
+    await remember_held(run, plan, few.selection)
+
+
+async def remember_in_step(run: Run, cursors: StepCursors | None) -> None:
+    """Keeps where what happens next begins, after a run about everybody that left nothing to do."""
+    if run.lasting:
+        last = None if cursors is None else LastInStep(run.policy.digest(), run.request_digest, cursors)
+        await in_thread(run.store.save_in_step, run.directory_name, run.source_name, last)
+
+
 async def remember_departures(run: Run, plan: Plan, selection: Selection | None) -> None:
     """Keeps since when the people who have an account have left.
 
     Also where the plan then waits or is refused: it is what was seen of the source. Not so by a preview, nor by a run
     about one person or group (`selection`): the clocks are everybody's."""
-    if run.lasting and selection is None:
-        names = (run.directory_name, run.source_name)
-        await in_thread(run.store.save_departures, *names, plan.leavers, at=datetime.now(UTC))
+    if run.lasting and (selection is None or selection.changed is not None):
+        names, among = (run.directory_name, run.source_name), None if selection is None else selection.changed
+        await in_thread(run.store.save_departures, *names, plan.leavers, at=datetime.now(UTC), among=among)
 
 
 async def remember_held(run: Run, plan: Plan, selection: Selection | None = None) -> None:
     """Keeps for how many runs each record has been held; in the same runs as `remember_departures`."""
-    if run.lasting and selection is None:
+    if run.lasting and (selection is None or selection.changed is not None):
         held, names = held_keys(plan.held, plan.shielded), (run.directory_name, run.source_name)
         await in_thread(run.store.save_held, *names, held, run=run.id, at=datetime.now(UTC))
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from connectors.contract import Directory, Source
 from connectors.model import sizes_only
-from connectors.store import WideTotals
+from connectors.store import StepCursors, WideTotals
 from tasks.decide.impact import Impact
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class Basis:
     """What a proposal is made from, beside the policy. `selection`: whom it is about, None for everybody; `advice`:
     what the provider says of records of one name; `force`: whether it may go past the limits. `totals`: where both
-    sides are those of a few people, what the last wide run counted. `read`: how both sides were read, in words."""
+    sides are those of a few people, what the last wide run counted. `read`: how both sides were read, in words.
+    `loud`: what must not be overlooked, whatever the plan. `cursors`: where what happens after the reading begins, of a
+    run about everybody; None where that cannot be had."""
 
     source: ReadSide[Source]
     crowd: ReadSide[Directory]
@@ -36,6 +38,13 @@ class Basis:
     force: bool = False
     totals: WideTotals | None = None
     read: str = ""
+    loud: tuple[str, ...] = ()
+    cursors: StepCursors | None = None
+
+    @property
+    def about_everybody(self) -> bool:
+        """Whether whoever has anything to be done is in the plan: all there are, or all who changed."""
+        return self.selection is None or self.selection.changed is not None
 
 
 @sizes_only

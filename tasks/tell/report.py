@@ -18,7 +18,7 @@ from connectors.store import in_thread
 from tasks.decide.impact import lines as impact_lines
 from tasks.decide.names import among
 from tasks.decide.plan import Plan
-from tasks.read.remember import held_keys
+from tasks.read.remember import held_keys, remember_in_step
 from tasks.run import Run, finish
 from tasks.tell.events import emit
 from tasks.tell.render import left_in, report_markdown, unheeded, wanted_names
@@ -128,6 +128,11 @@ class Ending:
     verified: int = 0
     stopped: CrowdsyncError | None = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to do of what the run saw."""
+        return self.status in ("nothing to do", "applied")
+
 
 def ended(run: Run, stored: StoredPlan, mode: str, applied: Applied | None) -> Ending:
     """What a run came to, whose plan was carried out (`applied`) or not. A plan that was carried out to its end is
@@ -186,16 +191,16 @@ async def concluded(
     stored: StoredPlan,
     mode: str,
     applied: Applied | None,
-    *,
-    loud: tuple[str, ...] = (),
 ) -> Report:
     """The report of a run, which is recorded, shown on its page and, where it must be, emitted.
 
-    `loud`: what must not be overlooked. Raises `ReportedError` where the plan was refused or some of its operations
-    failed.
+    Raises `ReportedError` where the plan was refused or some of its operations failed.
     """
     ending = await in_thread(ended, run, stored, mode, applied)
-    report = await in_thread(reported, run, stored, ending, loud)
+    report = await in_thread(reported, run, stored, ending)
+    basis = stored.proposal.basis
+    if ending.settled and basis.about_everybody and stored.proposal.policy == run.policy:  # (no part was left out)
+        await remember_in_step(run, basis.cursors)
     await acreate_markdown_artifact(
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"
     )
@@ -210,8 +215,8 @@ async def concluded(
     return report
 
 
-def reported(run: Run, stored: StoredPlan, ending: Ending, loud: tuple[str, ...]) -> Report:
-    """The report of a run that came to `ending`; `loud` as in `concluded`."""
+def reported(run: Run, stored: StoredPlan, ending: Ending) -> Report:
+    """The report of a run that came to `ending`."""
     proposal, plan, verdict = stored.proposal, stored.plan, stored.verdict
     source, crowd = proposal.basis.source, proposal.basis.crowd
     long = lasting(run, plan)
@@ -245,7 +250,7 @@ def reported(run: Run, stored: StoredPlan, ending: Ending, loud: tuple[str, ...]
         standing=proposal.standing,
         shielded=plan.shielded,
         lasting=longer,
-        loud=(*unheeded(plan.shielded, longer), *wanted_names(plan.held), *loud),
+        loud=(*unheeded(plan.shielded, longer), *wanted_names(plan.held), *proposal.basis.loud),
         remarks=left_in(plan.withheld, run.policy),
     )
 

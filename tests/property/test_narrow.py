@@ -20,12 +20,14 @@ from connectors.model import Snapshot
 from connectors.store import Store
 from tasks.policy import Policy
 from tasks.read import validate
-from tasks.read.narrow import NotNarrowError, read_narrow
+from tasks.read.known import NotNarrowError
+from tasks.read.narrow import read_narrow
 from tests.support.by_key import (
     a_run,
     compare,
     everybody,
     few_at_a_time,
+    joiner,
     journal,
     link,
     nest,
@@ -70,8 +72,11 @@ async def test_what_follows_for_a_person_is_what_a_wide_run_finds(store: Store, 
             remember(run, world)
         except ConfigurationError:  # a scope that matches nobody
             continue
-        for identity in everybody(world):
-            spoil(world, policy, rng, identity)
+        for number, identity in enumerate([*everybody(world), *("new",) * 3]):
+            if identity == "new":
+                identity = joiner(world, rng, f"new{number}")
+            else:
+                spoil(world, policy, rng, identity)
             made = await compare(run, world, identity, found, f"seed {seed}, {identity}")
             if made is not None and len(made.operations):  # the store is not told what became of Crowd, but for links
                 applied(made, world.crowd, world.links, rng)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import pandas as pd
 import pytest
 
-from connectors.contract import PLAIN, Directory, Held, Person, Scope, Source
+from connectors.contract import (
+    PLAIN,
+    Capabilities,
+    Changes,
+    Directory,
+    DirectoryChanges,
+    Group,
+    Held,
+    Hint,
+    Person,
+    Scope,
+    Source,
+)
 from connectors.errors import ConfigurationError, IncompleteError
 from connectors.model import Snapshot, crowd_id, users_frame
 from connectors.store import Store, WideTotals
@@ -25,8 +37,10 @@ from tasks.decide.selection import Selection, select
 from tasks.decide.width import beyond, counted_whole, totals_of, with_totals
 from tasks.policy import Limit, Policy
 from tasks.policy.limits import Limits
+from tasks.policy.operations import Operations
 from tasks.read import validate
-from tasks.read.narrow import Few, NotNarrowError, read_narrow
+from tasks.read.known import NotNarrowError
+from tasks.read.narrow import Few, read_narrow
 from tasks.run import Run
 from tests.support.worlds import NAMES, SOURCE, World, describe, owners, since
 
@@ -40,6 +54,7 @@ class Both:
     world: World
     policy: Policy
     reads: Counter[str]
+    seen: list[Snapshot] = field(default_factory=list)
 
     def source(self) -> Snapshot:
         return self.world.source()
@@ -49,6 +64,34 @@ class Both:
 
 
 class BySource(Both):
+    """`seen`: the side at each cursor that was given."""
+
+    capabilities = Capabilities(delta=True)
+
+    async def changes(self, scope: Scope, cursor: str) -> Changes:
+        """What differs from then, with members of groups whole or by who joined and left."""
+        before, now = self.seen[int(cursor)], self.source()
+        (users, gone), (groups, gone_groups) = (
+            different(getattr(before, table), getattr(now, table)) for table in ("users", "groups")
+        )
+        columns = ["kind", "id", "name", "reason", "away"]
+        held_before, held_now = (one.held[columns].to_numpy().tolist() for one in (before, now))
+        held = [Held(*row) for row in held_now if row not in held_before]
+        there = {("user", one) for one in now.held["id"]}
+        was, pairs = (set(one.memberships.astype("str").itertuples(index=False, name=None)) for one in (before, now))
+        teams = sorted({pair[0] for pair in was ^ pairs} & set(now.groups["id"]))
+        whole = [team for team in teams if len(team) % 2]
+        joined = [pair for pair in sorted(pairs) if pair[0] in whole or (pair not in was and pair[0] in teams)]
+        left = [pair for pair in sorted(was - pairs) if pair[0] in teams and pair[0] not in whole]
+        return Changes(
+            self.cursor(), users, groups, whole, joined, left,
+            [one for one in gone if ("user", one) not in there], gone_groups, held,
+        )  # fmt: skip
+
+    def cursor(self) -> str:
+        self.seen.append(self.source())
+        return str(len(self.seen) - 1)
+
     async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         self.reads["source"] += 1
         whole = self.source()
@@ -69,9 +112,39 @@ class BySource(Both):
 
 
 class ByCrowd(Both):
+    async def token(self) -> str:
+        self.seen.append(self.directory())
+        return str(len(self.seen) - 1)
+
+    async def changes(self, token: str) -> DirectoryChanges:
+        before, now = self.seen[int(token)], self.directory()
+        hints = set[Hint]()
+        for kind in ("user", "group"):
+            rows, gone = different(getattr(before, f"{kind}s"), getattr(now, f"{kind}s"))
+            hints |= {Hint(kind, one) for one in (*gone, *(row[0] for row in rows))}
+        was, pairs = (set(one.memberships.astype("str").itertuples(index=False, name=None)) for one in (before, now))
+        for group, member, kind in was ^ pairs:
+            hints |= {Hint("user", member)} if kind == "user" else {Hint("group", member), Hint("group", group)}
+        return DirectoryChanges(await self.token(), sorted(hints, key=str))
+
+    async def group(self, name: str, scope: Scope) -> Group | None:
+        groups = self.directory().groups
+        rows = list(groups[groups["id"] == crowd_id(name)].itertuples(index=False, name=None))
+        return Group(rows[0]) if rows else None
+
+    async def members(self, group: str) -> list[tuple[str, ...]]:
+        pairs = self.directory().memberships.astype("str")
+        return list(pairs[pairs["group_id"] == crowd_id(group)].itertuples(index=False, name=None))
+
     async def user(self, name: str, scope: Scope) -> Person | None:
         self.reads["crowd"] += 1
         return one_of(self.directory(), crowd_id(name))
+
+
+def different(before: pd.DataFrame, now: pd.DataFrame) -> tuple[list[Any], list[str]]:
+    """The rows that are new or others, and the ids that are gone."""
+    was, there = ({row[0]: row for row in one.itertuples(index=False, name=None)} for one in (before, now))
+    return [row for key, row in there.items() if was.get(key) != row], sorted(was.keys() - there.keys())
 
 
 def one_of(whole: Snapshot, identity: str) -> Person | None:
@@ -101,6 +174,16 @@ def without_limits(policy: Policy, **limits: Any) -> Policy:
     return policy.model_copy(
         update={"limits": Limits.model_validate(none | {"unusual_times": None} | limits), "approval": approval}
     )
+
+
+def unhindered(policy: Policy) -> Policy:
+    """All that the policy allows in principle is done."""
+    features = dict.fromkeys(Operations.model_fields, "on")
+    if not policy.leavers.deletes():
+        del features["user_delete"]
+    if policy.leavers.groups != "delete":
+        del features["group_delete"]
+    return policy.model_copy(update={"operations": policy.operations.model_copy(update=features)})
 
 
 def few_at_a_time(policy: Policy) -> Policy:
@@ -315,3 +398,14 @@ async def compare(run: Run, world: World, identity: str, found: Counter[str], no
     found["read"] += few.people + few.accounts
     assert readable(run.store.load_snapshot(few.source.saved.id)) == readable(world.source()), f"{note}: history"
     return made
+
+
+def joiner(world: World, rng: random.Random, identity: str) -> str:
+    """Somebody new in the source, in one of its worlds: their id."""
+    tag = rng.choice(world.users)[0].partition("-")[2] if world.users else "0"
+    teams = [row[0] for row in world.groups if row[0].endswith(f"-{tag}")]
+    mail = rng.choice(("", "a@x", "d@x"))
+    identity, name, mail = f"{identity}-{tag}", another_name(world, rng, f"-{tag}"), mail and f"{mail}-{tag}"
+    world.users.append((identity, name, mail, "F", "L", "D", True, "{}"))
+    world.memberships += [(team, identity, "user") for team in teams if rng.random() < 0.5]
+    return identity

@@ -315,6 +315,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (at("approval.emptied_members", 0), "approval.emptied_members: ~greater than or equal to 1"),
     (at("reads.full_every_hours", -1), "reads.full_every_hours: ~greater than or equal to 0"),
     (at("reads.full_every_hours", "daily"), "reads.full_every_hours: ~valid number"),
+    (at("reads.by_key_percent", -1), "reads.by_key_percent: ~greater than or equal to 0"),
+    (at("reads.by_key_percent", 101), "reads.by_key_percent: ~less than or equal to 100"),
     (at("disclose", "all"), "disclose: ~'names' or 'values'"),
     *(
         (at(f"operations.{name}", "perhaps"), f"operations.{name}: ~'on', 'off' or 'report'")

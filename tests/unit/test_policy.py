@@ -72,6 +72,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("protection.privileged_groups", ["re:*"], "protection.privileged_groups.0"),
     ("protection.privileged_allowed", ["staff"], "protection.privileged_allowed"),
     ("disclose", "all", "disclose"),
+    ("reads.by_key_percent", 101, "reads.by_key_percent"),
     ("reads.full_every_hours", -1, "reads.full_every_hours"),
     ("reads.full_every_hours", "daily", "reads.full_every_hours"),
 ]

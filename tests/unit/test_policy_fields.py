@@ -32,6 +32,7 @@ from tasks.policy import (
     Step,
     Value,
 )
+from tasks.read.news import most_by_key
 from tasks.read.remember import last_read
 from tasks.tell.report import lasting
 from tasks.tell.rows import plan_rows
@@ -230,6 +231,7 @@ F_AND_L: dict[str, Any] = {"sources": ["first_name", "last_name"]}
 TEAM = [{"pattern": "^(fre)(sh)$", "replacement": r"\2\1"}]
 
 EFFECTS = [
+    Effect("reads.by_key_percent", (1, 50), lambda policy: most_by_key(5_000, policy), (50, 2_000)),
     Effect("reads.full_every_hours", (24, 5), read_whole, (False, True)),
     *(
         Effect(f"operations.{name}", ("on", "report"), count_of(*KINDS[name]), (number, 0), DELETING.get(name))

@@ -20,7 +20,7 @@ from tasks.policy import MAX_FILE, Policy, policy_of, read_policy, schema
 from tests.support.refused_policies import REFUSED, UNKNOWN, lines_run, models, raised, toml
 
 WHOLE: dict[str, Any] = {
-    "reads": {"full_every_hours": 12.5},
+    "reads": {"full_every_hours": 12.5, "by_key_percent": 0.5},
     "operations": {"user_delete": "report", "group_delete": "on", "nesting": "off", "user_rename": "report"},
     "scope": {
         "groups": ["app-*", "re:(?i)team[-_ ].+"],

@@ -109,9 +109,9 @@ def group(world: World, name: str, *members: str, now: tuple[str, ...] = (), the
         world.crowd.memberships |= {(made["key"], world.crowd.users[one]["key"]) for one in now}
 
 
-def about(world: World, policy: Policy | None = None, **selection: str) -> list[Row]:
+def about(world: World, policy: Policy | None = None, *, person: str = "", group: str = "") -> list[Row]:
     """The plan about one; carried out it does what it says and leaves nothing to do for them."""
-    rules, chosen = policy or Policy(), Selection(**selection)
+    rules, chosen = policy or Policy(), Selection(person=person, group=group)
     made = selecting(world, rules)(chosen)
     then = replace(world, crowd=world.crowd.copy(), links=world.links.copy())
     applied(made, then.crowd, then.links, random.Random(1))

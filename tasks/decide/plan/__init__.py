@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ import pandas as pd
 from connectors.model import Snapshot, frame_digest, held_frame
 from connectors.operations import Kind
 from tasks.decide.match import Matched
+from tasks.decide.names import among
 from tasks.decide.plan import evidence
 from tasks.decide.plan.accounts import change_accounts, create_accounts
 from tasks.decide.plan.groups import change_groups, create_groups
@@ -46,7 +48,8 @@ def plan(
     doubts: Sequence[str] = (),
 ) -> Plan:
     """Matched records → plan. `digests` are those of both snapshots, where they are known already. Without `departures`
-    nobody has been gone for long; with `selection` it is the part that concerns one person or group. `doubts` are those
+    nobody has been gone for long; with `selection` it is the part that concerns one person or group, or
+    all who changed. `doubts` are those
     that the stages before had."""
     inputs = plan_inputs(
         matched, source, directory, policy, source_name, None if departures is None else departures.since
@@ -61,20 +64,26 @@ def plan(
 
     steps = [leavers.step, named.step, accounts, groups.step, new_accounts.step, new_groups.step, memberships]
     operations, forbidden = _allowed(together([step.operations for step in steps]), policy)
-    withheld, reported = counted([*(one for step in steps for one in step.withheld), *forbidden])
+    withheld = [*(one for step in steps for one in step.withheld), *forbidden]
     rows = [row for step in steps for row in step.held]
     held = pd.concat([matched.held, *([held_frame(rows)] if rows else [])], ignore_index=True)
+    people = leavers.people
     if selection is not None:
-        operations = _selected(inputs, named, operations, selection)
-        held, withheld, reported = selection.holding(held), {}, reported[:0]
+        operations, held = _selected(inputs, named, operations, selection), selection.holding(held)
+        if selection.changed is None:
+            withheld = []
+        else:
+            withheld = [replace(one, operations=selection.of(one.operations)) for one in withheld]
+            people = people[among(people["id"], selection.changed)].reset_index(drop=True)
+    counts, reported = counted([one for one in withheld if len(one.operations)])
     operations.insert(0, "seq", np.arange(1, len(operations) + 1))
     operations = operations[["seq", "phase", *COLUMNS, *KNOWN]]
     return Plan(
         operations,
         held,
-        withheld,
+        counts,
         reported,
-        leavers.people,
+        people,
         evidence.links(inputs),
         evidence.stale(inputs, operations),
         evidence.owned(inputs),
@@ -101,6 +110,8 @@ def _allowed(operations: pd.DataFrame, policy: Policy) -> tuple[pd.DataFrame, li
 
 def _selected(inputs: PlanInputs, named: Renames, operations: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     """Operations → those of a selection."""
+    if selection.changed is not None:
+        return selection.of(operations).reset_index(drop=True)
     wanted = (inputs.users["id"] == selection.person).to_numpy()
     at = inputs.user_at[wanted]
     now = {

@@ -1,4 +1,5 @@
-"""A run about one person reads what concerns that person, on real servers, and ends where one about everybody does."""
+"""A run about one person reads what concerns that person, and one about everybody whom both sides name as changed, on
+real servers; both end where a run that reads everything does."""
 
 from __future__ import annotations
 
@@ -9,19 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
+from connectors.idp import SOURCES
 from connectors.store import Store
 from deployments import terminal
 from deployments.cli import app
-from deployments.demo import prefect_server
+from deployments.demo import prefect_server, toml
 from deployments.sandbox import crowd as sandbox_crowd
+from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.server import members_of
 from deployments.server import say_goodbye
 from tests import road
+from tests.support.long import long_after
 
 PASSWORD, TOKEN = "pw", "tok"
 SIZE: dict[str, Any] = {"users": 60, "groups": 8, "memberships": 200, "seed": 1}
@@ -179,3 +184,68 @@ def test_limits_count_what_narrow_runs_before_took_away(place: Place) -> None:
     active = [int(one.partition("active accounts ")[2].split()[0]) for one in said]
     assert active == [active[0], active[0] - 1, active[0] - 2]
     assert "judged over everybody (user_deactivate: 3 of" in said[2]
+
+
+# All who changed
+
+
+DELTA = [kind for kind, source in sorted(SOURCES.items()) if source.capabilities.delta]
+
+
+@pytest.mark.parametrize("kind", long_after(1, DELTA))
+def test_who_changed_is_read_again_and_nobody_else(place: Place, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = {"name": "d", "events": True}
+    place.crowd.configure(
+        directories=[directory], applications=[{"name": "crowdsync", "password": PASSWORD}], events={"replay": 0}
+    )
+    with sandbox_idp.running(kind, **SIZE) as idp:
+        for name, value in idp.secrets.items():
+            monkeypatch.setenv(SOURCES[kind].settings.model_fields[f"{name}_env"].default, value)
+        (place.home / "crowdsync.toml").write_text(
+            f'[store]\nurl = "sqlite:///{place.home}/{kind}.db"\n[directory]\nurl = "{place.crowd.url}"\n'
+            f'application = "crowdsync"\n[sources.acme]\n{toml(idp.settings)}',
+            encoding="utf-8",
+        )
+
+        def run(*words: str) -> tuple[str, dict[str, int]]:
+            place.crowd.reset_counts()
+            return place.say("sync", *words), place.crowd.counts()
+
+        assert "Everything was read, because no run about everybody" in run()[0]
+        assert "More was read, because whose a group of Crowd is, is not as it was" in run()[0]  # what the first wrote
+        idp.reset_counts()
+        said, counts = run()
+        assert "Neither acme nor Crowd names anybody who changed since" in said
+        assert (counts["reads"], counts["writes"]) == (1, 0), counts
+        asked = sum(count for route, count in idp.counts().items() if route != "bytes")
+        assert asked <= 6 + (SIZE["groups"] if kind == "onelogin" else 0), idp.counts()  # (which has no news of roles)
+
+        idp.change(seed=3, joiners=1, disabled=1, renamed=1, updated=1)
+        before = road.content(place.crowd)
+        said, counts = run()
+        assert "Changed since " in said
+        assert "applied" in said
+        assert road.content(place.crowd) != before
+        assert counts["reads"] < 40, counts
+        after = road.content(place.crowd)
+        assert "Changed since " in run()[0]  # what that wrote, once more
+        assert "nothing to do" in run()[0]  # (there are sources that name the last minutes again)
+
+        name = after["users"][7]["name"]
+        spoilt = [{**user, "active": not user["active"]} if user["name"] == name else user for user in after["users"]]
+        by_hand(place.crowd, name, next(user for user in spoilt if user["name"] == name))
+        said, counts = run()
+        assert "and read again by key: " in said
+        assert counts["writes"] == 1
+        assert road.content(place.crowd) == after
+        assert "nothing to do" in run("--full")[0]
+
+
+def by_hand(crowd: sandbox_crowd.RunningCrowd, name: str, wanted: dict[str, Any]) -> None:
+    """Somebody changes an account in Crowd."""
+    body = {"name": name, "active": wanted["active"], "first-name": wanted["first_name"]}
+    body |= {"last-name": wanted["last_name"], "display-name": wanted["display_name"], "email": wanted["email"]}
+    answer = httpx.put(
+        f"{crowd.url}/rest/usermanagement/1/user", params={"username": name}, json=body, auth=("crowdsync", PASSWORD)
+    )
+    assert answer.status_code == 204, answer.text

@@ -1,0 +1,158 @@
+"""Records of both sides by key: those that are asked for, and whoever is connected with them by keys
+(`tasks.decide.neighbourhood`), however far it goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from connectors.contract import Person
+from connectors.errors import IncompleteError
+from connectors.model import MembershipRow, Snapshot, sizes_only, users_frame
+from connectors.store import in_thread
+from tasks.decide.map import usernames
+from tasks.decide.names import among, crowd_ids
+from tasks.decide.neighbourhood import NAME, OWNER, account_keys, person_keys
+from tasks.read import validate
+from tasks.read.keys import spaces
+from tasks.read.known import KnownSides, NotNarrowError
+from tasks.run import Run
+
+
+@sizes_only
+@dataclass(slots=True)
+class Around:
+    """Records by key. `people` and `accounts` were read again: by id in the source, by name in Crowd; None: nobody is
+    there. `kept_people` and `kept_accounts` are as the store has them. `held`: people who cannot be read still.
+
+    `named`: the people of whom the source says that they may have changed; None: nobody can say, and everybody is read
+    again. `most`: so many records are read, and not more."""
+
+    run: Run
+    base: KnownSides
+    most: int
+    named: Collection[str] | None = None
+    people: dict[str, Person | None] = field(default_factory=dict)
+    accounts: dict[str, Person | None] = field(default_factory=dict)
+    kept_people: dict[str, Person | None] = field(default_factory=dict)
+    kept_accounts: dict[str, Person | None] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+
+    async def look_up(self, people: Collection[str]) -> None:
+        """Takes people (ids), and all who are connected with them, as the store has them."""
+        await in_thread(self._look_up, set(people))
+
+    async def read(self, people: Collection[str], accounts: Collection[str] = ()) -> None:
+        """Reads people (ids), accounts (names), and all who are connected with them. Raises `NotNarrowError` where
+        that is more than `most`, and what reading by key raises."""
+        asked, seen = set(people), set[str]()
+        new = asked - set(self.people)
+        names = {*accounts} | await in_thread(self._accounts, {f"{OWNER}:{one}" for one in asked}, ())
+        first = set(self.people)
+        while new or names or first:
+            if len(self.people) + len(self.accounts) + len(new) + len(names) > self.most:
+                whom = "that person" if self.named is None else "those who changed"
+                raise NotNarrowError(f"more than {self.most} records share names, addresses or owners with {whom}")
+            again = new if self.named is None else new & set(self.named)
+            await in_thread(self._keep_people, new - again - set(self.kept_people))
+            await asyncio.gather(
+                *(self._person(one, must=one in asked) for one in again), *(self._account(one) for one in names)
+            )
+            found, owned = await in_thread(self._connected, new | first, names, seen)
+            new = found - set(self.people) - self.held - (set() if self.named is None else set(self.kept_people))
+            names, first = owned - set(self.accounts), set()
+
+    @property
+    def everybody(self) -> set[str]:
+        """The people who were read, or looked up."""
+        return {*self.people, *self.kept_people, *self.held}
+
+    @property
+    def names(self) -> set[str]:
+        """The accounts that were read, or looked up."""
+        return {*self.accounts, *self.kept_accounts}
+
+    async def _account(self, name: str) -> None:
+        self.accounts[name] = await self.run.directory.user(name, self.run.crowd_side.scope)
+        self.kept_accounts.pop(name, None)
+
+    async def _person(self, identity: str, *, must: bool) -> None:
+        """Reads a person; who is held and still cannot be read, and need not (`must`), stays held as they were."""
+        source, held = self.run.source_side, self.base.source.rest.held
+        try:
+            found = await source.client.user(identity, source.scope)
+            if found is None and await source.client.has_user(identity):
+                raise IncompleteError(f"{source.name}: the user {identity} is there, and was not found")
+            self.people[identity] = found
+            self.kept_people.pop(identity, None)
+            self.held.discard(identity)
+        except IncompleteError:
+            if must or not ((held["kind"] == "user") & (held["id"] == identity)).any():
+                raise
+            self.held.add(identity)
+
+    def _look_up(self, new: set[str]) -> None:
+        names, seen = set[str](), set[str]()
+        while new or names:
+            self._keep_people(new)
+            self._keep_accounts(names)
+            found, owned = self._connected(new, names, seen)
+            new, names = found - self.everybody, owned - self.names
+
+    def _keep_people(self, people: Collection[str]) -> None:
+        """Takes people as the store has them."""
+        held = self.base.source.rest.held
+        unread = set(held["id"][(held["kind"] == "user").to_numpy()]) & set(people)
+        self.held |= unread
+        self.kept_people |= self._stored(self.run.source_side.stream, set(people) - unread)
+
+    def _keep_accounts(self, names: Collection[str]) -> None:
+        """Takes accounts as the store has them."""
+        self.kept_accounts |= self._stored(self.run.crowd_side.stream, names)
+
+    def _stored(self, stream: str, ids: Collection[str]) -> dict[str, Person | None]:
+        """Users of a stream by id, with their memberships; None: nobody is there."""
+        if not ids:
+            return {}
+        store = self.run.store
+        rows = {row[0]: row for row in store.users_now(stream, ids).itertuples(index=False, name=None)}
+        pairs: dict[str, list[MembershipRow]] = {}
+        for pair in store.memberships_now(stream, list(rows)).astype("str").itertuples(index=False, name=None):
+            pairs.setdefault(pair[1], []).append(pair)
+        return {one: Person(rows[one], (), pairs.get(one, ())) if one in rows else None for one in ids}
+
+    def _connected(self, people: Collection[str], names: Collection[str], seen: set[str]) -> tuple[set[str], set[str]]:
+        """Whom the keys of people and accounts lead to: people, accounts. Keys that were `seen` lead nowhere new."""
+        run = self.run
+        users = users_of({one: self.people.get(one) or self.kept_people.get(one) for one in people})
+        users = validate.trimmed(Snapshot.of(users)).users
+        accounts = users_of({one: self.accounts.get(one) or self.kept_accounts.get(one) for one in names})
+        links = run.store.links_about(run.directory_name, run.source_name, (), names)
+        tied = links[(links["kind"] == "user") & among(crowd_ids(links["name"]), set(names))]
+        found = [person_keys(users, run.policy), account_keys(accounts, tied, run.policy, run.source_name)]
+        keys = {*pd.concat(found)["key"], *(f"{OWNER}:{one}" for one in people)}
+        wanted = set(crowd_ids(usernames(users, run.policy.usernames))) - {""}
+        new = keys - seen
+        seen |= keys
+        others = run.store.having(spaces(run)[0], {key for key in new if not key.startswith(f"{OWNER}:")})
+        others |= {key.removeprefix(f"{OWNER}:") for key in new if key.startswith(f"{OWNER}:")}
+        return others, self._accounts(new, wanted)
+
+    def _accounts(self, keys: Collection[str], wanted: Collection[str]) -> set[str]:
+        """The accounts that have one of these keys, as the store knows them, and those of the `wanted` names, which may
+        be there without its knowing."""
+        run = self.run
+        names = {key.removeprefix(f"{NAME}:") for key in keys if key.startswith(f"{NAME}:")}
+        owners = {key.removeprefix(f"{OWNER}:") for key in keys if key.startswith(f"{OWNER}:")}
+        links = run.store.links_about(run.directory_name, run.source_name, owners, names)
+        there = run.store.users_now(run.crowd_side.stream, names)["id"]
+        tied = set(crowd_ids(links["name"][(links["kind"] == "user").to_numpy()]))
+        return {*wanted, *there, *tied, *run.store.having(spaces(run)[1], keys)}
+
+
+def users_of(people: Mapping[str, Person | None]) -> pd.DataFrame:
+    """Those who are there, as users."""
+    return users_frame(one.user for one in people.values() if one is not None)

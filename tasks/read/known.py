@@ -1,0 +1,105 @@
+"""What a narrow read stands on: what the last wide run left in the store of both sides.
+
+Wherever that is not enough to decide what a wide run would decide, it says why (`NotNarrowError`), and nothing is
+concluded from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import pandas as pd
+
+from connectors.errors import CrowdsyncError
+from connectors.model import Snapshot, sizes_only
+from connectors.operations import kinds
+from connectors.store import SavedSnapshot, Store, WideTotals
+from tasks.decide.names import crowd_ids
+from tasks.decide.width import totals_less
+from tasks.read import validate
+from tasks.read.keys import renew
+from tasks.run import Client, Run, Side
+
+MOST_REMOVALS: Final = 500
+"""So many removals in the window of the limits are looked at one by one, at most."""
+
+
+class NotNarrowError(CrowdsyncError):
+    """Why what is asked for cannot be decided from a few records, in words that follow "because"."""
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store knows of a side: its newest snapshot, of its content the groups and what is whole, and what
+    validation holds of it."""
+
+    saved: SavedSnapshot
+    rest: Snapshot
+    invalid: pd.DataFrame
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class KnownSides:
+    """`recent`: the accounts (ids) that lost something in the window of the limits; `removed`: what was taken away in
+    Crowd by anybody since it was read, and in the window; `totals` are less that."""
+
+    totals: WideTotals
+    source: Known
+    crowd: Known
+    recent: Collection[str]
+    removed: pd.DataFrame
+
+
+def known_sides(run: Run) -> KnownSides:
+    """Both sides as the store knows them, with the keys of their records brought up to date. Raises
+    `NotNarrowError`."""
+    totals = _totals(run)
+    source = _known(run.store, run.source_side)
+    crowd = _known(run.store, run.crowd_side)
+    if source.saved.digest != totals.snapshot:
+        raise NotNarrowError(f"{run.source_name} was read since by a run that did not end well, or by a preview")
+    if run.store.unfinished_plans(run.directory_name):
+        raise NotNarrowError("an earlier run was interrupted, and what became of its operations is to be found out")
+    window = run.recent().removals
+    since = run.store.removals(None, run.directory_name, totals.at)
+    if since["kind"].isin([*kinds(entity="group"), *kinds(entity="nesting")]).any():
+        raise NotNarrowError("groups of Crowd were taken away or out of groups since the last wide run")
+    recent = set(crowd_ids(window["name"]))
+    if len(recent) > MOST_REMOVALS:
+        raise NotNarrowError(f"{len(recent)} accounts lost something in the window of the limits")
+    own = run.store.removals(run.source_name, run.directory_name, totals.at)
+    totals = replace(totals, totals=totals_less(totals.totals, own, since))
+    renew(run, source.saved.id, crowd.saved.id)
+    return KnownSides(totals, source, crowd, recent, pd.concat([window, since], ignore_index=True))
+
+
+def _totals(run: Run) -> WideTotals:
+    totals = run.store.wide_totals(run.directory_name, run.source_name)
+    if totals is None:
+        raise NotNarrowError("no run has read both sides whole and found nothing against it yet")
+    if "loud" not in totals.totals:
+        raise NotNarrowError("the last wide run was one of an earlier version")
+    if totals.policy != run.policy.digest():
+        raise NotNarrowError("the policy is another one than that of the last wide run")
+    if totals.requested != run.request_digest:
+        raise NotNarrowError("the settings or attributes that are asked for changed since the last wide run")
+    hours = run.policy.reads.full_every_hours
+    if not timedelta() <= datetime.now(UTC) - totals.at < timedelta(hours=hours):
+        raise NotNarrowError(f"the last wide run is more than {hours:g} hours ago (reads.full_every_hours)")
+    return totals
+
+
+def _known(store: Store, side: Side[Client]) -> Known:
+    found = store.newest(side.stream)
+    if found is None:
+        raise NotNarrowError(f"{side.name} was never read")
+    saved, rest = found
+    invalid = store.verdict(saved.digest, validate.RULES)
+    if invalid is None:
+        raise NotNarrowError(f"what was last read of {side.name} was not validated")
+    return Known(saved, rest, invalid)

@@ -1,0 +1,184 @@
+"""Who changed since Crowd was last in step with a source: by the delta of the source, Crowd's events, our own links,
+and the clock.
+
+All of these are hints: whoever is named is read again, and nothing is taken from what was said of them. Groups are
+compared with what the store has; where one is another, a few people do not tell what follows from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
+
+import pandas as pd
+
+from connectors.contract import Changes, Directory, DirectoryChanges
+from connectors.errors import StaleCursorError
+from connectors.model import GROUPS, sizes_only
+from connectors.store import LastInStep, StepCursors, Store, in_thread
+from tasks.policy import Policy
+from tasks.read.known import Known, KnownSides, NotNarrowError
+from tasks.read.quarantine import watched
+from tasks.run import Run, Side
+
+Named = TypeVar("Named", Changes, DirectoryChanges)
+
+LEAST: Final = 20
+"""So many may always have changed, whatever the share."""
+MOST: Final = 2_000
+"""So many, at most, are read again by key."""
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class News:
+    """`people` (ids): who may have changed in the source. `others`: people who are to be decided on besides, as the
+    store has them. `accounts`: the names in Crowd that may have changed. `cursors`: where what happens now begins.
+    `most`: so many records may be
+    read for it."""
+
+    people: Collection[str]
+    others: Collection[str]
+    accounts: Collection[str]
+    cursors: StepCursors
+    most: int
+
+
+async def starting_cursors(run: Run) -> StepCursors | None:
+    """Where what happens from now on begins, but for the source, whose own reading says so (`cursor`); None where
+    either side cannot say what changed."""
+    if not run.source.capabilities.delta or not run.lasting:
+        return None
+    token = await run.directory.token()
+    now, event = datetime.now(UTC), await in_thread(run.store.newest_link_event, run.directory_name)
+    return StepCursors("", token, event, now, now) if token else None
+
+
+def most_by_key(people: int, policy: Policy) -> int:
+    """How many may have changed in a source of so many people, to be read again one by one."""
+    percent = policy.reads.by_key_percent
+    return min(MOST, max(LEAST, int(people * percent / 100))) if percent else 0
+
+
+def last_in_step(run: Run) -> LastInStep:
+    """Since when what changed is to be asked for. Raises `NotNarrowError`."""
+    last = run.store.in_step(run.directory_name, run.source_name)
+    if last is None:
+        raise NotNarrowError("no run about everybody that read both sides whole has left Crowd in step yet")
+    if last.policy != run.policy.digest():
+        raise NotNarrowError("the policy is another one than when Crowd was last in step")
+    if last.requested != run.request_digest:
+        raise NotNarrowError("the settings or attributes that are asked for changed since Crowd was last in step")
+    hours = run.policy.reads.full_every_hours
+    if not timedelta() <= datetime.now(UTC) - last.since.full_at < timedelta(hours=hours):
+        raise NotNarrowError(f"the last full read is more than {hours:g} hours ago (reads.full_every_hours)")
+    return last
+
+
+async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
+    """Who changed since. Raises `NotNarrowError` where they cannot be named, or are too many."""
+    now, event = datetime.now(UTC), await in_thread(run.store.newest_link_event, run.directory_name)
+    changes, hints = await asyncio.gather(
+        watched(run, _named(run.source.changes(run.source_side.scope, last.since.cursor))),
+        _named(run.directory.changes(last.since.token)),
+    )
+    for error in (changes, hints):
+        if isinstance(error, StaleCursorError):
+            raise NotNarrowError(str(error).rstrip("."))
+    assert isinstance(changes, Changes)
+    assert isinstance(hints, DirectoryChanges)
+    people = await in_thread(_people, run, base.source, changes)
+    others, accounts = await in_thread(_due, run, last)
+    accounts |= {hint.key for hint in hints.hints if hint.kind == "user"}
+    groups = [hint.key for hint in hints.hints if hint.kind == "group"]
+    if len(groups) > LEAST:
+        raise NotNarrowError(f"{len(groups)} groups of Crowd may have changed")
+    for group in groups:
+        accounts |= await _members_who_changed(run.crowd_side, run.store, base.crowd, group)
+    most = most_by_key(base.source.saved.users, run.policy)
+    if len(people) + len(accounts) > most:
+        share = f"more than {most} (reads.by_key_percent)"
+        raise NotNarrowError(f"{len(people)} people and {len(accounts)} accounts changed, {share}")
+    cursors = StepCursors(changes.cursor, hints.token, event, now, last.since.full_at)
+    return News(people, others, accounts, cursors, 2 * most)
+
+
+async def _named(asked: Awaitable[Named]) -> Named | StaleCursorError:
+    """What a side says, or why only a full read helps."""
+    try:
+        return await asked
+    except StaleCursorError as error:
+        return error
+
+
+async def _members_who_changed(side: Side[Directory], store: Store, known: Known, group: str) -> set[str]:
+    """The users who are in a group of Crowd, or were. Raises `NotNarrowError` where the group is not otherwise as the
+    store has it."""
+    rows = {row[0]: row for row in known.rest.groups[list(GROUPS)].itertuples(index=False, name=None)}
+    found = await side.client.group(group, side.scope)
+    if found is None and group not in rows:
+        return set()
+    if found is None or rows.get(group) != tuple(found.group):
+        raise NotNarrowError(f"the group {group!r} of {side.name} is new, gone or changed")
+    members = {(member, kind) for _, member, kind in await side.client.members(group)}
+    different = members ^ await in_thread(store.members_now, side.stream, group)
+    if any(kind == "group" for _, kind in different):
+        raise NotNarrowError(f"other groups are in the group {group!r} of {side.name}")
+    return {member for member, _ in different}
+
+
+def _people(run: Run, known: Known, changes: Changes) -> set[str]:
+    """Who may have changed in the source (ids). Raises `NotNarrowError` where a group did."""
+    rows = {row[0]: row for row in known.rest.groups[list(GROUPS)].itertuples(index=False, name=None)}
+    unread = set(known.rest.held["id"][(known.rest.held["kind"] == "group").to_numpy()])
+    for row in changes.groups:
+        if rows.get(row[0]) != tuple(row):
+            raise NotNarrowError(f"the group {row[1]!r} of {run.source_name} is new or changed")
+    held = {one.id for one in changes.held if one.kind == "group"}
+    lost = {*changes.gone_groups} & (rows.keys() | unread)
+    if lost := lost | (held - unread) | ({*changes.replaced} & (unread - held)):
+        raise NotNarrowError(f"the group {min(lost)!r} of {run.source_name} is gone, cannot be read, or can be again")
+    people = {one.id for one in (*changes.held, *changes.warnings) if one.kind == "user"}
+    return people | {row[0] for row in changes.users} | {*changes.gone_users} | _members(run, known, changes, unread)
+
+
+def _members(run: Run, known: Known, changes: Changes, unread: Collection[str]) -> set[str]:
+    """The people (ids) who may have joined or left a group of the source, but for the `unread` ones. Raises
+    `NotNarrowError` where a group did."""
+    now = known.rest.memberships
+    nestings = set(now[(now["member_kind"] == "group").to_numpy()].astype("str").itertuples(index=False, name=None))
+    whole: dict[str, set[tuple[str, str]]] = {group: set() for group in changes.replaced}
+    different = {pair for pair in changes.left if pair[2] == "user" or pair in nestings}
+    for pair in changes.memberships:
+        if pair[0] in whole:
+            whole[pair[0]].add(pair[1:])
+        elif pair[2] == "user" or pair not in nestings:
+            different.add(pair)
+    for group, members in whole.items():
+        if group not in unread:
+            known_members = run.store.members_now(run.source_side.stream, group)
+            different |= {(group, *member) for member in members ^ known_members}
+    if any(kind == "group" for _, _, kind in different):
+        raise NotNarrowError(f"other groups are in a group of {run.source_name}")
+    return {member for _, member, _ in different}
+
+
+def _due(run: Run, last: LastInStep) -> tuple[set[str], set[str]]:
+    """People (ids) who are to be decided on though nothing is said of them, and accounts (names): who was held, whom it
+    is time to delete, and whose links are others."""
+    names = run.directory_name, run.source_name
+    held = run.store.held_records(*names)
+    people = set(held["id"][(held["kind"] == "user").to_numpy()])
+    days = run.policy.leavers.delete_after_days
+    if days is not None:
+        gone = run.store.departures(*names)
+        since = gone["since"] + pd.Timedelta(days=days)
+        people |= set(gone["id"][(since > pd.Timestamp(last.since.at)) & (since <= pd.Timestamp(datetime.now(UTC)))])
+    links = run.store.links_changed(run.directory_name, last.since.event)
+    if (links["kind"] == "group").any():
+        raise NotNarrowError("whose a group of Crowd is, is not as it was")
+    people |= set(links["id"][(links["source"] == run.source_name).to_numpy()])
+    return people, ({*links["before"], *links["after"]} - {""})
