@@ -22,6 +22,7 @@ from tasks.decide.selection import select
 from tasks.decide.width import beyond
 from tasks.policy import Policy, policy_of
 from tasks.read.known import NotNarrowError
+from tasks.read.missed import find_missed
 from tasks.read.news import starting_cursors
 from tasks.read.quarantine import watched
 from tasks.read.recover import settle_unfinished
@@ -148,16 +149,20 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
         source = await validate(run, source)
         await remember_read(run, reading, source.saved.id)
         crowd = await validate(run, crowd)
+        missed = await find_missed(run, reading, source.saved, crowd.saved)
     links = await in_thread(run.store.links, run.directory_name)
     selection = await in_thread(stored_selection, run, request.plan) or select(
         source.snapshot, links, run.source_name, request.person, request.group
     )
     what, how = "More" if reading.full_at else "Everything", reading.words(run.source_name)
-    read = f"{what} was read, because {why}. {how}".rstrip() if why else how
+    told = missed.words() if missed is not None else ""
+    read = " ".join(filter(None, (f"{what} was read, because {why}." if why else "", how, told)))
     loud = abandoned(crowd.snapshot, links, run.sources, run.directory_name, run.source_name)
     with run.timed("plan"):
         begins = reading.begins(cursors)
-        basis = Basis(source, crowd, links, selection, advice, request.force, read=read, loud=loud, cursors=begins)
+        basis = Basis(
+            source, crowd, links, selection, advice, request.force, read=read, loud=loud, cursors=begins, missed=missed
+        )
         proposal = await propose(run, basis, policy)
     await remember_departures(run, proposal.plan, selection)
     await remember_held(run, proposal.plan, selection)

@@ -140,6 +140,30 @@ class Records:
             )
             return bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
 
+    def moved(self, stream: str, snapshot: int) -> tuple[set[str], set[tuple[str, str]]]:
+        """What is in a snapshot otherwise than in the one before it: users (ids), and direct memberships of users
+        (group, user)."""
+        with self._db.read() as connection:
+            row = latest_row(connection, stream)
+            if row is None or not _changed(connection, row.stream, snapshot - 1):
+                return set(), set()
+            tables = ((USER, [USER.c.key]), (MEMBERSHIP, [MEMBERSHIP.c.group_key, MEMBERSHIP.c.member_key]))
+            users, pairs = (
+                connection.execute(
+                    select(*keys)
+                    .where(table.c.stream == row.stream)
+                    .where((table.c.valid_from == snapshot) | (table.c.valid_to == snapshot))
+                ).fetchall()
+                for table, keys in tables
+            )
+            statement = select(KEY.c.key, KEY.c.kind, KEY.c.external).where(KEY.c.stream == row.stream)
+            names = {one.key: (one.kind, one.external) for one in connection.execute(statement)}
+        people = {key: external for key, (kind, external) in names.items() if kind == USER_KIND}
+        return (
+            {people[key] for (key,) in users if key in people},
+            {(names[group][1], people[member]) for group, member in pairs if member in people},
+        )
+
     def active_members(self, stream: str, groups: Mapping[str, int]) -> set[str]:
         """Of each of these groups (ids) some active direct members (ids), at most so many as stand there."""
         found: set[str] = set()

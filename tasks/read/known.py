@@ -23,7 +23,7 @@ from tasks.read import validate
 from tasks.read.keys import renew
 from tasks.run import Client, Run, Side
 
-MOST_REMOVALS: Final = 500
+MOST_REMOVALS: Final = 5_000
 """So many removals in the window of the limits are looked at one by one, at most."""
 
 

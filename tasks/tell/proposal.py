@@ -18,6 +18,7 @@ from tasks.policy import Policy
 if TYPE_CHECKING:
     from tasks.decide.guard import Verdict
     from tasks.decide.plan import Plan
+    from tasks.read.missed import Missed
     from tasks.run import ReadSide
 
 
@@ -28,7 +29,8 @@ class Basis:
     what the provider says of records of one name; `force`: whether it may go past the limits. `totals`: where both
     sides are those of a few people, what the last wide run counted. `read`: how both sides were read, in words.
     `loud`: what must not be overlooked, whatever the plan. `cursors`: where what happens after the reading begins, of a
-    run about everybody; None where that cannot be had."""
+    run about everybody; None where that cannot be had. `missed`: what had not been told of what a full read
+    found."""
 
     source: ReadSide[Source]
     crowd: ReadSide[Directory]
@@ -40,6 +42,7 @@ class Basis:
     read: str = ""
     loud: tuple[str, ...] = ()
     cursors: StepCursors | None = None
+    missed: Missed | None = None
 
     @property
     def about_everybody(self) -> bool:

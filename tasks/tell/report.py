@@ -61,6 +61,8 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     read: str = ""
     """How both sides were read, in a sentence, where that was not whole, or where less was tried."""
+    missed: Mapping[str, int] = field(default_factory=dict)
+    """Of a full read: how many people and accounts had changed, and how many of them no delta or event had named."""
     why: str = ""
     standing: str = ""
     """Of a run about one person that has nothing to do: how they stand."""
@@ -100,6 +102,7 @@ class Report:
             "sizes": {side: list(size) for side, size in self.sizes.items()},
             **({"passed": list(self.passed)} if self.passed else {}),
             **({"read": self.read} if self.read else {}),
+            **({"missed": dict(self.missed)} if self.missed else {}),
             **({"error": self.why} if self.why else {}),
             **({"loud": list(self.loud)} if self.loud else {}),
             **({"remarks": list(self.remarks)} if self.remarks else {}),
@@ -246,6 +249,7 @@ def reported(run: Run, stored: StoredPlan, ending: Ending) -> Report:
         failed=ending.failed,
         seconds=run.seconds,
         read=proposal.basis.read,
+        missed=proposal.basis.missed.figures() if proposal.basis.missed else {},
         why=ending.why,
         standing=proposal.standing,
         shielded=plan.shielded,

@@ -238,6 +238,10 @@ def test_who_changed_is_read_again_and_nobody_else(place: Place, kind: str, monk
         assert "and read again by key: " in said
         assert counts["writes"] == 1
         assert road.content(place.crowd) == after
+        idp.change(seed=4, disabled=1)
+        by_hand(place.crowd, name, next(user for user in spoilt if user["name"] == name))
+        said, _ = run("--full")
+        assert "that had changed, all had been named as changed." in said
         assert "nothing to do" in run("--full")[0]
 
 

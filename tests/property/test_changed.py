@@ -8,8 +8,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +15,7 @@ import pytest
 
 from connectors.errors import ConfigurationError
 from connectors.model import Snapshot
-from connectors.store import LastInStep, StepCursors, Store
+from connectors.store import Store
 from tasks.decide.guard import judge
 from tasks.decide.impact import impact
 from tasks.decide.plan import Plan
@@ -25,28 +23,24 @@ from tasks.policy import Policy
 from tasks.read import validate
 from tasks.read.known import NotNarrowError
 from tasks.read.narrow import read_changed
-from tasks.read.news import starting_cursors
-from tasks.read.remember import held_keys
 from tasks.run import Run
 from tests.support.by_key import (
-    BySource,
     a_run,
     everybody,
     few_at_a_time,
     joiner,
-    journal,
     link,
     nest,
     of_few,
-    remember,
     spoil,
     unhindered,
     wide,
     without_limits,
 )
+from tests.support.in_step import carry_out, in_step, settle
 from tests.support.long import long_after
 from tests.support.sides import worlds
-from tests.support.worlds import World, applied, describe, since
+from tests.support.worlds import World, describe, since
 
 SEEDS, PARTS, SERIES = int(os.environ.get("CROWDSYNC_SEEDS", "3")), 3, 8
 
@@ -61,35 +55,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store.open(f"sqlite:///{tmp_path}/store.db") as opened:
         yield opened
-
-
-async def settle(run: Run, world: World, rng: random.Random) -> bool:
-    """Runs about everybody until nothing is left to do; False where that is never so."""
-    for _ in range(4):
-        begin = await starting_cursors(run)
-        assert begin is not None
-        assert isinstance(run.source, BySource)
-        cursors = replace(begin, cursor=run.source.cursor())
-        remember(run, world)
-        made, _ = wide(run, world)
-        carry_out(run, world, made, rng)
-        in_step(run, cursors)
-        if not len(made.operations):
-            return True
-    return False
-
-
-def carry_out(run: Run, world: World, made: Plan, rng: random.Random) -> None:
-    held = held_keys(made.held, made.shielded)
-    run.store.save_held("crowd", run.source_name, held, run=rng.random().hex(), at=datetime.now(UTC))
-    if len(made.operations):  # the store is not told what became of Crowd, but for links
-        applied(made, world.crowd, world.links, rng)
-        journal(run.store, made)
-    link(run.store, world)
-
-
-def in_step(run: Run, cursors: StepCursors) -> None:
-    run.store.save_in_step("crowd", run.source_name, LastInStep(run.policy.digest(), run.request_digest, cursors))
 
 
 def in_order(made: Plan) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,7 @@ import pytest
 
 from connectors.errors import RetryableError
 from connectors.model import Snapshot, held_frame, memberships_frame, users_frame
-from connectors.store import IndexState, RecordChanges, Store, WideTotals
+from connectors.store import IndexState, LastInStep, RecordChanges, StepCursors, Store, WideTotals
 from tests.support.frames import pairs, person, snapshot, team
 from tests.support.long import long_after
 
@@ -59,6 +59,15 @@ def changes_of(read: Snapshot, ids: set[str]) -> RecordChanges:
     return RecordChanges(read.users[there], gone, read.memberships[mine], read.held, read.warnings)
 
 
+def moved(before: Snapshot, now: Snapshot) -> tuple[set[str], set[tuple[str, str]]]:
+    """The users who differ, and the direct memberships of users."""
+    users = [{row[0]: row for row in one.users.itertuples(index=False, name=None)} for one in (before, now)]
+    of = [
+        {(group, member) for group, member, kind in pairs(one.memberships) if kind == "user"} for one in (before, now)
+    ]
+    return {one for one in users[0].keys() | users[1].keys() if users[0].get(one) != users[1].get(one)}, of[0] ^ of[1]
+
+
 @pytest.mark.parametrize("seed", long_after(1, range(2)))
 def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: int) -> None:
     rng = random.Random(seed)
@@ -91,6 +100,13 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
         assert pairs(rest.memberships) == {(*pair, "group") for pair in nestings}
         pd.testing.assert_frame_equal(rest.groups, now.groups)
         assert set(store.users_now(STREAM, {*ids, "nobody"})["id"]) == ids & set(users)
+        different = moved(before, now)
+        assert store.moved(STREAM, base.id) == different
+        for group in GROUPS:
+            of_users = {(one, "user") for one, groups in members.items() if group in groups}
+            assert store.members_now(STREAM, group) == of_users | {
+                (one, "group") for of, one in nestings if of == group
+            }
         wanted = {(group, one, "user") for one in ids & set(members) for group in members[one]}
         assert pairs(store.memberships_now(STREAM, {*ids, "nobody"})) == wanted
         if rng.random() < 0.2:  # a whole read in between finds nothing else
@@ -169,3 +185,37 @@ def test_a_user_in_a_group_of_which_nothing_is_known_is_a_mistake_of_ours(store:
     with pytest.raises(KeyError):
         store.save_changes(STREAM, base, strange, taken_at=AT, run="r")
     assert len(store.snapshots(STREAM)) == 1
+
+
+def test_since_when_crowd_is_in_step(store: Store) -> None:
+    assert store.in_step("crowd", "acme") is None
+    then = AT - timedelta(hours=3)
+    for last in (
+        LastInStep("p", "q", StepCursors("2026-11-29T00:00:00Z", "12:3", 7, AT, then)),
+        LastInStep("p2", "q2", StepCursors("c", "12:4", 2**40, AT, AT)),
+    ):
+        store.save_in_step("crowd", "acme", last)
+        assert store.in_step("crowd", "acme") == last
+        assert store.in_step("crowd", "other") is None
+    store.save_in_step("crowd", "acme", None)
+    assert store.in_step("crowd", "acme") is None
+
+
+def test_links_that_changed(store: Store) -> None:
+    def links(*rows: tuple[str, ...]) -> pd.DataFrame:
+        return pd.DataFrame([(*row, "created") for row in rows], columns=["source", "kind", "id", "name", "how"])
+
+    assert store.newest_link_event("crowd") == 0
+    store.save_links("crowd", links(("acme", "user", "u1", "Ann"), ("acme", "group", "g1", "Red")), at=AT, run="r")
+    store.save_links("elsewhere", links(("acme", "user", "u9", "Bob")), at=AT, run="r")
+    first = store.newest_link_event("crowd")
+    assert len(store.links_changed("crowd", first)) == 0
+    store.save_links("crowd", links(("acme", "user", "u1", "Ann.Lee"), ("beta", "user", "b1", "cy")), at=AT, run="r")
+    store.drop_links("crowd", links(("acme", "group", "g1", "Red")), at=AT, run="r")
+    assert sorted(store.links_changed("crowd", first).itertuples(index=False, name=None)) == [
+        ("acme", "group", "g1", "red", ""),
+        ("acme", "user", "u1", "ann", "ann.lee"),
+        ("beta", "user", "b1", "", "cy"),
+    ]
+    assert len(store.links_changed("crowd", 0)) == 5
+    assert store.newest_link_event("elsewhere") == first + 1

@@ -387,6 +387,17 @@ def test_departures(store: Store) -> None:
     assert gone(store) == {}
 
 
+def test_departures_among_a_few(store: Store) -> None:
+    store.save_departures("crowd", "acme", leaving(ann="deleted", bob="disabled", cy="deleted"), at=AT)
+    later = AT + timedelta(days=1)
+    # Of these four, Bob still leaves, Cy came back and Dee is new; of Ann nothing is said.
+    few = {"bob", "cy", "dee", "eve"}
+    assert store.save_departures("crowd", "acme", leaving(bob="disabled", dee="deleted"), at=later, among=few) == 2
+    assert gone(store) == {"ann": (AT, "deleted"), "bob": (AT, "disabled"), "dee": (later, "deleted")}
+    assert store.save_departures("crowd", "acme", leaving(), at=later, among=()) == 0
+    assert len(gone(store)) == 3
+
+
 def test_departures_of_others_are_left_alone(store: Store) -> None:
     store.save_departures("crowd", "beta", leaving(ann="deleted"), at=AT)
     store.save_departures("other", "acme", leaving(ann="deleted", bob="deleted"), at=AT)

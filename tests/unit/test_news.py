@@ -1,0 +1,250 @@
+"""Who changed since Crowd was last in step: what each side says, our links and the clock; and what makes a run wide."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from connectors.contract import Changes, DirectoryChanges, Held, Hint
+from connectors.errors import StaleCursorError
+from connectors.model import Snapshot
+from connectors.store import Store
+from tasks.policy import Policy
+from tasks.read import validate
+from tasks.read.known import NotNarrowError
+from tasks.read.narrow import Few, read_changed
+from tasks.run import Run
+from tests.support.by_key import a_run, link
+from tests.support.frames import policy_with
+from tests.support.in_step import in_step, settle
+from tests.support.worlds import SOURCE, World
+
+DAYS = 30
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(f"sqlite:///{tmp_path}/store.db") as opened:
+        yield opened
+
+
+def company() -> World:
+    """Six people, two groups of which one is in the other, and an account that nobody owns."""
+    world = World()
+    world.users = [(f"p{n}", f"user{n}", f"u{n}@x", "F", "L", "D", True, "{}") for n in range(6)]
+    world.groups = [("g0", "red", "", "{}"), ("g1", "blue", "", "{}")]
+    world.memberships = [("g0", f"p{n}", "user") for n in range(4)] + [("g1", "p5", "user"), ("g0", "g1", "group")]
+    world.crowd.add_user("stranger")
+    return world
+
+
+async def begun(store: Store, policy: Policy | None = None) -> tuple[Run, World]:
+    """A run whose Crowd is in step."""
+    world = company()
+    run = a_run(store, world, policy or Policy())
+    link(store, world)
+    assert await settle(run, world, random.Random(1))
+    return run, world
+
+
+def asked(run: Run, few: Few) -> tuple[int, int, set[str]]:
+    """How many people and accounts were read again, and whom the plan is about."""
+    assert few.selection.changed is not None
+    return few.people, few.accounts, set(few.selection.changed)
+
+
+async def test_where_nobody_changed_nothing_is_read(store: Store) -> None:
+    run, _ = await begun(store)
+    few = await read_changed(run)
+    assert asked(run, few) == (0, 0, set())
+    assert few.source.snapshot.users.empty
+    assert few.words().startswith("Neither acme nor Crowd names anybody who changed since ")
+
+
+async def test_whom_the_source_names_is_read_again(store: Store) -> None:
+    run, world = await begun(store)
+    world.users[2] = (*world.users[2][:4], "new", *world.users[2][5:])
+    world.memberships.remove(("g0", "p1", "user"))
+    del world.users[3]
+    world.memberships.remove(("g0", "p3", "user"))
+    few = await read_changed(run)
+    assert asked(run, few) == (3, 3, {"p1", "p2", "p3"})
+    assert sorted(few.source.snapshot.users["id"]) == ["p1", "p2"]
+
+
+async def test_whom_crowd_names_is_read_there_and_their_person_is_as_known(store: Store) -> None:
+    run, world = await begun(store)
+    world.crowd.users["user1"]["active"] = False
+    world.crowd.memberships.discard((world.crowd.groups["red"]["key"], world.crowd.users["user2"]["key"]))
+    world.crowd.add_user("another")
+    few = await read_changed(run)
+    assert asked(run, few) == (0, 3, {"p1", "p2"})
+    assert sorted(few.crowd.snapshot.users["id"])[:3] == ["another", "user0", "user1"]
+
+
+async def test_who_was_held_is_decided_on_again(store: Store) -> None:
+    run, _ = await begun(store)
+    held = pd.DataFrame([("user", "p4", "p4", "for a reason")], columns=["kind", "id", "name", "reason"])
+    store.save_held("crowd", SOURCE, held, run="r", at=datetime.now(UTC))
+    assert asked(run, await read_changed(run)) == (0, 0, {"p4"})
+
+
+@pytest.mark.parametrize(("ago", "due"), [(DAYS, True), (DAYS + 1, False), (DAYS - 1, False)])
+async def test_whom_it_is_time_to_delete_is_decided_on(store: Store, ago: float, due: bool) -> None:
+    """Once: when the time comes, and not at every run after it."""
+    policy = policy_with(leavers={"delete_after_days": DAYS}, operations={"user_delete": "on"})
+    run, _ = await begun(store, policy)
+    last = store.in_step("crowd", SOURCE)
+    assert last is not None
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    in_step(run, replace(last.since, at=hour_ago))
+    leaving = pd.DataFrame({"id": ["p3"], "why": ["is disabled in the source"]})
+    store.save_departures("crowd", SOURCE, leaving, at=hour_ago + timedelta(minutes=30) - timedelta(days=ago))
+    assert asked(run, await read_changed(run)) == (0, 0, {"p3"} if due else set())
+
+
+async def test_whose_link_is_another_one_is_decided_on(store: Store) -> None:
+    run, world = await begun(store)
+    mine = store.links("crowd")
+    store.drop_links("crowd", mine[mine["id"] == "p2"], at=datetime.now(UTC), run="r")
+    del world.links.rows[SOURCE, "user", "p2"]
+    assert asked(run, await read_changed(run)) == (0, 1, {"p2"})
+
+
+# ── what makes it wide ──────────────────────────────────────────────────────────────────────────
+
+
+def never(run: Run, world: World) -> None:
+    run.store.save_in_step("crowd", SOURCE, None)
+
+
+def another_policy(run: Run, world: World) -> None:
+    run.policy = policy_with(usernames={"case": "keep"})
+
+
+def another_question(run: Run, world: World) -> None:
+    run.request_digest = "another"
+
+
+def long_ago(run: Run, world: World) -> None:
+    last = run.store.in_step("crowd", SOURCE)
+    assert last is not None
+    in_step(run, replace(last.since, full_at=datetime.now(UTC) - timedelta(hours=25)))
+
+
+def saying(side: str, **what: Any) -> Callable[[Run, World], None]:
+    """A side that says this, or nothing but that only a full read helps."""
+
+    def spoil(run: Run, world: World) -> None:
+        async def says(*_: Any) -> Any:
+            if not what:
+                raise StaleCursorError(f"{side} cannot say. A full read is due.")
+            return Changes("c", **what) if side == "source" else DirectoryChanges("t", **what)
+
+        setattr(getattr(run, side), "changes", says)  # noqa: B010
+
+    return spoil
+
+
+def renamed_team(run: Run, world: World) -> None:
+    world.groups[0] = ("g0", "crimson", "", "{}")
+
+
+def new_team(run: Run, world: World) -> None:
+    world.groups.append(("g7", "green", "", "{}"))
+
+
+def lost_team(run: Run, world: World) -> None:
+    world.groups.pop()
+    world.memberships = [pair for pair in world.memberships if "g1" not in pair]
+
+
+def other_nesting(run: Run, world: World) -> None:
+    world.memberships.remove(("g0", "g1", "group"))
+
+
+def described(run: Run, world: World) -> None:
+    world.crowd.groups["red"]["description"] = "by hand"
+
+
+def nested_by_hand(run: Run, world: World) -> None:
+    world.crowd.nestings.clear()
+
+
+def handed_over(run: Run, world: World) -> None:
+    link = pd.DataFrame([("beta", "group", "b1", "green", "created")], columns=["source", "kind", "id", "name", "how"])
+    run.store.save_links("crowd", link, at=datetime.now(UTC), run="r")
+
+
+def many(run: Run, world: World) -> None:
+    world.users += [(f"n{n}", f"new{n}", "", "F", "L", "D", True, "{}") for n in range(21)]
+
+
+def unreadable(run: Run, world: World) -> None:
+    lost = world.users.pop()
+    world.held.append(("user", lost[0], lost[1], "extract", "no userName", ""))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (never, "no run about everybody that read both sides whole has left Crowd in step yet"),
+        (another_policy, "the policy is another one than when Crowd was last in step"),
+        (another_question, "the settings or attributes that are asked for changed since Crowd was last in step"),
+        (long_ago, r"the last full read is more than 24 hours ago \(reads.full_every_hours\)"),
+        (saying("source"), "source cannot say. A full read is due"),
+        (saying("directory"), "directory cannot say. A full read is due"),
+        (renamed_team, "the group 'crimson' of acme is new or changed"),
+        (new_team, "the group 'green' of acme is new or changed"),
+        (lost_team, "the group 'g1' of acme is gone, cannot be read, or can be again"),
+        (other_nesting, "other groups are in a group of acme"),
+        (saying("source", memberships=[("g1", "g0", "group")]), "other groups are in a group of acme"),
+        (saying("source", held=[Held("group", "g0", "", "odd")]), "the group 'g0' of acme is gone, cannot be read"),
+        (described, "the group 'red' of crowd is new, gone or changed"),
+        (nested_by_hand, "other groups are in the group 'red' of crowd"),
+        (handed_over, "whose a group of Crowd is, is not as it was"),
+        (many, r"21 people and 0 accounts changed, more than 20 \(reads.by_key_percent\)"),
+        (unreadable, r"one who changed cannot be read by key \(the user p5 cannot be read\)"),
+    ],
+)
+async def test_what_makes_a_run_wide(store: Store, spoil: Callable[[Run, World], None], why: str) -> None:
+    run, world = await begun(store)
+    spoil(run, world)
+    with pytest.raises(NotNarrowError, match=why):
+        await read_changed(run)
+
+
+async def test_a_group_that_was_made_anew_by_hand_has_lost_its_members(store: Store) -> None:
+    """Crowd tells of the group alone."""
+    run, world = await begun(store)
+    red = world.crowd.groups["red"]["key"]
+    world.crowd.memberships = {pair for pair in world.crowd.memberships if pair[0] != red}
+    saying("directory", hints=[Hint("group", "red")])(run, world)
+    assert asked(run, await read_changed(run)) == (0, 4, {"p0", "p1", "p2", "p3"})
+
+
+async def test_members_that_come_whole_are_compared(store: Store) -> None:
+    run, world = await begun(store)
+    now = [("g0", one, "user") for one in ("p0", "p1", "p4")] + [("g0", "g1", "group")]
+    saying("source", groups=[world.groups[0]], replaced=["g0"], memberships=now)(run, world)
+    assert asked(run, await read_changed(run))[2] == {"p2", "p3", "p4"}
+
+
+async def test_nobody_by_key_where_the_policy_says_so(store: Store) -> None:
+    run, world = await begun(store, policy_with(reads={"by_key_percent": 0}))
+    assert asked(run, await read_changed(run)) == (0, 0, set())
+    world.crowd.users["user1"]["active"] = False
+    with pytest.raises(NotNarrowError, match="0 people and 1 accounts changed, more than 0"):
+        await read_changed(run)
