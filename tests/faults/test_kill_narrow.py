@@ -1,4 +1,5 @@
-"""SIGKILL while a run about one person puts what it read into the store: the next one decides what a wide run does."""
+"""SIGKILL while a run about one person, or about all who changed, puts what it read into the store: the next one
+decides what a wide run does."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ import pytest
 from connectors.model import Snapshot
 from connectors.store import Store
 from tasks.read import validate
-from tasks.read.narrow import read_narrow
-from tests.support.by_key import a_run, compare, everybody, link, remember, spoil, without_limits
+from tasks.read.narrow import read_changed, read_narrow
+from tests.support.by_key import a_run, compare, everybody, link, remember, spoil, unhindered, without_limits
+from tests.support.in_step import compare_changed, settle
 from tests.support.sides import worlds
 
 WRITES = {"save_changes": (1, 2), "save_verdict": (1,), "move_wide_totals": (1, 1), "index": (1, 2)}
@@ -73,3 +75,38 @@ def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
     print(dict(killed), dict(found))
     assert min(killed[name] for name in WRITES) >= 1
     assert found["equal"] >= len(MOMENTS) // 2
+
+
+@pytest.mark.long
+def test_killed_among_those_who_changed_the_next_run_decides_what_a_wide_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
+    rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
+    for number, (name, nth, when) in enumerate(MOMENTS):
+        world, sides = worlds(102)
+        policy = unhindered(without_limits(sides.policy))
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        with Store.open(url) as store:
+            run = a_run(store, world, policy)
+            link(store, world)
+            assert asyncio.run(settle(run, world, rng))
+        for identity in rng.sample(everybody(world), 4):
+            spoil(world, policy, rng, identity)
+        child = os.fork()
+        if not child:
+            with suppress(BaseException), Store.open(url) as store:
+                setattr(store, name, killing(getattr(store, name), nth, when))
+                run.store = store
+                asyncio.run(read_changed(run))
+            os._exit(0)
+        killed[name] += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        with Store.open(url) as store:
+            run.store = store
+            note = f"{name} {nth} {when}"
+            if not asyncio.run(compare_changed(run, world, rng, found, note)):
+                assert asyncio.run(settle(run, world, rng))
+            assert store.verify_audit() is None
+    print(dict(killed), dict(found))
+    assert min(killed[name] for name in WRITES) >= 1
+    assert found["equal"] >= len(MOMENTS) // 3

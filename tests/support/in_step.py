@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pandas as pd
+
+from connectors.errors import ConfigurationError
 from connectors.store import LastInStep, StepCursors
+from tasks.decide.guard import judge
+from tasks.decide.impact import impact
 from tasks.decide.plan import Plan
+from tasks.read.known import NotNarrowError
+from tasks.read.narrow import read_changed
 from tasks.read.news import starting_cursors
 from tasks.read.remember import held_keys
 from tasks.run import Run
-from tests.support.by_key import BySource, journal, link, remember, wide
-from tests.support.worlds import World, applied
+from tests.support.by_key import BySource, journal, link, of_few, remember, wide
+from tests.support.worlds import World, applied, describe, since
 
 
 async def settle(run: Run, world: World, rng: random.Random) -> bool:
@@ -42,3 +50,42 @@ def carry_out(run: Run, world: World, made: Plan, rng: random.Random) -> None:
 
 def in_step(run: Run, cursors: StepCursors) -> None:
     run.store.save_in_step("crowd", run.source_name, LastInStep(run.policy.digest(), run.request_digest, cursors))
+
+
+def in_order(made: Plan) -> pd.DataFrame:
+    """The operations of a plan, by what they are."""
+    rows = made.operations.drop(columns="seq")
+    return rows.sort_values(["phase", "kind", "name", "target", "source_id"], ignore_index=True)
+
+
+async def compare_changed(run: Run, world: World, rng: random.Random, found: Counter[str], note: str) -> bool:
+    """The plan of those who changed beside the wide one; whether they are the same, and it was carried out."""
+    try:
+        few = await read_changed(run)
+    except NotNarrowError as error:
+        found[f"wide: {str(error)[:40]}"] += 1
+        return False
+    try:
+        expected, _ = wide(run, world)
+    except ConfigurationError:
+        return False
+    made, why = of_few(run, few, since(world.source()))
+    if why or made.withheld:
+        found[f"wide: {why[:40] or 'withheld'}"] += 1
+        return False
+    note = f"{note}: {sorted(few.source.snapshot.users['id'])}, {sorted(few.crowd.snapshot.users['id'])}"
+    both = f"{note}\n{describe(made)}\nbut\n{describe(expected)}"
+    pd.testing.assert_frame_equal(in_order(made), in_order(expected), obj=both)
+    rows = [sorted(map(tuple, one.held.to_numpy().tolist())) for one in (made, expected)]
+    assert rows[0] == rows[1], note
+    assert sorted(made.shielded["id"]) == sorted(expected.shielded["id"]), note
+    directory = world.crowd.snapshot(run.policy.attributes.extra)
+    whole = impact(expected.operations, directory, run.policy, recent=run.recent())
+    assert not judge(expected, run.policy, whole).stops, note
+    assert few.cursors is not None
+    carry_out(run, world, made, rng)
+    in_step(run, few.cursors)
+    found["equal"] += 1
+    found["operations"] += len(made.operations)
+    found["read"] += few.people + few.accounts
+    return True
