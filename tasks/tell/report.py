@@ -18,6 +18,7 @@ from connectors.store import in_thread
 from tasks.decide.impact import lines as impact_lines
 from tasks.decide.names import among
 from tasks.decide.plan import Plan
+from tasks.policy import Policy
 from tasks.read.remember import held_keys, remember_in_step
 from tasks.run import Run, finish
 from tasks.tell.events import emit
@@ -131,10 +132,11 @@ class Ending:
     verified: int = 0
     stopped: CrowdsyncError | None = None
 
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to do of what the run saw."""
-        return self.status in ("nothing to do", "applied")
+    def in_step(self, stored: StoredPlan, policy: Policy) -> bool:
+        """Whether Crowd is in step with the source now, as far as the run saw: its plan was about everybody, no part of
+        it was left out (that is another policy than the run's), and all of it holds."""
+        done = self.status in ("nothing to do", "applied")
+        return done and stored.proposal.basis.about_everybody and stored.proposal.policy == policy
 
 
 def ended(run: Run, stored: StoredPlan, mode: str, applied: Applied | None) -> Ending:
@@ -201,9 +203,8 @@ async def concluded(
     """
     ending = await in_thread(ended, run, stored, mode, applied)
     report = await in_thread(reported, run, stored, ending)
-    basis = stored.proposal.basis
-    if ending.settled and basis.about_everybody and stored.proposal.policy == run.policy:  # (no part was left out)
-        await remember_in_step(run, basis.cursors)
+    if ending.in_step(stored, run.policy):
+        await remember_in_step(run, stored.proposal.basis.cursors)
     await acreate_markdown_artifact(
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"
     )

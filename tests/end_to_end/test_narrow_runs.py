@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,25 +192,41 @@ def test_limits_count_what_narrow_runs_before_took_away(place: Place) -> None:
 DELTA = [kind for kind, source in sorted(SOURCES.items()) if source.capabilities.delta]
 
 
-@pytest.mark.parametrize("kind", long_after(1, DELTA))
-def test_who_changed_is_read_again_and_nobody_else(place: Place, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = {"name": "d", "events": True}
+@dataclass(frozen=True)
+class Company:
+    """A source that tells what changed, and a Crowd with events, in step with it."""
+
+    place: Place
+    idp: sandbox_idp.RunningIdp
+
+    def run(self, *words: str, code: int = 0) -> tuple[str, dict[str, int]]:
+        self.place.crowd.reset_counts()
+        return self.place.say("sync", *words, code=code), self.place.crowd.counts()
+
+
+@contextmanager
+def telling(place: Place, kind: str, monkeypatch: pytest.MonkeyPatch, policy: str = "") -> Iterator[Company]:
     place.crowd.configure(
-        directories=[directory], applications=[{"name": "crowdsync", "password": PASSWORD}], events={"replay": 0}
+        directories=[{"name": "d", "events": True}],
+        applications=[{"name": "crowdsync", "password": PASSWORD}],
+        events={"replay": 0},
     )
     with sandbox_idp.running(kind, **SIZE) as idp:
         for name, value in idp.secrets.items():
             monkeypatch.setenv(SOURCES[kind].settings.model_fields[f"{name}_env"].default, value)
+        store = f"{kind}{len(policy)}"
         (place.home / "crowdsync.toml").write_text(
-            f'[store]\nurl = "sqlite:///{place.home}/{kind}.db"\n[directory]\nurl = "{place.crowd.url}"\n'
-            f'application = "crowdsync"\n[sources.acme]\n{toml(idp.settings)}',
+            f'[store]\nurl = "sqlite:///{place.home}/{store}.db"\n[directory]\nurl = "{place.crowd.url}"\n'
+            f'application = "crowdsync"\n[sources.acme]\n{toml(idp.settings)}[sources.acme.policy]\n{policy}\n',
             encoding="utf-8",
         )
+        yield Company(place, idp)
 
-        def run(*words: str) -> tuple[str, dict[str, int]]:
-            place.crowd.reset_counts()
-            return place.say("sync", *words), place.crowd.counts()
 
+@pytest.mark.parametrize("kind", long_after(1, DELTA))
+def test_who_changed_is_read_again_and_nobody_else(place: Place, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with telling(place, kind, monkeypatch) as company:
+        run, idp = company.run, company.idp
         assert "Everything was read, because no run about everybody" in run()[0]
         assert "More was read, because whose a group of Crowd is, is not as it was" in run()[0]  # what the first wrote
         idp.reset_counts()
@@ -243,6 +259,30 @@ def test_who_changed_is_read_again_and_nobody_else(place: Place, kind: str, monk
         said, _ = run("--full")
         assert "that had changed, all had been named as changed." in said
         assert "nothing to do" in run("--full")[0]
+
+
+def test_what_must_not_be_overlooked_is_said_though_nobody_changed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People who left and stay by the policy, and people who are held: by every run, not only by one that sees them."""
+    policy = 'operations.user_deactivate = "off"\nusernames.rules = [{pattern = "[.@].*$", replacement = ""}]'
+    with telling(place, "entra", monkeypatch, policy) as company:
+        company.run()
+        company.run()
+        said, counts = company.run(code=5)
+        assert counts["reads"] == 1
+        assert "2 records have been held for 3 runs" in said
+        company.idp.change(seed=6, disabled=3)
+        said, _ = company.run(code=5)
+        assert "More was read, because operations that the policy keeps from being done are told of everybody" in said
+        stay = "people who left keep their account as it is: operations.user_deactivate is 'off'"
+        assert stay in said
+        for runs in (5, 6):
+            said, counts = company.run(code=5)
+            assert "Neither acme nor Crowd names anybody" in said
+            assert counts["reads"] == 1
+            assert stay in said
+            assert f"2 records have been held for {runs} runs" in said
 
 
 def by_hand(crowd: sandbox_crowd.RunningCrowd, name: str, wanted: dict[str, Any]) -> None:

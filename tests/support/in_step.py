@@ -79,6 +79,12 @@ async def compare_changed(run: Run, world: World, rng: random.Random, found: Cou
     rows = [sorted(map(tuple, one.held.to_numpy().tolist())) for one in (made, expected)]
     assert rows[0] == rows[1], note
     assert sorted(made.shielded["id"]) == sorted(expected.shielded["id"]), note
+    assert few.selection.changed is not None
+    left = [
+        sorted(one.leavers[one.leavers["id"].isin(among)].itertuples(index=False, name=None))
+        for one, among in ((made, made.leavers["id"]), (expected, list(few.selection.changed)))
+    ]
+    assert left[0] == left[1], note
     directory = world.crowd.snapshot(run.policy.attributes.extra)
     whole = impact(expected.operations, directory, run.policy, recent=run.recent())
     assert not judge(expected, run.policy, whole).stops, note
