@@ -112,15 +112,20 @@ async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -
         return ""
     if not request.person and not (run.lasting and run.source.capabilities.delta):
         return ""
-    with run.timed("read by key"):
-        few = await read_few(run, request.person)
-    if isinstance(few, NotNarrowError):
-        return str(few)
-    of_all, person = few.totals.totals, bool(request.person)
-    with run.timed("plan"):
-        basis = Basis(few.source, few.crowd, few.links, few.selection, advice, totals=few.totals, read=few.words())
-        basis = basis if person else replace(basis, cursors=few.cursors, loud=tuple(of_all["loud"]))
-        proposal = await propose(run, basis, policy)
+    person, also = bool(request.person), frozenset[str]()
+    while True:
+        with run.timed("read by key"):
+            few = await read_few(run, request.person, also)
+        if isinstance(few, NotNarrowError):
+            return str(few)
+        of_all = few.totals.totals
+        with run.timed("plan"):
+            basis = Basis(few.source, few.crowd, few.links, few.selection, advice, totals=few.totals, read=few.words())
+            basis = basis if person else replace(basis, cursors=few.cursors, loud=tuple(of_all["loud"]))
+            proposal = await propose(run, basis, policy)
+        if not few.unread or not len(proposal.plan.operations):
+            break
+        also |= few.unread  # nothing is done about somebody who was not read again
     why = beyond(proposal.plan, proposal.impact, proposal.verdict, policy)
     if why or person:
         return why or proposal

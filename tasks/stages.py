@@ -5,7 +5,7 @@ What a stage does stands in the function that it calls. Frames are neither hashe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import pandas as pd
@@ -71,11 +71,11 @@ async def extract_directory(directory: Directory, scope: Scope) -> Snapshot:
 
 
 @task(name="read by key", task_run_name="read by key", **SHARED)
-async def read_few(run: Run, asked: str) -> Few | NotNarrowError:
-    """One person, or all who changed (""), and whoever is connected with them, read again by key; or why that is not
-    enough."""
+async def read_few(run: Run, asked: str, also: Collection[str] = ()) -> Few | NotNarrowError:
+    """One person, or all who changed ("") and `also` these people, and whoever is connected with them, read again by
+    key; or why that is not enough."""
     try:
-        return await (read_narrow(run, asked) if asked else read_changed(run))
+        return await (read_narrow(run, asked) if asked else read_changed(run, also))
     except NotNarrowError as why:
         return why
 

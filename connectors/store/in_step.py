@@ -21,7 +21,8 @@ IN_STEP: Final[Table] = InStep.__table__  # type: ignore[attr-defined]
 @dataclass(frozen=True, slots=True)
 class StepCursors:
     """Where what happens after an instant (`at`) begins: at the source (`cursor`), at Crowd (`token`) and among our
-    links (`event`, the newest one then). `full_at`: when the source was last read whole before."""
+    links (`event`, the newest one then); "" where a side cannot say what changed. `full_at`: when the source was last
+    read whole before."""
 
     cursor: str
     token: str

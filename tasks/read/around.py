@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -58,9 +59,7 @@ class Around:
                 raise NotNarrowError(f"more than {self.most} records share names, addresses or owners with {whom}")
             again = new if self.named is None else new & set(self.named)
             await in_thread(self._keep_people, new - again - set(self.kept_people))
-            await asyncio.gather(
-                *(self._person(one, must=one in asked) for one in again), *(self._account(one) for one in names)
-            )
+            await _all([*(self._person(one, must=one in asked) for one in again), *map(self._account, names)])
             found, owned = await in_thread(self._connected, new | first, names, seen)
             new = found - set(self.people) - self.held - (set() if self.named is None else set(self.kept_people))
             names, first = owned - set(self.accounts), set()
@@ -151,6 +150,17 @@ class Around:
         there = run.store.users_now(run.crowd_side.stream, names)["id"]
         tied = set(crowd_ids(links["name"][(links["kind"] == "user").to_numpy()]))
         return {*wanted, *there, *tied, *run.store.having(spaces(run)[1], keys)}
+
+
+async def _all(reads: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Reads side by side; where one fails, the others end too."""
+    tasks = [asyncio.create_task(one) for one in reads]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def users_of(people: Mapping[str, Person | None]) -> pd.DataFrame:

@@ -42,7 +42,7 @@ class Reading:
 
     def begins(self, cursors: StepCursors | None) -> StepCursors | None:
         """Where what happens after this reading begins; `cursors` were taken before it."""
-        if cursors is None or not self.cursor:
+        if cursors is None:
             return None
         return replace(cursors, cursor=self.cursor, full_at=self.full_at or cursors.at)
 

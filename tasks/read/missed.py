@@ -54,6 +54,8 @@ async def find_missed(run: Run, reading: Reading, source: SavedSnapshot, crowd: 
     last = await in_thread(run.store.in_step, run.directory_name, run.source_name)
     if last is None or reading.full_at is not None or not run.lasting or last.requested != run.request_digest:
         return None
+    if not last.since.cursor or not last.since.token:
+        return None
     try:
         changes, hints = await asyncio.gather(
             run.source.changes(run.source_side.scope, last.since.cursor), run.directory.changes(last.since.token)

@@ -53,8 +53,9 @@ OTHERS: Final = 3
 @dataclass(frozen=True, slots=True)
 class Few:
     """Both sides as far as a plan about `selection` depends on them; `totals`: what the last wide run counted.
-    `people` and `accounts`: how many were read again by key. `since` and `cursors`, where it is about all that changed:
-    since Crowd was last in step, and where what happens now begins."""
+    `people` and `accounts`: how many were read again by key. Where it is about all that changed, `unread`: the people
+    (ids) who are as the store has them; `since` and `cursors`: since Crowd was last in step, and where what happens now
+    begins."""
 
     selection: Selection
     source: ReadSide[Source]
@@ -63,6 +64,7 @@ class Few:
     totals: WideTotals
     people: int
     accounts: int
+    unread: frozenset[str] = frozenset()
     since: datetime | None = None
     cursors: StepCursors | None = None
 
@@ -94,20 +96,21 @@ async def read_narrow(run: Run, asked: str) -> Few:
     return await in_thread(_few, run, base, around, Selection(person=identity))
 
 
-async def read_changed(run: Run) -> Few:
-    """All who changed since Crowd was last in step with the source → both sides as far as a plan about them depends on
-    them, saved into history. Raises `NotNarrowError`."""
+async def read_changed(run: Run, also: Collection[str] = ()) -> Few:
+    """All who changed since Crowd was last in step with the source, and `also` these people (ids) → both sides as far
+    as a plan about them depends on them, saved into history. Raises `NotNarrowError`."""
     last = await in_thread(last_in_step, run)
     base = await in_thread(known_sides, run)
     found = await news(run, base, last)
-    around = Around(run, base, found.most, found.people)
+    people = {*found.people, *also}
+    around = Around(run, base, found.most + len(also), people)
     try:
-        await around.look_up(found.others)
-        await around.read(found.people, found.accounts)
+        await around.look_up({*found.others} - people)
+        await around.read(people, found.accounts)
     except (RecordError, RefusedError) as error:
         raise NotNarrowError(f"one who changed cannot be read by key ({error})") from None
     few = await in_thread(_few, run, base, around, None)
-    return replace(few, since=last.since.at, cursors=found.cursors)
+    return replace(few, unread=frozenset(around.kept_people), since=last.since.at, cursors=found.cursors)
 
 
 # Who
@@ -173,8 +176,7 @@ def _side(
     unread: Collection[str] = (),
 ) -> ReadSide[Client]:
     """One side of a few, as far as it may be worked with; and how history knows it. `read`: what was read again;
-    `kept`: what is as the store has it; `unread`: who is there
-    and cannot be read, but for their groups."""
+    `kept`: what is as the store has it; `unread`: who is there and cannot be read, but for their groups."""
     there: list[Person] = [one for one in read.values() if one is not None]
     users = users_of(read)
     _same_groups(side, known, there)

@@ -35,10 +35,9 @@ MOST: Final = 2_000
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class News:
-    """`people` (ids): who may have changed in the source. `others`: people who are to be decided on besides, as the
-    store has them. `accounts`: the names in Crowd that may have changed. `cursors`: where what happens now begins.
-    `most`: so many records may be
-    read for it."""
+    """`people` (ids): who may have changed in the source, or is to be deleted by now. `others`: people who are to be
+    decided on besides, as the store has them. `accounts`: the names in Crowd that may have changed. `cursors`: where
+    what happens now begins. `most`: so many records may be read for it."""
 
     people: Collection[str]
     others: Collection[str]
@@ -48,13 +47,13 @@ class News:
 
 
 async def starting_cursors(run: Run) -> StepCursors | None:
-    """Where what happens from now on begins, but for the source, whose own reading says so (`cursor`); None where
-    either side cannot say what changed."""
+    """Where what happens from now on begins, but for the source, whose own reading says so (`cursor`); None where the
+    source never says what changed."""
     if not run.source.capabilities.delta or not run.lasting:
         return None
     token = await run.directory.token()
     now, event = datetime.now(UTC), await in_thread(run.store.newest_link_event, run.directory_name)
-    return StepCursors("", token, event, now, now) if token else None
+    return StepCursors("", token or "", event, now, now)
 
 
 def most_by_key(people: int, policy: Policy) -> int:
@@ -72,6 +71,10 @@ def last_in_step(run: Run) -> LastInStep:
         raise NotNarrowError("the policy is another one than when Crowd was last in step")
     if last.requested != run.request_digest:
         raise NotNarrowError("the settings or attributes that are asked for changed since Crowd was last in step")
+    if not last.since.cursor:
+        raise NotNarrowError(f"{run.source_name} does not say what changed, with these settings")
+    if not last.since.token:
+        raise NotNarrowError("Crowd offers no events that can be relied on")
     hours = run.policy.reads.full_every_hours
     if not timedelta() <= datetime.now(UTC) - last.since.full_at < timedelta(hours=hours):
         raise NotNarrowError(f"the last full read is more than {hours:g} hours ago (reads.full_every_hours)")
@@ -90,8 +93,8 @@ async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
             raise NotNarrowError(str(error).rstrip("."))
     assert isinstance(changes, Changes)
     assert isinstance(hints, DirectoryChanges)
-    people = await in_thread(_people, run, base.source, changes)
-    others, accounts = await in_thread(_due, run, last)
+    people = await in_thread(_people, run, base.source, changes) | await in_thread(_due, run, last)
+    others, accounts = await in_thread(_ours, run, last)
     accounts |= {hint.key for hint in hints.hints if hint.kind == "user"}
     groups = [hint.key for hint in hints.hints if hint.kind == "group"]
     if len(groups) > LEAST:
@@ -166,19 +169,22 @@ def _members(run: Run, known: Known, changes: Changes, unread: Collection[str]) 
     return {member for _, member, _ in different}
 
 
-def _due(run: Run, last: LastInStep) -> tuple[set[str], set[str]]:
-    """People (ids) who are to be decided on though nothing is said of them, and accounts (names): who was held, whom it
-    is time to delete, and whose links are others."""
-    names = run.directory_name, run.source_name
-    held = run.store.held_records(*names)
-    people = set(held["id"][(held["kind"] == "user").to_numpy()])
+def _due(run: Run, last: LastInStep) -> set[str]:
+    """Whom (ids) it became time to delete."""
     days = run.policy.leavers.delete_after_days
-    if days is not None:
-        gone = run.store.departures(*names)
-        since = gone["since"] + pd.Timedelta(days=days)
-        people |= set(gone["id"][(since > pd.Timestamp(last.since.at)) & (since <= pd.Timestamp(datetime.now(UTC)))])
+    if days is None:
+        return set()
+    gone = run.store.departures(run.directory_name, run.source_name)
+    since = gone["since"] + pd.Timedelta(days=days)
+    return set(gone["id"][(since > pd.Timestamp(last.since.at)) & (since <= pd.Timestamp(datetime.now(UTC)))])
+
+
+def _ours(run: Run, last: LastInStep) -> tuple[set[str], set[str]]:
+    """People (ids) who are to be decided on though nothing is said of them, and accounts (names): who is held, and
+    whose links are others. Raises `NotNarrowError` where a group's is."""
+    held = run.store.held_records(run.directory_name, run.source_name)
     links = run.store.links_changed(run.directory_name, last.since.event)
     if (links["kind"] == "group").any():
         raise NotNarrowError("whose a group of Crowd is, is not as it was")
-    people |= set(links["id"][(links["source"] == run.source_name).to_numpy()])
-    return people, ({*links["before"], *links["after"]} - {""})
+    people = {*held["id"][held["kind"] == "user"], *links["id"][links["source"] == run.source_name]}
+    return people, {*links["before"], *links["after"]} - {""}

@@ -112,7 +112,7 @@ async def test_whom_it_is_time_to_delete_is_decided_on(store: Store, ago: float,
     in_step(run, replace(last.since, at=hour_ago))
     leaving = pd.DataFrame({"id": ["p3"], "why": ["is disabled in the source"]})
     store.save_departures("crowd", SOURCE, leaving, at=hour_ago + timedelta(minutes=30) - timedelta(days=ago))
-    assert asked(run, await read_changed(run)) == (0, 0, {"p3"} if due else set())
+    assert asked(run, await read_changed(run)) == ((1, 1, {"p3"}) if due else (0, 0, set()))
 
 
 async def test_whose_link_is_another_one_is_decided_on(store: Store) -> None:
@@ -142,6 +142,17 @@ def long_ago(run: Run, world: World) -> None:
     last = run.store.in_step("crowd", SOURCE)
     assert last is not None
     in_step(run, replace(last.since, full_at=datetime.now(UTC) - timedelta(hours=25)))
+
+
+def without(**cursors: str) -> Callable[[Run, World], None]:
+    """A side that could not say where what changes next begins."""
+
+    def spoil(run: Run, world: World) -> None:
+        last = run.store.in_step("crowd", SOURCE)
+        assert last is not None
+        in_step(run, replace(last.since, **cursors))  # type: ignore[arg-type]
+
+    return spoil
 
 
 def saying(side: str, **what: Any) -> Callable[[Run, World], None]:
@@ -204,6 +215,8 @@ def unreadable(run: Run, world: World) -> None:
         (another_policy, "the policy is another one than when Crowd was last in step"),
         (another_question, "the settings or attributes that are asked for changed since Crowd was last in step"),
         (long_ago, r"the last full read is more than 24 hours ago \(reads.full_every_hours\)"),
+        (without(cursor=""), "acme does not say what changed, with these settings"),
+        (without(token=""), "Crowd offers no events that can be relied on"),
         (saying("source"), "source cannot say. A full read is due"),
         (saying("directory"), "directory cannot say. A full read is due"),
         (renamed_team, "the group 'crimson' of acme is new or changed"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -23,16 +24,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from connectors.model import DISABLED, held_frame
+from connectors.operations import Kind
 from connectors.store import SavedPlan, Store
 from deployments import show, terminal
 from tasks.decide.explain import Explained
 from tasks.decide.plan import Owned, Plan
+from tasks.decide.selection import Selection
 from tasks.policy import Policy
+from tasks.read.missed import Missed
 from tasks.read.remember import remember_held
 from tasks.run import Run
 from tasks.tell import report as telling
+from tasks.tell.proposal import Basis
 from tasks.tell.render import cell, left_in, plain, report_markdown, unheeded
-from tasks.tell.report import Report, emit_unheeded, lasting
+from tasks.tell.report import Ending, Report, emit_unheeded, lasting
 from tasks.tell.rows import left_out
 from tests.road import run_of
 
@@ -327,3 +332,37 @@ def test_people_are_told_once_a_day_and_at_once_of_what_is_new(run: Run, monkeyp
     monkeypatch.setattr(telling, "AGAIN_AFTER", -telling.AGAIN_AFTER)
     report(KIM)
     assert len(sent) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "selection", "policy", "step"),
+    [
+        ("applied", None, Policy(), True),
+        ("nothing to do", None, Policy(), True),
+        ("applied", Selection(changed=frozenset({"p1"})), Policy(), True),
+        ("nothing to do", Selection(changed=frozenset()), Policy(), True),
+        *((status, None, Policy(), False) for status in ("partly applied", "stopped", "waiting", "refused", "planned")),
+        ("applied", Selection(person="p1"), Policy(), False),
+        ("nothing to do", Selection(group="red"), Policy(), False),
+        ("applied", None, Policy().without([Kind.USER_DEACTIVATE]), False),  # a part was left out
+    ],
+)
+def test_when_crowd_is_in_step(status: str, selection: Selection | None, policy: Policy, step: bool) -> None:
+    basis = SimpleNamespace(about_everybody=Basis.about_everybody.fget(SimpleNamespace(selection=selection)))  # type: ignore[attr-defined]
+    stored = SimpleNamespace(proposal=SimpleNamespace(basis=basis, policy=policy))
+    assert Ending(status).in_step(stored, Policy()) is step  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("missed", "words"),
+    [
+        (Missed(0, 0, 0, 0), ""),
+        (Missed(1, 2, 0, 0), "Of 1 person and 2 accounts that had changed, all had been named as changed."),
+        (
+            Missed(12, 1, 1, 0),
+            "Of 12 people and 1 account that had changed, 1 person and 0 accounts had not been named as changed.",
+        ),
+    ],
+)
+def test_what_hints_missed_is_said(missed: Missed, words: str) -> None:
+    assert missed.words() == words
