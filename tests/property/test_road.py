@@ -237,13 +237,13 @@ def one_world(rng: random.Random) -> None:
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_one_world(rng: random.Random) -> None:
     one_world(rng)
 
 
 @pytest.mark.long
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_many_worlds_one_by_one(rng: random.Random) -> None:
     one_world(rng)

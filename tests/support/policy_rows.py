@@ -61,7 +61,7 @@ FACTORS: dict[str, list[Any]] = {
 NARROW = tuple(name for name in FACTORS if name.startswith("scope."))
 MOST = {tuple(f"operations.{name}" for name in FEATURES): 4, NARROW: 2}
 """Of these fields at most so many have another value than their first in one policy: else nothing would happen."""
-ARRAYS, PARTS = int(os.environ.get("CROWDSYNC_ARRAYS", "2")), 12
+ARRAYS, PARTS = int(os.environ.get("CROWDSYNC_ARRAYS", "1")), 12
 
 
 def possible(row: Mapping[str, Any]) -> bool:
