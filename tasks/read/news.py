@@ -185,6 +185,6 @@ def _ours(run: Run, last: LastInStep) -> tuple[set[str], set[str]]:
     held = run.store.held_records(run.directory_name, run.source_name)
     links = run.store.links_changed(run.directory_name, last.since.event)
     if (links["kind"] == "group").any():
-        raise NotNarrowError("whose a group of Crowd is, is not as it was")
+        raise NotNarrowError("links of groups were made or changed since then")
     people = {*held["id"][held["kind"] == "user"], *links["id"][links["source"] == run.source_name]}
     return people, {*links["before"], *links["after"]} - {""}

@@ -229,7 +229,7 @@ def test_who_changed_is_read_again_and_nobody_else(place: Place, kind: str, monk
     with telling(place, kind, monkeypatch) as company:
         run, idp = company.run, company.idp
         assert "Everything was read, because no run about everybody" in run()[0]
-        assert "More was read, because whose a group of Crowd is, is not as it was" in run()[0]  # what the first wrote
+        assert "More was read, because links of groups were made or changed since then" in run()[0]
         idp.reset_counts()
         said, counts = run()
         assert "Neither acme nor Crowd names anybody who changed since" in said

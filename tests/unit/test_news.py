@@ -227,7 +227,7 @@ def unreadable(run: Run, world: World) -> None:
         (saying("source", held=[Held("group", "g0", "", "odd")]), "the group 'g0' of acme is gone, cannot be read"),
         (described, "the group 'red' of crowd is new, gone or changed"),
         (nested_by_hand, "other groups are in the group 'red' of crowd"),
-        (handed_over, "whose a group of Crowd is, is not as it was"),
+        (handed_over, "links of groups were made or changed since then"),
         (many, r"21 people and 0 accounts changed, more than 20 \(reads.by_key_percent\)"),
         (unreadable, r"one who changed cannot be read by key \(the user p5 cannot be read\)"),
     ],
