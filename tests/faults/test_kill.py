@@ -52,7 +52,7 @@ from tests.support import postgres
 from tests.support.long import long_after
 
 POINTS, PARTS = int(os.environ.get("CROWDSYNC_POINTS", "60")), 6
-POINTS_POSTGRESQL = 6
+POINTS_POSTGRESQL = 4
 SEED = 20261124
 MOMENTS = ("before intent", "after intent", "before send", "after send", "after reply", "after done")
 FLUSH = 2

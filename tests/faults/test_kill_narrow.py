@@ -53,7 +53,7 @@ def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
 ) -> None:
     monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
     rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
-    for number, (name, nth, when) in enumerate(MOMENTS):
+    for number, (name, nth, when) in enumerate(MOMENTS[:: 2 - MORE]):
         world, sides = worlds(100)
         url = f"sqlite:///{tmp_path}/{number}.db"
         with Store.open(url) as store:
@@ -76,7 +76,7 @@ def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
             assert store.verify_audit() is None
     print(dict(killed), dict(found))
     assert min(killed[name] for name in WRITES) >= 1
-    assert found["equal"] >= len(MOMENTS) // 2
+    assert found["equal"] >= len(MOMENTS) // 4
 
 
 @pytest.mark.long

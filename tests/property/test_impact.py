@@ -29,7 +29,7 @@ NAMES = ("ann", "Ann", "bob", "BOB", "cy", "dan", "Eve", "аnn", "İx", "ann~1")
 TEAMS = ("red", "Red", "blue", "gold", "root", "ROOT", "Ｒoot", "admins-a", "Admins-B", "jira-users", "İteam")
 FLAGS = '"active":true "active":false'  # in a text it says nothing
 POWER = {"root", "ｒoot", "admins-a", "admins-b"}  # the folded names above that are privileged below
-WORLDS, SEEDS = 50, int(os.environ.get("CROWDSYNC_SEEDS", "7"))
+WORLDS, SEEDS = 50, int(os.environ.get("CROWDSYNC_SEEDS", "4"))
 
 
 def a_policy(rng: random.Random) -> Policy:

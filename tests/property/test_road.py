@@ -218,7 +218,7 @@ def run(world: World, policy: Policy, rng: random.Random, interruptions: int = 4
     return Counter(made.operations["kind"])
 
 
-@pytest.mark.parametrize("seed", long_after(1, range(int(os.environ.get("CROWDSYNC_SEEDS", "4")))))
+@pytest.mark.parametrize("seed", long_after(1, range(int(os.environ.get("CROWDSYNC_SEEDS", "3")))))
 def test_fifty_worlds_at_once(seed: int, request: pytest.FixtureRequest) -> None:
     rng = random.Random(seed)
     world, policy = World(), any_policy(rng, [f"-{number}" for number in range(50)])
@@ -244,6 +244,6 @@ def test_one_world(rng: random.Random) -> None:
 
 @pytest.mark.long
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_many_worlds_one_by_one(rng: random.Random) -> None:
     one_world(rng)

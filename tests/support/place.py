@@ -25,7 +25,7 @@ from tasks.run import begin
 from tests import road
 
 PASSWORD, TOKEN = "pw", "tok"
-RUNS = 12
+RUNS = 8
 _RUNS = """
 import asyncio, os, sys, time
 from pathlib import Path

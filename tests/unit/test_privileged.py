@@ -356,7 +356,7 @@ def policy_for(groups: dict[str, Any], **protection: Any) -> Policy:
 @pytest.mark.parametrize("made", long_after(1, [by_a_rule, by_a_prefix]))
 def test_no_name_that_the_policy_makes_reaches_a_privileged_group(made: Callable[[], list[Made]]) -> None:
     count = 0
-    for groups, names in made()[::3]:
+    for groups, names in made()[::6]:
         policy = policy_for(groups)
         crowd = policy.groups.named(pd.Series(list(names.values()), dtype="str"))
         assert policy.privileged(crowd).all(), crowd[~policy.privileged(crowd)].tolist()
@@ -369,7 +369,7 @@ def test_no_name_that_the_policy_makes_reaches_a_privileged_group(made: Callable
             assert there or {f"g{n}" for n in range(len(names))} <= set(planned_.held["id"])
         count += len(names)
     print(f"{count:,} names made by {made.__name__.removeprefix('by_')}: none reaches its group")
-    assert count >= 50
+    assert count >= 25
 
 
 def test_many_spellings_that_the_policy_makes_are_closed() -> None:

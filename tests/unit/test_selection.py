@@ -434,7 +434,7 @@ def every_group(world: World, whole: Plan) -> list[str]:
     )
 
 
-WORLDS, PARTS = int(os.environ.get("CROWDSYNC_WORLDS", "16")), 12
+WORLDS, PARTS = int(os.environ.get("CROWDSYNC_WORLDS", "12")), 12
 
 
 @pytest.mark.parametrize("part", long_after(2, range(PARTS)))
