@@ -6,7 +6,7 @@ concluded from it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 import pandas as pd
 
 from connectors.errors import CrowdsyncError
-from connectors.model import Snapshot, sizes_only
+from connectors.model import GROUPS, GroupRow, Snapshot, sizes_only
 from connectors.operations import kinds
 from connectors.store import SavedSnapshot, Store, WideTotals
 from tasks.decide.names import crowd_ids
@@ -35,11 +35,13 @@ class NotNarrowError(CrowdsyncError):
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the store knows of a side: its newest snapshot, of its content the groups and what is whole, and what
-    validation holds of it."""
+    validation holds of it. `groups`: their rows by id; `unread`: those (ids) whose members could not be read."""
 
     saved: SavedSnapshot
     rest: Snapshot
     invalid: pd.DataFrame
+    groups: Mapping[str, GroupRow]
+    unread: frozenset[str]
 
 
 @sizes_only
@@ -102,4 +104,6 @@ def _known(store: Store, side: Side[Client]) -> Known:
     invalid = store.verdict(saved.digest, validate.RULES)
     if invalid is None:
         raise NotNarrowError(f"what was last read of {side.name} was not validated")
-    return Known(saved, rest, invalid)
+    groups = {row[0]: row for row in rest.groups[list(GROUPS)].itertuples(index=False, name=None)}
+    unread = frozenset(rest.held["id"][(rest.held["kind"] == "group").to_numpy()])
+    return Known(saved, rest, invalid, groups, unread)

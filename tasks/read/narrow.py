@@ -18,7 +18,6 @@ import pandas as pd
 from connectors.contract import Directory, Person, Source
 from connectors.errors import RecordError, RefusedError
 from connectors.model import (
-    GROUPS,
     MEMBERSHIPS,
     MembershipRow,
     Snapshot,
@@ -223,27 +222,20 @@ def _without(held: pd.DataFrame, read: Collection[str]) -> pd.DataFrame:
 def _same_groups(side: Side[Client], known: Known, people: Iterable[Person]) -> None:
     """Raises `NotNarrowError` where one who was read is in a group of which the store does not know, or knows something
     else."""
-    groups = {row[0]: row for row in known.rest.groups[list(GROUPS)].itertuples(index=False, name=None)}
     for person in people:
         for group in person.groups:
-            if group[0] not in _unread(known) and groups.get(group[0]) != tuple(group):
-                what = "changed" if group[0] in groups else "is new"
+            if group[0] not in known.unread and known.groups.get(group[0]) != tuple(group):
+                what = "changed" if group[0] in known.groups else "is new"
                 raise NotNarrowError(f"the group {group[1]!r} of {side.name} {what} since the last wide run")
 
 
 def _memberships(side: Side[Client], known: Known, pairs: Iterable[MembershipRow]) -> list[MembershipRow]:
     """Memberships, but for those in groups that could not be read. Raises `NotNarrowError` where the store does not
     know the group."""
-    groups, unread = set(known.rest.groups["id"]), _unread(known)
-    found = [pair for pair in pairs if pair[0] not in unread]
-    if not groups.issuperset(pair[0] for pair in found):
+    found = [pair for pair in pairs if pair[0] not in known.unread]
+    if not known.groups.keys() >= {pair[0] for pair in found}:
         raise NotNarrowError(f"a group of {side.name} is new since the last wide run")
     return found
-
-
-def _unread(known: Known) -> set[str]:
-    """The groups (ids) whose members could not be read."""
-    return set(known.rest.held["id"][(known.rest.held["kind"] == "group").to_numpy()])
 
 
 def _others(run: Run, base: KnownSides, around: Around) -> tuple[Snapshot, pd.DataFrame]:

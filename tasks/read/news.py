@@ -17,7 +17,7 @@ import pandas as pd
 
 from connectors.contract import Changes, Directory, DirectoryChanges
 from connectors.errors import StaleCursorError
-from connectors.model import GROUPS, sizes_only
+from connectors.model import sizes_only
 from connectors.store import LastInStep, StepCursors, Store, in_thread
 from tasks.policy import Policy
 from tasks.read.known import Known, KnownSides, NotNarrowError
@@ -120,11 +120,10 @@ async def _named(asked: Awaitable[Named]) -> Named | StaleCursorError:
 async def _members_who_changed(side: Side[Directory], store: Store, known: Known, group: str) -> set[str]:
     """The users who are in a group of Crowd, or were. Raises `NotNarrowError` where the group is not otherwise as the
     store has it."""
-    rows = {row[0]: row for row in known.rest.groups[list(GROUPS)].itertuples(index=False, name=None)}
     found = await side.client.group(group, side.scope)
-    if found is None and group not in rows:
+    if found is None and group not in known.groups:
         return set()
-    if found is None or rows.get(group) != tuple(found.group):
+    if found is None or known.groups.get(group) != tuple(found.group):
         raise NotNarrowError(f"the group {group!r} of {side.name} is new, gone or changed")
     members = {(member, kind) for _, member, kind in await side.client.members(group)}
     different = members ^ await in_thread(store.members_now, side.stream, group)
@@ -135,21 +134,19 @@ async def _members_who_changed(side: Side[Directory], store: Store, known: Known
 
 def _people(run: Run, known: Known, changes: Changes) -> set[str]:
     """Who may have changed in the source (ids). Raises `NotNarrowError` where a group did."""
-    rows = {row[0]: row for row in known.rest.groups[list(GROUPS)].itertuples(index=False, name=None)}
-    unread = set(known.rest.held["id"][(known.rest.held["kind"] == "group").to_numpy()])
     for row in changes.groups:
-        if rows.get(row[0]) != tuple(row):
+        if known.groups.get(row[0]) != tuple(row):
             raise NotNarrowError(f"the group {row[1]!r} of {run.source_name} is new or changed")
     held = {one.id for one in changes.held if one.kind == "group"}
-    lost = {*changes.gone_groups} & (rows.keys() | unread)
-    if lost := lost | (held - unread) | ({*changes.replaced} & (unread - held)):
+    lost = {*changes.gone_groups} & (known.groups.keys() | known.unread)
+    if lost := lost | (held - known.unread) | ({*changes.replaced} & (known.unread - held)):
         raise NotNarrowError(f"the group {min(lost)!r} of {run.source_name} is gone, cannot be read, or can be again")
     people = {one.id for one in (*changes.held, *changes.warnings) if one.kind == "user"}
-    return people | {row[0] for row in changes.users} | {*changes.gone_users} | _members(run, known, changes, unread)
+    return people | {row[0] for row in changes.users} | {*changes.gone_users} | _members(run, known, changes)
 
 
-def _members(run: Run, known: Known, changes: Changes, unread: Collection[str]) -> set[str]:
-    """The people (ids) who may have joined or left a group of the source, but for the `unread` ones. Raises
+def _members(run: Run, known: Known, changes: Changes) -> set[str]:
+    """The people (ids) who may have joined or left a group of the source, but for the unread ones. Raises
     `NotNarrowError` where a group did."""
     now = known.rest.memberships
     nestings = set(now[(now["member_kind"] == "group").to_numpy()].astype("str").itertuples(index=False, name=None))
@@ -161,7 +158,7 @@ def _members(run: Run, known: Known, changes: Changes, unread: Collection[str]) 
         elif pair[2] == "user" or pair not in nestings:
             different.add(pair)
     for group, members in whole.items():
-        if group not in unread:
+        if group not in known.unread:
             known_members = run.store.members_now(run.source_side.stream, group)
             different |= {(group, *member) for member in members ^ known_members}
     if any(kind == "group" for _, _, kind in different):
