@@ -237,6 +237,11 @@ class Crowd:
         self._http, self._page_size, self._readers = http, page_size, readers
         self._group_names: set[str] | None = None
 
+    @property
+    def clients(self) -> Sequence[Http]:
+        """As `Source.clients`."""
+        return (self._http,)
+
     # --- reading -------------------------------------------------------------------------------
 
     def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:

@@ -42,6 +42,7 @@ import stamina
 from aiolimiter import AsyncLimiter
 
 from connectors import strict_json
+from connectors.answers import Digest, KeptAnswer, Recording, Request
 from connectors.errors import (
     AmbiguousError,
     AuthenticationError,
@@ -181,50 +182,63 @@ def whole_characters(body: bytes) -> bytes:
     return _ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
+@dataclass(frozen=True, slots=True)
 class OpenAnswer:
     """An open response whose body is read once, piece by piece, with `chunks()`."""
 
-    def __init__(self, response: httpx.Response, where: str, max_bytes: int, patience: float) -> None:
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self._response, self._where, self._max, self._patience = response, where, max_bytes, patience
+    status: int
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """The decoded body. A body that ends early, or comes too slowly, raises `IncompleteError`."""
-        inflate = _Inflate() if _is_gzip(self._response, self._where) else None
-        size = received = 0
-        cut = ""
-        waited = 0.0  # for the other side: what our own work between two pieces takes does not count
-        pieces = _pieces(self._response)
-        while True:
-            start = _now()
-            try:
-                async with asyncio.timeout(self._patience + received / SLOWEST - waited):
-                    raw = await anext(pieces, None)
-            except TimeoutError:
-                cut = f"slower than {SLOWEST:,} bytes a second"
-                break
-            except httpx.TransportError as error:
-                cut = _words(error)
-                break
-            waited += _now() - start
-            if raw is None:
-                break
-            received += len(raw)
-            try:
-                parts = inflate.feed(raw) if inflate else (raw,)
-                for part in parts:
-                    size += len(part)
-                    if size > self._max:
-                        raise _too_large(self._where, f"over {self._max}", self._max)
-                    yield part
-            except zlib.error:
-                cut = "its compression is damaged"
-                break
-        if not cut and inflate and not inflate.whole:
-            cut = "its compression ends early"
-        if cut:
-            raise IncompleteError(f"{self._where}: the body ended early after {size} bytes ({cut}). Run again.")
+        return self.body
+
+
+async def _recorded(body: AsyncIterator[bytes], status: int, recording: Recording, number: int) -> AsyncIterator[bytes]:
+    """A body, recorded once it is whole."""
+    digest = Digest(status)
+    async for chunk in body:
+        digest.feed(chunk)
+        yield chunk
+    recording.answered(number, digest)
+
+
+async def _chunks(response: httpx.Response, where: str, most: int, patience: float) -> AsyncIterator[bytes]:
+    """The decoded body of an open response, of at most so many bytes, and no slower than `SLOWEST` after `patience`."""
+    inflate = _Inflate() if _is_gzip(response, where) else None
+    size = received = 0
+    cut = ""
+    waited = 0.0  # for the other side: what our own work between two pieces takes does not count
+    pieces = _pieces(response)
+    while True:
+        start = _now()
+        try:
+            async with asyncio.timeout(patience + received / SLOWEST - waited):
+                raw = await anext(pieces, None)
+        except TimeoutError:
+            cut = f"slower than {SLOWEST:,} bytes a second"
+            break
+        except httpx.TransportError as error:
+            cut = _words(error)
+            break
+        waited += _now() - start
+        if raw is None:
+            break
+        received += len(raw)
+        try:
+            for part in inflate.feed(raw) if inflate else (raw,):
+                size += len(part)
+                if size > most:
+                    raise _too_large(where, f"over {most}", most)
+                yield part
+        except zlib.error:
+            cut = "its compression is damaged"
+            break
+    if not cut and inflate and not inflate.whole:
+        cut = "its compression ends early"
+    if cut:
+        raise IncompleteError(f"{where}: the body ended early after {size} bytes ({cut}). Run again.")
 
 
 class _Again(Exception):
@@ -304,6 +318,8 @@ class Http:
         self._slots = asyncio.Semaphore(concurrency)
         self._limiter = AsyncLimiter(max(1.0, rate), max(1.0, rate) / rate) if rate else None
         self._paused_until = 0.0
+        self.recording: Recording | None = None
+        self.kept: dict[Request, deque[KeptAnswer]] = {}
         self._transport = transport or self._new_transport(concurrency, verify)
 
     def _new_transport(self, concurrency: int, verify: bool | str) -> httpx.AsyncHTTPTransport:
@@ -371,10 +387,27 @@ class Http:
             headers = {"content-type": "application/x-www-form-urlencoded", **_lower(headers)}
         if repeat is None:
             repeat = method in ("GET", "HEAD")
-        target = self._target(path, params)
-        result = await self._once(method, target, headers, content, repeat, expect, False)
+        target, recording = self._target(path, params), self.recording
+        call = (method, target, headers, content, repeat, expect, False)
+        if recording is None:
+            return await self._answer(*call)
+        if method != "GET":
+            recording.other()
+            return await self._answer(*call)
+        request = Request.of(target, headers)
+        number, kept = recording.asked(request), recording.kept(request)
+        if kept is None:
+            answer = await self._answer(*call)
+        else:
+            answer = Answer(kept.status, kept.headers, kept.body(), kept.url, method, self.scrub)
+        recording.answered(number, Digest.of(answer.status, answer.body))
+        return answer
+
+    async def _answer(self, *call: Any) -> Answer:
+        """One call and, where that is safe, its repetitions."""
+        result = await self._once(*call)
         if isinstance(result, _Again):
-            result = await self._retry(result, method, target, headers, content, repeat, expect, False)
+            result = await self._retry(result, *call)
         assert isinstance(result, Answer)
         return result
 
@@ -389,13 +422,22 @@ class Http:
     ) -> AsyncIterator[OpenAnswer]:
         """As `call` until the headers are there; the body is then read through `OpenAnswer.chunks()`."""
         target = self._target(path, params)
+        recording, request = self.recording, Request.of(target, headers, streamed=True)
+        number = recording.asked(request) if recording else 0
+        kept = recording.kept(request) if recording else None
+        if recording and kept:
+            yield OpenAnswer(kept.status, kept.headers, _recorded(kept.chunks(), kept.status, recording, number))
+            return
         async with self._slots:
             result = await self._once(method, target, headers, None, True, (), True)
             if isinstance(result, _Again):
                 result = await self._retry(result, method, target, headers, None, True, (), True)
             assert isinstance(result, httpx.Response)
             try:
-                yield OpenAnswer(result, self._where(method, target), self._max_bytes, self._whole)
+                chunks = _chunks(result, self._where(method, target), self._max_bytes, self._whole)
+                status = result.status_code
+                chunks = _recorded(chunks, status, recording, number) if recording else chunks
+                yield OpenAnswer(status, result.headers, chunks)
             finally:
                 await result.aclose()
 

@@ -110,7 +110,7 @@ async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -
     be read, "" where that was asked for."""
     if request.full or request.force or request.plan or request.group:
         return ""
-    if not request.person and not (run.lasting and run.source.capabilities.delta):
+    if not request.person and not run.lasting:
         return ""
     person, also = bool(request.person), frozenset[str]()
     while True:
@@ -141,15 +141,15 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
     with run.timed("extract"):
         since = None if request.full else await last_read(run)
         cursors = await starting_cursors(run)
-        reading, directory = await gather(
+        reading, of_crowd = await gather(
             watched(run, extract_source(source.client, source.scope, source.name, since)),
             extract_directory(crowd.client, crowd.scope),
         )
     with run.timed("snapshot"):
         source = await save(run, source, reading.snapshot)
-        crowd = await save(run, crowd, directory)
+        crowd = await save(run, crowd, of_crowd.snapshot)
         if run.writing:
-            await settle_unfinished(run.store, run.directory_name, directory)
+            await settle_unfinished(run.store, run.directory_name, of_crowd.snapshot)
     with run.timed("validate"):
         source = await validate(run, source)
         await remember_read(run, reading, source.saved.id)
@@ -164,7 +164,7 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
     read = " ".join(filter(None, (f"{what} was read, because {why}." if why else "", how, told)))
     loud = abandoned(crowd.snapshot, links, run.sources, run.directory_name, run.source_name)
     with run.timed("plan"):
-        begins = reading.begins(cursors)
+        begins = reading.begins(cursors, of_crowd)
         basis = Basis(
             source, crowd, links, selection, advice, request.force, read=read, loud=loud, cursors=begins, missed=missed
         )

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
+from connectors.answers import recording
 from connectors.contract import Directory, Scope, Source
 from connectors.errors import CrowdsyncError, RetryableError
 from connectors.model import Snapshot
@@ -65,9 +66,11 @@ async def extract_source(
 
 
 @task(name="extract directory", task_run_name="extract-crowd", **SHARED)
-async def extract_directory(directory: Directory, scope: Scope) -> Snapshot:
+async def extract_directory(directory: Directory, scope: Scope) -> Reading:
     """Crowd as it is now."""
-    return await read_directory(directory, scope)
+    with recording(directory.clients) as told:
+        snapshot = await read_directory(directory, scope)
+    return Reading(snapshot, answers=told.text())
 
 
 @task(name="read by key", task_run_name="read by key", **SHARED)

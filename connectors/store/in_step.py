@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -21,14 +21,17 @@ IN_STEP: Final[Table] = InStep.__table__  # type: ignore[attr-defined]
 @dataclass(frozen=True, slots=True)
 class StepCursors:
     """Where what happens after an instant (`at`) begins: at the source (`cursor`), at Crowd (`token`) and among our
-    links (`event`, the newest one then); "" where a side cannot say what changed. `full_at`: when the source was last
-    read whole before."""
+    links (`event`, the newest one then); "" where a side cannot say what changed: then what it answered when it was
+    read whole is in `source_answers` and `crowd_answers` (`connectors.answers`), "" where that cannot be compared.
+    `full_at`: when the source was last read whole before."""
 
     cursor: str
     token: str
     event: int
     at: datetime
     full_at: datetime
+    source_answers: str = field(default="", repr=False)
+    crowd_answers: str = field(default="", repr=False)
 
 
 @sizes_only
@@ -55,7 +58,9 @@ class InStepLog:
         if row is None:
             return None
         at, full_at = (datetime.fromisoformat(text) for text in (row.at, row.full_at))
-        return LastInStep(row.policy, row.requested, StepCursors(row.cursor, row.token, row.event, at, full_at))
+        answers = (row.source_answers, row.crowd_answers)
+        since = StepCursors(row.cursor, row.token, row.event, at, full_at, *answers)
+        return LastInStep(row.policy, row.requested, since)
 
     def save_in_step(self, directory: str, source: str, last: LastInStep | None) -> None:
         """Replaces it; None: only a run that reads both sides whole can tell."""
@@ -73,6 +78,8 @@ class InStepLog:
                         event=last.since.event,
                         full_at=instant(last.since.full_at),
                         at=instant(last.since.at),
+                        source_answers=last.since.source_answers,
+                        crowd_answers=last.since.crowd_answers,
                     )
                 )
 

@@ -223,6 +223,7 @@ class InStep(SQLModel, table=True):
     source (`cursor`), at Crowd (`token`) and among the links (`event`, the newest one then).
 
     `policy` and `requested` are as in `wide_read`; `full_at`: when the source was last read whole before.
+    `source_answers` and `crowd_answers`: what a side that cannot say what changed had answered (`connectors.answers`).
     """
 
     __tablename__: ClassVar[Any] = "in_step"
@@ -236,6 +237,8 @@ class InStep(SQLModel, table=True):
     event: int = number(BigInteger().with_variant(Integer, "sqlite"))
     full_at: str = text()
     at: str = text()
+    source_answers: str = text(server_default="")
+    crowd_answers: str = text(server_default="")
 
 
 class Link(SQLModel, table=True):

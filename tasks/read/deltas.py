@@ -6,13 +6,14 @@ A delta is taken only where it fits to what is known. Where it is in doubt, ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import reduce
 
 import numpy as np
 import pandas as pd
 
+from connectors.answers import recording
 from connectors.contract import Changes, Scope, Source
 from connectors.errors import StaleCursorError
 from connectors.model import (
@@ -31,20 +32,29 @@ from tasks.read.extract import held_rows, no_collection, read_source, without_un
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A source as it is now. `cursor` is where an incremental read may begin next, "" where none can.
+    """A side as it is now. `cursor` is where an incremental read may begin next, "" where none can.
 
-    `full_at`: when it was last read whole; None says that it was now.
+    `full_at`: when it was last read whole; None says that it was now. `answers`: what it was answered, to be compared
+    with later, "" where that cannot be.
     """
 
     snapshot: Snapshot
     cursor: str = ""
     full_at: datetime | None = None
+    answers: str = field(default="", repr=False)
 
-    def begins(self, cursors: StepCursors | None) -> StepCursors | None:
-        """Where what happens after this reading begins; `cursors` were taken before it."""
+    def begins(self, cursors: StepCursors | None, crowd: Reading) -> StepCursors | None:
+        """Where what happens after this reading of a source, and that of Crowd, begins; `cursors` were taken before
+        them."""
         if cursors is None:
             return None
-        return replace(cursors, cursor=self.cursor, full_at=self.full_at or cursors.at)
+        return replace(
+            cursors,
+            cursor=self.cursor,
+            full_at=self.full_at or cursors.at,
+            source_answers="" if self.cursor else self.answers,
+            crowd_answers="" if cursors.token else crowd.answers,
+        )
 
     def words(self, source: str) -> str:
         """How an incremental read was made, in a sentence; "" for a whole one."""
@@ -164,7 +174,9 @@ async def read_changes(source: Source, scope: Scope, since: Since) -> Reading:
 async def read_whole(source: Source, scope: Scope) -> Reading:
     """Everything, and where an incremental read may begin next. Raises `IncompleteError`."""
     cursor = await source.cursor(scope)  # before the read: what changes meanwhile is read again
-    return Reading(await read_source(source, scope), cursor)
+    with recording(source.clients) as told:
+        snapshot = await read_source(source, scope)
+    return Reading(snapshot, cursor, answers=told.text())
 
 
 async def read_since(source: Source, scope: Scope, since: Since | None, log: Callable[..., object]) -> Reading:

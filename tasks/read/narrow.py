@@ -76,7 +76,7 @@ class Few:
             return f"Read again by key: {who} and {what}; {rest}"
         begin = f"{self.since:%Y-%m-%d %H:%M} UTC"
         if not self.people and not self.accounts:
-            return f"Neither {self.source.name} nor Crowd names anybody who changed since {begin}; {rest}"
+            return f"Neither {self.source.name} nor Crowd shows anybody who changed since {begin}; {rest}"
         return f"Changed since {begin}, and read again by key: {who} and {what}; {rest}"
 
 

@@ -2,19 +2,21 @@
 and the clock.
 
 All of these are hints: whoever is named is read again, and nothing is taken from what was said of them. Groups are
-compared with what the store has; where one is another, a few people do not tell what follows from it.
+compared with what the store has; where one is another, a few people do not tell what follows from it. Of a side that
+cannot name anybody, nobody changed where it answers everything as it did then; where it does not, both are read whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 import pandas as pd
 
+from connectors.answers import same
 from connectors.contract import Changes, Directory, DirectoryChanges
 from connectors.errors import StaleCursorError
 from connectors.model import sizes_only
@@ -47,9 +49,9 @@ class News:
 
 
 async def starting_cursors(run: Run) -> StepCursors | None:
-    """Where what happens from now on begins, but for the source, whose own reading says so (`cursor`); None where the
-    source never says what changed."""
-    if not run.source.capabilities.delta or not run.lasting:
+    """Where what happens from now on begins, but for what only the reading of both sides says (`Reading.begins`); None
+    for a run that later ones do not go by."""
+    if not run.lasting:
         return None
     token = await run.directory.token()
     now, event = datetime.now(UTC), await in_thread(run.store.newest_link_event, run.directory_name)
@@ -71,9 +73,9 @@ def last_in_step(run: Run) -> LastInStep:
         raise NotNarrowError("the policy is another one than when Crowd was last in step")
     if last.requested != run.request_digest:
         raise NotNarrowError("the settings or attributes that are asked for changed since Crowd was last in step")
-    if not last.since.cursor:
+    if not last.since.cursor and not last.since.source_answers:
         raise NotNarrowError(f"{run.source_name} does not say what changed, with these settings")
-    if not last.since.token:
+    if not last.since.token and not last.since.crowd_answers:
         raise NotNarrowError("Crowd offers no events that can be relied on")
     hours = run.policy.reads.full_every_hours
     if not timedelta() <= datetime.now(UTC) - last.since.full_at < timedelta(hours=hours):
@@ -85,8 +87,7 @@ async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
     """Who changed since. Raises `NotNarrowError` where they cannot be named, or are too many."""
     now, event = datetime.now(UTC), await in_thread(run.store.newest_link_event, run.directory_name)
     changes, hints = await asyncio.gather(
-        watched(run, _named(run.source.changes(run.source_side.scope, last.since.cursor))),
-        _named(run.directory.changes(last.since.token)),
+        watched(run, _named(_of_source(run, last.since))), _named(_of_crowd(run, last.since))
     )
     for error in (changes, hints):
         if isinstance(error, StaleCursorError):
@@ -105,8 +106,27 @@ async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
     if len(people) + len(accounts) > most:
         share = f"more than {most} (reads.by_key_percent)"
         raise NotNarrowError(f"{len(people)} people and {len(accounts)} accounts changed, {share}")
-    cursors = StepCursors(changes.cursor, hints.token, event, now, last.since.full_at)
+    cursors = replace(last.since, cursor=changes.cursor, token=hints.token, event=event, at=now)
     return News(people, others, accounts, cursors, 2 * most)
+
+
+async def _of_source(run: Run, since: StepCursors) -> Changes:
+    """What a source says that changed; nothing, where one that cannot say it answers as it did then. Raises
+    `StaleCursorError`."""
+    if since.cursor:
+        return await run.source.changes(run.source_side.scope, since.cursor)
+    if await same(run.source.clients, since.source_answers):
+        return Changes("")
+    raise StaleCursorError(f"{run.source_name} does not answer as it did when Crowd was last in step")
+
+
+async def _of_crowd(run: Run, since: StepCursors) -> DirectoryChanges:
+    """As `_of_source`."""
+    if since.token:
+        return await run.directory.changes(since.token)
+    if await same(run.directory.clients, since.crowd_answers):
+        return DirectoryChanges("")
+    raise StaleCursorError("Crowd does not answer as it did when it was last in step")
 
 
 async def _named(asked: Awaitable[Named]) -> Named | StaleCursorError:

@@ -49,7 +49,7 @@ async def remember_wide(run: Run, counted: Mapping[str, Any] | None, snapshot: s
 
 async def remember_changed(run: Run, few: Few, plan: Plan) -> None:
     """Keeps what a run about all who changed found: where the next read begins, who left, who is held."""
-    if few.cursors is not None:
+    if few.cursors is not None and few.cursors.cursor:
         cursor = ReadCursor(few.cursors.cursor, run.request_digest, few.cursors.full_at, few.source.saved.id)
         await in_thread(run.store.save_cursor, run.source_side.stream, cursor, at=datetime.now(UTC))
     await remember_departures(run, plan, few.selection)

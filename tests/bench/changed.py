@@ -88,7 +88,7 @@ def measured(kind: str, users: int, console: Console) -> dict[str, float]:
         first = run()
         quiet = [run() for _ in range(WARM)]
         for one in quiet:
-            assert one["read"].startswith("Neither acme nor Crowd names anybody"), one
+            assert one["read"].startswith("Neither acme nor Crowd shows anybody"), one
         through = [run(orchestrated=True) for _ in range(2)][-1]
         source.change(seed=2, updated=users // 100 * 6 // 10, disabled=users // 100 // 10, joiners=users // 100 // 10)
         few = run()

@@ -232,7 +232,7 @@ def test_who_changed_is_read_again_and_nobody_else(place: Place, kind: str, monk
         assert "More was read, because links of groups were made or changed since then" in run()[0]
         idp.reset_counts()
         said, counts = run()
-        assert "Neither acme nor Crowd names anybody who changed since" in said
+        assert "Neither acme nor Crowd shows anybody who changed since" in said
         assert (counts["reads"], counts["writes"]) == (1, 0), counts
         assert sum(count for route, count in idp.counts().items() if route != "bytes") <= 6, idp.counts()
 
@@ -262,6 +262,49 @@ def test_who_changed_is_read_again_and_nobody_else(place: Place, kind: str, monk
         assert "nothing to do" in run("--full")[0]
 
 
+@pytest.mark.parametrize("events", [False, True])
+def test_where_nobody_can_be_named_everything_is_compared(place: Place, events: bool) -> None:
+    """SCIM names nobody, nor does a Crowd without events: what they answer is compared with what they had answered."""
+    place.crowd.configure(
+        directories=[{"name": "d", "events": events}],
+        applications=[{"name": "crowdsync", "password": PASSWORD}],
+        events={"replay": 0},
+    )
+    place.policy(store=f"compared{events}")
+
+    def run(*words: str) -> tuple[str, dict[str, int], int]:
+        place.crowd.reset_counts()
+        place.scim.reset_counts()
+        said = place.say("sync", *words)
+        asked = {route: count for route, count in place.scim.counts().items() if route != "bytes"}
+        return said, place.crowd.counts(), sum(asked.values())
+
+    assert "Everything was read, because no run about everybody" in run()[0]
+    assert "Everything was read, because" in run()[0]
+    _, counts, asked = run("--full")
+    whole = counts["reads"] - 1  # (such a run asks for Crowd's events besides)
+    for _ in range(2):
+        said, counts, again = run()
+        assert "Neither acme nor Crowd shows anybody who changed since" in said
+        assert "nothing to do" in said
+        assert (counts["reads"], counts["writes"], again) == (1 if events else whole, 0, asked), counts
+    state = road.content(place.crowd)
+    name = next(user["name"] for user in state["users"] if user["active"])
+    by_hand(place.crowd, name, next({**user, "active": False} for user in state["users"] if user["name"] == name))
+    said, counts, again = run()
+    assert ("1 person and 1 account" if events else "because Crowd does not answer as it did") in said
+    assert road.content(place.crowd) == state
+    place.scim.change(seed=7, disabled=1)
+    run()
+    said, counts, again = run()
+    assert "nothing to do" in said
+    place.scim.change(seed=8, disabled=1)
+    said, counts, again = run()
+    assert "Everything was read, because acme does not answer as it did when Crowd was last in step." in said
+    assert again == asked, "nothing is asked for twice"
+    assert counts["writes"] == 1
+
+
 def test_what_must_not_be_overlooked_is_said_though_nobody_changed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,7 +323,7 @@ def test_what_must_not_be_overlooked_is_said_though_nobody_changed(
         assert stay in said
         for runs in (5, 6):
             said, counts = company.run(code=5)
-            assert "Neither acme nor Crowd names anybody" in said
+            assert "Neither acme nor Crowd shows anybody" in said
             assert counts["reads"] == 1
             assert stay in said
             assert f"2 records have been held for {runs} runs" in said

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -16,8 +17,9 @@ from connectors.errors import ConfigurationError
 from connectors.model import Snapshot
 from connectors.store import Store
 from tasks.policy import Policy
-from tasks.read import validate
+from tasks.read import news, validate
 from tests.support.by_key import (
+    Both,
     a_run,
     everybody,
     few_at_a_time,
@@ -82,3 +84,52 @@ async def test_what_follows_from_whom_both_sides_name_is_what_a_wide_run_finds(s
             assert not len(wide(run, world)[0].operations)
     print(f"part {part}: {dict(found)}")
     assert found["equal"]
+
+
+@pytest.mark.parametrize("mute", long_after(1, ["source", "crowd", "both"]))
+async def test_of_a_side_that_cannot_say_who_changed_nobody_did_where_it_answers_as_it_did(
+    store: Store, mute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens on the other side, with our links and with who is held is decided on as ever."""
+
+    async def same(clients: list[Both], recorded: str) -> bool:
+        return clients[0].answers() == recorded
+
+    monkeypatch.setattr(news, "same", same)
+    found: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        rng = random.Random(f"mute {seed}")
+        world, sides = worlds(seed)
+        run = a_run(store, world, unhindered(without_limits(sides.policy)))
+        sides_of = {"source": cast(Both, run.source), "crowd": cast(Both, run.directory)}
+        mutes = [side for name, side in sides_of.items() if mute in (name, "both")]
+        for side in mutes:
+            side.mute = True
+        link(store, world)
+        try:
+            if not await settle(run, world, rng):
+                continue
+        except ConfigurationError:
+            continue
+        for step in range(SERIES):
+            before, unnamed = [side.answers() for side in sides_of.values()], [side.answers() for side in mutes]
+            if step % 3:
+                spoil(world, run.policy, rng, rng.choice(everybody(world)))
+            nobody = before == [side.answers() for side in sides_of.values()]
+            seen = unnamed == [side.answers() for side in mutes]
+            equal = await compare_changed(run, world, rng, found, f"{mute}, seed {seed}, step {step}")
+            assert seen or not equal, "a change of a side that cannot name it was not seen"
+            found["quiet"] += equal and nobody
+            found["named"] += equal and not nobody
+            if not equal:
+                try:
+                    if not await settle(run, world, rng):
+                        break
+                except ConfigurationError:
+                    break
+        else:
+            assert not len(wide(run, world)[0].operations)
+    print(f"{mute}: {dict(found)}")
+    assert found["quiet"]
+    assert found["named"] or mute == "both"
+    assert any(what.startswith("wide:") and "answer" in what for what in found)

@@ -49,18 +49,27 @@ DIRECTORY = "crowd"
 
 @dataclass
 class Both:
-    """Both sides of a world, asked by key."""
+    """Both sides of a world, asked by key. `mute`: this one does not say what changed."""
 
     world: World
     policy: Policy
     reads: Counter[str]
     seen: list[Snapshot] = field(default_factory=list)
+    mute: bool = False
+
+    @property
+    def clients(self) -> list[Any]:
+        return [self]
 
     def source(self) -> Snapshot:
         return self.world.source()
 
     def directory(self) -> Snapshot:
         return self.world.crowd.snapshot(self.policy.attributes.extra)
+
+    def answers(self) -> str:
+        """What a whole read is answered."""
+        raise NotImplementedError
 
 
 class BySource(Both):
@@ -88,7 +97,12 @@ class BySource(Both):
             [one for one in gone if ("user", one) not in there], gone_groups, held,
         )  # fmt: skip
 
+    def answers(self) -> str:
+        return self.source().digest()
+
     def cursor(self) -> str:
+        if self.mute:
+            return ""
         self.seen.append(self.source())
         return str(len(self.seen) - 1)
 
@@ -112,7 +126,12 @@ class BySource(Both):
 
 
 class ByCrowd(Both):
+    def answers(self) -> str:
+        return self.directory().digest()
+
     async def token(self) -> str:
+        if self.mute:
+            return ""
         self.seen.append(self.directory())
         return str(len(self.seen) - 1)
 

@@ -19,7 +19,7 @@ from tasks.read.narrow import read_changed
 from tasks.read.news import starting_cursors
 from tasks.read.remember import held_keys
 from tasks.run import Run
-from tests.support.by_key import BySource, journal, link, of_few, remember, wide
+from tests.support.by_key import ByCrowd, BySource, journal, link, of_few, remember, wide
 from tests.support.worlds import World, applied, describe, since
 
 
@@ -29,7 +29,13 @@ async def settle(run: Run, world: World, rng: random.Random) -> bool:
         begin = await starting_cursors(run)
         assert begin is not None
         assert isinstance(run.source, BySource)
-        cursors = replace(begin, cursor=run.source.cursor())
+        assert isinstance(run.directory, ByCrowd)
+        cursors = replace(
+            begin,
+            cursor=run.source.cursor(),
+            source_answers=run.source.answers() if run.source.mute else "",
+            crowd_answers=run.directory.answers() if run.directory.mute else "",
+        )
         remember(run, world)
         made, _ = wide(run, world)
         carry_out(run, world, made, rng)

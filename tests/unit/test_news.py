@@ -70,7 +70,7 @@ async def test_where_nobody_changed_nothing_is_read(store: Store) -> None:
     few = await read_changed(run)
     assert asked(run, few) == (0, 0, set())
     assert few.source.snapshot.users.empty
-    assert few.words().startswith("Neither acme nor Crowd names anybody who changed since ")
+    assert few.words().startswith("Neither acme nor Crowd shows anybody who changed since ")
 
 
 async def test_whom_the_source_names_is_read_again(store: Store) -> None:
