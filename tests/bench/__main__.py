@@ -182,6 +182,8 @@ class Bench:
             found, served, asked = self.counted(program)
             added = self.snapshots() - added
             runs, plain = [found], [program("run", orchestrated=False)]
+            program("run", force=False)  # from here on, what both sides answer is known
+            compared = [program("run", force=False)]
             floors: dict[str, list[float]] = {}
 
             def measure(name: str, command: str, **arguments: Any) -> None:
@@ -191,6 +193,7 @@ class Bench:
             for _ in range(self.repeats):
                 measure("download", "download")
                 runs.append(program("run"))
+                compared.append(program("run", force=False))
                 measure("network", "download", parse=False)
                 plain.append(program("run", orchestrated=False))
                 for name in ("parse", "rows", "digest", "diff"):
@@ -219,7 +222,12 @@ class Bench:
         ]
         outside = min(one["wall"] - one["own"] for one in runs) - min(one["wall"] - one["own"] for one in plain)
         self.stages.append(Stage("  of it: orchestration", outside, "the whole cycle", wall, 0.05, share=True))
+        for one in compared:
+            assert one["read"].startswith("Neither acme nor Crowd shows anybody"), one["read"]
+        quiet = min(one["wall"] for one in compared)
+        self.stages.append(Stage("no change, by the answers", quiet, "bare download", best["network"], 1.1))
         self.notes += [
+            "no change, by the answers, seconds by stage: " + _seconds(_best([one["functions"] for one in compared])),
             "floors of the cycle, seconds: " + _seconds({name: best[name] for name in best if name != "kept"}),
             "no-change cycle, seconds by stage: " + _seconds(_best([one["functions"] for one in runs])),
             f"the same without Prefect: {alone:.2f} s, with {wall:.2f} s: {(wall - alone) / wall:+.1%} "

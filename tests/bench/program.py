@@ -25,8 +25,8 @@ import flows.sync
 import tasks.stages
 import tasks.tell.report
 import tasks.tell.stored_plan
-from connectors.model import Snapshot
 from flows.sync import SyncRequest, sync
+from tasks.read.deltas import Reading
 from tests.bench.child import answer
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -66,8 +66,9 @@ class Watch:
             finally:
                 self._running.remove(name)
                 self.spans.append((name, start, time.perf_counter()))
-            if isinstance(result, Snapshot) and name.startswith("extract"):
-                self.tables[name] = sum(frame_bytes(f) for f in (result.users, result.groups, result.memberships))
+            if isinstance(result, Reading):
+                read = result.snapshot
+                self.tables[name] = sum(frame_bytes(frame) for frame in (read.users, read.groups, read.memberships))
             return result
 
         return noted
