@@ -18,7 +18,6 @@ from tasks.decide.map import usernames
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.neighbourhood import NAME, OWNER, account_keys, person_keys
 from tasks.read import validate
-from tasks.read.keys import spaces
 from tasks.read.known import KnownSides, NotNarrowError
 from tasks.run import Run
 
@@ -136,7 +135,7 @@ class Around:
         wanted = set(crowd_ids(usernames(users, run.policy.usernames))) - {""}
         new = keys - seen
         seen |= keys
-        others = run.store.having(spaces(run)[0], {key for key in new if not key.startswith(f"{OWNER}:")})
+        others = self.base.keys.people({key for key in new if not key.startswith(f"{OWNER}:")})
         others |= {key.removeprefix(f"{OWNER}:") for key in new if key.startswith(f"{OWNER}:")}
         return others, self._accounts(new, wanted)
 
@@ -149,7 +148,7 @@ class Around:
         links = run.store.links_about(run.directory_name, run.source_name, owners, names)
         there = run.store.users_now(run.crowd_side.stream, names)["id"]
         tied = set(crowd_ids(links["name"][(links["kind"] == "user").to_numpy()]))
-        return {*wanted, *there, *tied, *run.store.having(spaces(run)[1], keys)}
+        return {*wanted, *there, *tied, *self.base.keys.accounts(keys)}
 
 
 async def _all(reads: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import pandas as pd
 
 from connectors.model import Snapshot
@@ -11,28 +14,53 @@ from tasks.read import validate
 from tasks.run import Run
 
 
-def spaces(run: Run) -> tuple[str, str]:
-    """The names under which the store has the keys of people, and of accounts."""
-    of = f"{run.directory_name} {run.source_name}"
-    return f"{of} people", f"{of} accounts"
+@dataclass(slots=True)
+class Keys:
+    """The keys of both sides as their newest snapshots are (the store's numbers of these), to find records by. They
+    are made when they are first asked for, which a run in which nobody changed never does."""
 
+    run: Run
+    source_snapshot: int
+    crowd_snapshot: int
+    _renewed: bool = False
 
-def renew(run: Run, source_snapshot: int, crowd_snapshot: int) -> None:
-    """Brings the keys of both sides in the store up to date with their newest snapshots: all of them where the policy
-    is another one since, else those of what changed."""
-    source, crowd = run.source_side.stream, run.crowd_side.stream
-    of_people, of_accounts = spaces(run)
-    digest, store = run.policy.digest(), run.store
-    for space, stream, newest in ((of_people, source, source_snapshot), (of_accounts, crowd, crowd_snapshot)):
-        state = store.index_state(space)
-        anew = state is None or state.digest != digest
-        since = state if state is not None and not anew else IndexState(digest, 0, 0)
-        users = store.users_since(stream, since.snapshot)
-        links, event = store.linked_since(run.directory_name, since.event) if space == of_accounts else (None, 0)
-        behind = newest - since.snapshot > 50  # (each run adds snapshots, most of which change nothing)
-        if anew or behind or len(users) or (links is not None and len(links)):
-            keys = _people_keys(run, users) if links is None else _accounts_keys(run, users, links)
-            store.index(space, keys, IndexState(digest, newest, event), anew=anew)
+    def people(self, keys: Collection[str]) -> set[str]:
+        """The people (ids) who have one of the keys."""
+        return self._having("people", keys)
+
+    def accounts(self, keys: Collection[str]) -> set[str]:
+        """The accounts (names) that have one of the keys, but for the keys that are plain names."""
+        return self._having("accounts", keys)
+
+    def _having(self, whose: str, keys: Collection[str]) -> set[str]:
+        if not keys:
+            return set()
+        if not self._renewed:
+            self._renew()
+            self._renewed = True
+        return self.run.store.having(self._space(whose), keys)
+
+    def _space(self, whose: str) -> str:
+        return f"{self.run.directory_name} {self.run.source_name} {whose}"
+
+    def _renew(self) -> None:
+        """Brings the keys in the store up to date: all of them where the policy is another one since, else those of
+        what changed."""
+        run, store, digest = self.run, self.run.store, self.run.policy.digest()
+        for whose, stream, newest in (
+            ("people", run.source_side.stream, self.source_snapshot),
+            ("accounts", run.crowd_side.stream, self.crowd_snapshot),
+        ):
+            space = self._space(whose)
+            state = store.index_state(space)
+            anew = state is None or state.digest != digest
+            since = state if state is not None and not anew else IndexState(digest, 0, 0)
+            users = store.users_since(stream, since.snapshot)
+            links, event = store.linked_since(run.directory_name, since.event) if whose == "accounts" else (None, 0)
+            behind = newest - since.snapshot > 50  # (each run adds snapshots, most of which change nothing)
+            if anew or behind or len(users) or (links is not None and len(links)):
+                keys = _people_keys(run, users) if links is None else _accounts_keys(run, users, links)
+                store.index(space, keys, IndexState(digest, newest, event), anew=anew)
 
 
 def _people_keys(run: Run, users: pd.DataFrame) -> pd.DataFrame:

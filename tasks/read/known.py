@@ -20,7 +20,7 @@ from connectors.store import SavedSnapshot, Store, WideTotals
 from tasks.decide.names import crowd_ids
 from tasks.decide.width import totals_less
 from tasks.read import validate
-from tasks.read.keys import renew
+from tasks.read.keys import Keys
 from tasks.run import Client, Run, Side
 
 MOST_REMOVALS: Final = 5_000
@@ -48,18 +48,18 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class KnownSides:
     """`recent`: the accounts (ids) that lost something in the window of the limits; `removed`: what was taken away in
-    Crowd by anybody since it was read, and in the window; `totals` are less that."""
+    Crowd by anybody since it was read, and in the window; `totals` are less that. `keys` find the records of both."""
 
     totals: WideTotals
     source: Known
     crowd: Known
     recent: Collection[str]
     removed: pd.DataFrame
+    keys: Keys
 
 
 def known_sides(run: Run) -> KnownSides:
-    """Both sides as the store knows them, with the keys of their records brought up to date. Raises
-    `NotNarrowError`."""
+    """Both sides as the store knows them. Raises `NotNarrowError`."""
     totals = _totals(run)
     source = _known(run.store, run.source_side)
     crowd = _known(run.store, run.crowd_side)
@@ -76,8 +76,8 @@ def known_sides(run: Run) -> KnownSides:
         raise NotNarrowError(f"{len(recent)} accounts lost something in the window of the limits")
     own = run.store.removals(run.source_name, run.directory_name, totals.at)
     totals = replace(totals, totals=totals_less(totals.totals, own, since))
-    renew(run, source.saved.id, crowd.saved.id)
-    return KnownSides(totals, source, crowd, recent, pd.concat([window, since], ignore_index=True))
+    removed = pd.concat([window, since], ignore_index=True)
+    return KnownSides(totals, source, crowd, recent, removed, Keys(run, source.saved.id, crowd.saved.id))
 
 
 def _totals(run: Run) -> WideTotals:

@@ -36,7 +36,6 @@ from tasks.decide.selection import Selection, nobody
 from tasks.read import validate
 from tasks.read.around import Around, users_of
 from tasks.read.extract import held_rows
-from tasks.read.keys import spaces
 from tasks.read.known import Known, KnownSides, NotNarrowError, known_sides
 from tasks.read.news import last_in_step, news
 from tasks.run import Client, ReadSide, Run, Side
@@ -86,7 +85,7 @@ async def read_narrow(run: Run, asked: str) -> Few:
     base = await in_thread(known_sides, run)
     around = Around(run, base, MOST)
     try:
-        identity, found = await _who(run, asked)
+        identity, found = await _who(run, base, asked)
         if found is not None:
             around.people[identity] = found
         await around.read({identity})
@@ -115,10 +114,10 @@ async def read_changed(run: Run, also: Collection[str] = ()) -> Few:
 # Who
 
 
-async def _who(run: Run, asked: str) -> tuple[str, Person | None]:
+async def _who(run: Run, base: KnownSides, asked: str) -> tuple[str, Person | None]:
     """The one person who is asked for → the id, and the record where it was read already. Raises `ConfigurationError`
     for somebody whom neither the source, nor the store, nor a link knows."""
-    known, named = await in_thread(_asked, run, asked)
+    known, named = await in_thread(_asked, run, base, asked)
     if asked in known:
         return asked, None
     found = await run.source.user(asked, run.source_side.scope)
@@ -134,10 +133,9 @@ async def _who(run: Run, asked: str) -> tuple[str, Person | None]:
     return gone.pop(), None
 
 
-def _asked(run: Run, asked: str) -> tuple[set[str], set[str]]:
+def _asked(run: Run, base: KnownSides, asked: str) -> tuple[set[str], set[str]]:
     """Of the people of whom the store knows: the one who has this id, and those who have this username or address."""
-    people, _ = spaces(run)
-    ids = run.store.having(people, {f"asked:{asked.lower()}"})
+    ids = base.keys.people({f"asked:{asked.lower()}"})
     users = run.store.users_now(run.source_side.stream, {asked, *ids})
     wanted = asked.strip().lower()
     named = (users["username"].str.strip().str.lower() == wanted) | (users["email"].str.strip().str.lower() == wanted)
