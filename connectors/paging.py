@@ -24,6 +24,10 @@ Row = TypeVar("Row")
 AHEAD = 4
 """How many pages are fetched at once."""
 
+FEW, HEAVY = 5, 16 * 2**20
+"""Records of which nobody knows how large they are: so many are asked for first, and never more than fit into about so
+many bytes."""
+
 ROWS = 10_000
 """About how many memberships make a `Page`."""
 
@@ -73,8 +77,11 @@ async def by_index(
     count: int,
     first: int = 1,
     ahead: int = AHEAD,
+    weight: Callable[[Result], int] | None = None,
 ) -> AsyncIterator[tuple[Sequence[Any], bool]]:
     """Pages by index: `fetch(start, count)`, the first record having index `first`; `read` takes an answer apart.
+    `weight` (bytes of an answer) is for records of very different sizes: their pages begin small, and grow as long as
+    they are light.
 
     Pages overlap by one record: each must begin with the one that ended the page before. (Where somebody leaves
     before a boundary and somebody else joins behind it, the total stays, and one who was there all along is skipped.)
@@ -83,12 +90,14 @@ async def by_index(
     a page that is shorter than that size on, the read goes page by page and advances by what came. Where an answer is
     too large, the rest is asked for in pages of half the size; `TooLargeError` where two records are still too large.
     """
-    size, part = max(count, 2), None
-    while part is None:
+    most = max(count, 2)
+    size, answer = most if weight is None else min(most, FEW), None
+    while answer is None:
         try:
-            part = read(await fetch(first, size))
+            answer = await fetch(first, size)
         except TooLargeError as error:
-            size = _half(size, error)
+            size = most = _half(size, error)
+    part = read(answer)
     total, items = part.total, part.items
     if total is None or total < 0:
         raise IncompleteError(f"{what}: the server does not say how many there are, so nothing is proved.")
@@ -100,9 +109,13 @@ async def by_index(
     yield items, missing == 0
     if not missing:
         return
-    size, at, end, alone = max(len(items), 2), first + len(items) - 1, items[-1], False
+    at, end, alone = first + len(items) - 1, items[-1], False
+    most = most if len(items) == size else max(len(items), 2)  # the server gives no more
+    size = max(len(items), 2)
     while missing:
-        starts = range(at, first + total - 1, size - 1)[: 1 if alone else None]
+        size = _fitting(size, most, weight(answer)) if weight else size
+        growing = size < most
+        starts = range(at, first + total - 1, size - 1)[: 1 if alone or growing else None]
         pages = in_order(partial(_sized, fetch, size), starts, ahead)
         try:
             async for answer in pages:
@@ -110,13 +123,23 @@ async def by_index(
                 missing, items = prove(part, at, size), part.items
                 meet(end, items, what)
                 yield items[1:], missing == 0
-                at, end, alone = at + len(items) - 1, items[-1], alone or len(items) < size
-                if alone:
+                at, end, short = at + len(items) - 1, items[-1], len(items) < size
+                if short and growing:
+                    size = most = max(len(items), 2)
+                alone = alone or (short and not growing)
+                if short or (weight and _fitting(size, most, weight(answer)) < size):
                     break
         except TooLargeError as error:
-            size = _half(size, error)
+            size = most = _half(size, error)
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
+
+
+def _fitting(size: int, most: int, weight: int) -> int:
+    """How many records to ask for after a page of `size` that had so many bytes."""
+    if weight > HEAVY:
+        return min(size, max(FEW, size // 2))
+    return min(most, 2 * size) if weight <= HEAVY // 2 else size
 
 
 def _missing_after(part: Part, total: int, before: int, at: int, most: int | None, what: str) -> int:

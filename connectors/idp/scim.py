@@ -326,7 +326,11 @@ class Scim:
                     size //= 2
 
         title = self._at(what)
-        pages = by_cursor(cursored, title) if self._paging == "cursor" else by_index(indexed, read, title, count=size)
+        weight = (lambda answer: len(answer[0].body)) if what == "Groups" and not params else None
+        if self._paging == "cursor":
+            pages = by_cursor(cursored, title)
+        else:
+            pages = by_index(indexed, read, title, count=size, weight=weight)
         try:
             async for records, start, last in distinct(pages, title):
                 if last and start == 1 and not records:

@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import pytest
 
+from connectors import paging
 from connectors.contract import Held, Page, Scope, Source
 from connectors.errors import (
     AuthenticationError,
@@ -312,13 +314,32 @@ async def test_one_group_that_lost_its_members_in_the_list_is_looked_up() -> Non
         if what != "Groups":
             return body
         found = orjson.loads(body)
-        del found["Resources"][2]["members"]
+        for record in found["Resources"]:
+            if record["id"] == "g3":
+                del record["members"]
         return orjson.dumps(found)
 
     server.spoil = lose
     async with server.running(), source(server.url) as scim:
         assert (await everything(scim))[2] == MEMBERSHIPS
         assert [target for target in server.asked if target.startswith("/Groups/")] == ["/Groups/g3"]
+
+
+@pytest.mark.parametrize("cap", [1000, 37])
+async def test_pages_of_groups_are_as_long_as_their_members_let_them_be(
+    cap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few at first; more where they are light, up to what the server gives; fewer where they are heavy."""
+    monkeypatch.setattr(paging, "HEAVY", 20_000)
+    large = {**group(50, "u1"), "members": [{"value": "u1", "type": "User", "display": "x" * 3000}] * 40}
+    groups = [large if n == 50 else group(n, "u1") for n in range(1, 301)]
+    async with ScimServer(USERS, groups, cap=cap).running() as server, source(server.url, group_page_size=80) as scim:
+        found = await whole(scim.groups(Scope()))
+        assert [row[0] for row in found] == [one["id"] for one in groups]
+        counts = [int(parse_qs(urlsplit(target).query)["count"][0]) for target in server.asked if "/Groups" in target]
+    assert counts[:4] == [5, 10, 20, 40]
+    assert max(counts) == (80 if cap == 1000 else 40)
+    assert min(counts[4:]) < 37 <= counts[-1]  # after the heavy one, and again at the end
 
 
 async def test_members_are_read_anew_for_many_groups_without_a_group_read() -> None:
@@ -692,9 +713,10 @@ async def test_one_member_that_makes_no_sense_holds_its_group(how: str, name: st
         def spoil(what: str, page: int, body: bytes) -> bytes:
             if what != "Groups":
                 return body
-            found = orjson.loads(body)
-            second = orjson.dumps(found["Resources"][1])
-            return body.replace(second, ONE[name](second))
+            for second in orjson.loads(body)["Resources"]:
+                if second["id"] == "g2":
+                    body = body.replace(orjson.dumps(second), ONE[name](orjson.dumps(second)))
+            return body
 
         server.spoil = spoil
     async with server.running(), source(server.url, group_members=how) as scim:
