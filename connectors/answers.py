@@ -73,11 +73,11 @@ class KeptAnswer:
     status: int
     headers: Mapping[str, str]
     url: str
-    pieces: list[tuple[pa.Buffer, int]] = field(default_factory=list, repr=False)
+    pieces: list[tuple[bytes, int]] = field(default_factory=list, repr=False)
 
     def add(self, piece: bytes) -> None:
         """One more piece of the body."""
-        self.pieces.append((pa.compress(piece, CODEC), len(piece)))
+        self.pieces.append((pa.compress(piece, CODEC, asbytes=True), len(piece)))
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece."""
