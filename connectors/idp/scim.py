@@ -76,7 +76,7 @@ class ScimSettings(WithToken, SourceSettings):
     kind: Literal["scim"] = "scim"
     url: str = Field(description="Base of the SCIM endpoint, e.g. https://idp.example.org/scim/v2")
     group_page_size: int = Field(
-        200, ge=2, le=10_000, description="Groups a page, with their members; fewer where an answer is too large."
+        200, ge=2, le=10_000, description="Groups a page, with their members, at most; fewer where these are many."
     )
     group_members: Literal["auto", "list", "get"] = Field(
         "auto", description="Members out of the list of groups (list), group by group (get), or as they come (auto)."
