@@ -77,6 +77,10 @@ async def test_what_was_kept_is_as_it_came() -> None:
             kept = await http.call("GET", "/none")
         assert (kept.status, kept.body, kept.headers["x-why"]) == (404, b"gone", "moved")
         assert kept.url == f"{server.url}/base/none"
+        asked = len(server.requests)
+        with recording([http]):  # what that read did not ask for is not kept for the next one
+            assert (await read(http))[0] == b'["bob"]'
+        assert len(server.requests) == asked + 3
 
 
 async def test_who_does_not_answer_does_not_answer_as_before() -> None:
