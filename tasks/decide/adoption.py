@@ -15,7 +15,7 @@ import pandas as pd
 
 from connectors.model import Snapshot
 from tasks.decide.correlation import Correlation, Surroundings
-from tasks.decide.names import among
+from tasks.decide.names import among, places
 from tasks.decide.nesting import members_below
 from tasks.policy import Policy, matches
 
@@ -60,7 +60,7 @@ def _fitting(found: Correlation, key: str, free: np.ndarray) -> tuple[np.ndarray
         records = _names_by_key(doubtful, pool_keys, existing[found.name].iloc[pool])
         found.reason[unsure] = [_several_fit(key, people[one], records[one]) for one in ours[unsure]]
     unique = np.flatnonzero(~twice.to_numpy())
-    at = pd.Index(pool_keys.iloc[unique]).get_indexer(pd.Index(ours))
+    at = places(ours, pool_keys.iloc[unique])
     hit = np.flatnonzero(open_ & ~unsure & (at >= 0))
     return hit, pool[unique[at[hit]]]
 

@@ -17,7 +17,7 @@ from tasks.decide.adoption import adopt
 from tasks.decide.collisions import collided
 from tasks.decide.correlation import Correlation, Surroundings
 from tasks.decide.map import Desired
-from tasks.decide.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids, places
 from tasks.decide.owners import owned
 from tasks.policy import Policy, matches
 
@@ -106,7 +106,7 @@ def _gone(groups: pd.DataFrame, read: Snapshot | None, policy: Policy) -> pd.Ind
 def _handed_over(wanted: pd.DataFrame, groups: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Crowd groups with their new owners, and which groups changed hands: name, before, after."""
     new = wanted[wanted["how"] == HANDED_OVER]
-    at = pd.Index(groups["id"]).get_indexer(pd.Index(new["account"]))
+    at = places(new["account"], groups["id"])
     owner = groups["owner"].to_numpy(dtype=object).copy()
     changed = pd.DataFrame(
         {"name": groups["name"].iloc[at].to_numpy(), "before": owner[at], "after": new["id"].to_numpy()}, dtype="str"
@@ -117,7 +117,7 @@ def _handed_over(wanted: pd.DataFrame, groups: pd.DataFrame) -> tuple[pd.DataFra
 
 def _shared(desired: Desired, groups: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Desired groups → those for everyone that are there already as somebody else's, and all others."""
-    at = pd.Index(groups["id"]).get_indexer(pd.Index(crowd_ids(desired.groups["name"])))
+    at = places(crowd_ids(desired.groups["name"]), groups["id"])
     shared = among(desired.groups["id"], desired.everyone) & (at >= 0)
     shared[shared] = groups["owner"].iloc[at[shared]].to_numpy() != desired.groups["id"][shared].to_numpy()
     found = desired.groups[shared].assign(account=groups["id"].iloc[at[shared]].to_numpy(), how=SHARED)
@@ -152,7 +152,7 @@ def _by_owner(found: Correlation, source: str) -> None:
     Crowd. Where several Crowd records have its mark, or link and mark contradict each other, it is held."""
     wanted, existing, kind = found.wanted, found.existing, found.kind
     records = np.flatnonzero((existing["owner"] != "").to_numpy())
-    at = pd.Index(existing["owner"].iloc[records]).get_indexer(pd.Index(wanted["id"]))
+    at = places(wanted["id"], existing["owner"].iloc[records])
     hit = at >= 0
     found.account[hit] = existing["id"].to_numpy(dtype=object)[records][at[hit]]
     found.how[hit] = existing["how"].to_numpy(dtype=object)[records][at[hit]]
@@ -207,7 +207,7 @@ def _hold_taken_names(found: Correlation, around: Surroundings) -> None:
     clash, foreign, ownerless = np.zeros((3, len(names)), dtype=bool)
     new = np.flatnonzero(found.open)
     if len(new):  # (who is disabled wants no account; an active one of that name may be theirs all the same)
-        at = pd.Index(existing["id"]).get_indexer(pd.Index(names.iloc[new]))
+        at = places(names.iloc[new], existing["id"])
         needs = found.active[new] | _active(existing, at)
         new, at = new[(at >= 0) & needs], at[(at >= 0) & needs]
         clash[new] = True

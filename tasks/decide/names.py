@@ -132,20 +132,25 @@ def spelled(name: str, shown: str = "") -> str:
 
 
 def among(values: pd.Series, pool: Iterable[str]) -> np.ndarray:
-    """Which values are in the pool: bool. On large texts several times faster than `isin`."""
-    index = (
-        pool
-        if isinstance(pool, pd.Index)
-        else pd.Index(pool if isinstance(pool, pd.Series) else list(pool), dtype="str")
-    )
-    if not len(index) or not len(values):
-        return np.zeros(len(values), dtype=bool)
-    return np.asarray(index.unique().get_indexer(pd.Index(values)) >= 0)
+    """Which values are in the pool: bool."""
+    if not len(values):
+        return np.zeros(0, dtype=bool)
+    return np.array(pc.is_in(arrow_text(values), value_set=arrow_text(pool)), dtype=bool)
+
+
+def places(values: Iterable[str], ids: Iterable[str]) -> np.ndarray:
+    """Texts → where each stands among the ids, -1 where it does not. (A pandas index says the same, but makes Python
+    objects of all texts first.) Raises `ValueError` where an id stands there twice: it could mean either."""
+    known = arrow_text(ids)
+    in_order = pc.all(pc.less(known.slice(0, max(len(known) - 1, 0)), known.slice(1))).as_py()
+    if not in_order and pc.count_distinct(known).as_py() < len(known):
+        raise ValueError("an id stands there twice, so that nobody can say which of both is meant")
+    return np.array(pc.fill_null(pc.index_in(arrow_text(values), value_set=known), -1), dtype=np.int64)
 
 
 def _first_equal(key: pd.Series, other_key: pd.Series, other: pd.Series, names: pd.Series) -> pd.Series:
     first = ~other_key.duplicated()
-    found = pd.Index(other_key[first]).get_indexer(pd.Index(key))
+    found = places(key, other_key[first])
     hit = pd.Series(np.where(found >= 0, other[first].to_numpy()[found], ""), dtype="str") if first.any() else None
     if hit is None:
         return pd.Series([""] * len(key), dtype="str")
@@ -164,7 +169,8 @@ def _ascii(series: pd.Series) -> pd.Series:
 
 def arrow_text(values: Iterable[str]) -> pa.Array:
     """Text of any container → one Arrow array of large strings."""
-    array = pa.array(values if isinstance(values, pd.Series) else list(values), type=pa.large_string())
+    given = values if isinstance(values, (pd.Series, pd.Index)) else list(values)
+    array = pa.array(given, type=pa.large_string())
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 

@@ -100,5 +100,5 @@ def nestings(memberships: pd.DataFrame) -> np.ndarray:
 
 def codes_in(column: pd.Series, ids: pd.Series) -> np.ndarray:
     """Which rows of a column of categories have one of these ids: bool."""
-    known = pd.Index(ids).get_indexer(column.cat.categories) >= 0
+    known = among(pd.Series(column.cat.categories), ids)
     return known[column.cat.codes.to_numpy()] if len(known) else np.zeros(len(column), dtype=bool)

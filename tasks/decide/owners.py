@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.model import ID_ATTRIBUTE
-from tasks.decide.names import among, arrow_text, crowd_ids
+from tasks.decide.names import among, arrow_text, crowd_ids, places
 
 
 def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFra
     decides: a copy of the database may have been put back, or names exchanged in Crowd by hand."""
     marks, texts = split_mark(records["attributes"])
     frame = records.assign(attributes=texts, mark=marks)
-    at = pd.Index(frame["id"]).get_indexer(pd.Index(crowd_ids(links["name"])))
+    at = places(crowd_ids(links["name"]), frame["id"])
     there = at >= 0
     at, links = at[there], links[there]
     owner = np.full(len(frame), "", dtype=object)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from connectors.model import sorted_unique
+from tasks.decide.names import places
 
 Pairs = tuple[np.ndarray, np.ndarray]
 """(group, member): two int columns of one length; -1 where unknown."""
@@ -49,10 +50,12 @@ def _less(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
     return left
 
 
-def positions(column: pd.Series, ids: pd.Series | pd.Index, codes: np.ndarray | None = None) -> np.ndarray:
+def positions(column: pd.Series, ids: pd.Series, codes: np.ndarray | None = None) -> np.ndarray:
     """Categorical ids → positions in `ids` (or `codes` of them), -1 where unknown."""
-    index = ids if isinstance(ids, pd.Index) else pd.Index(ids)
-    at = index.get_indexer(column.cat.categories)
+    categories, used = column.cat.categories, column.cat.codes.to_numpy()
+    if len(used) < len(categories):  # of a few rows only what they use is looked up
+        categories, used = categories[used], np.arange(len(used))
+    at = places(categories, ids)
     if codes is not None and len(codes):
         at = np.where(at >= 0, codes[at], -1)
-    return at[column.cat.codes.to_numpy()] if len(at) else np.full(len(column), -1)
+    return at[used] if len(at) else np.full(len(column), -1)

@@ -22,7 +22,7 @@ def owned(inputs: PlanInputs) -> Owned:
     mine[inputs.user_at[inputs.user_at >= 0]] = True
     groups = (inputs.directory_groups["owner"] != "").to_numpy(copy=True)
     groups[inputs.group_at[inputs.own_groups]] = True
-    at = positions(inputs.directory.memberships["group_id"], inputs.directory_group_index)
+    at = positions(inputs.directory.memberships["group_id"], inputs.directory_groups["id"])
     nested = (inputs.directory.memberships["member_kind"] == "group").to_numpy()
     inside = groups[at] & (at >= 0)
     return Owned(

@@ -11,7 +11,7 @@ import pandas as pd
 from connectors.model import DISABLED, Snapshot, crowd_id, sizes_only
 from tasks.decide.map import usernames
 from tasks.decide.match import SHARED, Matched
-from tasks.decide.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids, places
 from tasks.decide.plan.rows import HeldRow
 from tasks.policy import Policy, matches
 
@@ -21,10 +21,10 @@ from tasks.policy import Policy, matches
 class PlanInputs:
     """Both sides, the policy, and where everything is.
 
-    `user_at`, `group_at`: for each desired record the row of its Crowd record, -1 where it has none. (An index keeps
-    the table that it once made for look-ups.) `closed_accounts`: Crowd accounts that are never touched;
-    `frozen_accounts` and `frozen_groups`: also those of whoever is held, and what a held record may become. `since`:
-    since when people have left (id, since), where that is known."""
+    `user_at`, `group_at`: for each desired record the row of its Crowd record, -1 where it has none.
+    `closed_accounts`: Crowd accounts that are never touched; `frozen_accounts` and `frozen_groups`: also those of
+    whoever is held, and what a held record may become. `since`: since when people have left (id, since), where that is
+    known."""
 
     matched: Matched
     source: Snapshot
@@ -34,10 +34,6 @@ class PlanInputs:
     since: pd.DataFrame | None
     user_at: np.ndarray
     group_at: np.ndarray
-    user_index: pd.Index
-    group_index: pd.Index
-    account_index: pd.Index
-    directory_group_index: pd.Index
     closed_accounts: np.ndarray
     frozen_accounts: np.ndarray
     frozen_groups: np.ndarray
@@ -90,7 +86,6 @@ def plan_inputs(
     closed_groups = _closed(matched.directory_groups, policy.protection.groups, "name")
     frozen_groups = _frozen("group", matched, matched.directory_groups, closed_groups, policy)
     frozen_groups |= policy.privileged(matched.directory_groups["name"]).to_numpy()
-    account_index, directory_group_index = pd.Index(matched.accounts["id"]), pd.Index(matched.directory_groups["id"])
     return PlanInputs(
         matched,
         source,
@@ -98,12 +93,8 @@ def plan_inputs(
         policy,
         name,
         since,
-        user_at=account_index.get_indexer(pd.Index(matched.users["account"])),
-        group_at=directory_group_index.get_indexer(pd.Index(matched.groups["account"])),
-        user_index=pd.Index(matched.users["id"]),
-        group_index=pd.Index(matched.groups["id"]),
-        account_index=account_index,
-        directory_group_index=directory_group_index,
+        user_at=places(matched.users["account"], matched.accounts["id"]),
+        group_at=places(matched.groups["account"], matched.directory_groups["id"]),
         closed_accounts=closed,
         frozen_accounts=_frozen("user", matched, matched.accounts, closed, policy),
         frozen_groups=frozen_groups,
@@ -165,7 +156,7 @@ def alike(kind: str, other: str) -> str:
 def taken_by(inputs: PlanInputs, kind: str, name: str, identity: str) -> str:
     """Why a name cannot be had: whose it is, since when that one is gone, and what hands it over."""
     records = inputs.accounts if kind == "user" else inputs.directory_groups
-    at = pd.Index(records["id"]).get_indexer(pd.Index([name]))[0]
+    at = places([name], records["id"])[0]
     what = "account" if kind == "user" else "group"
     if at < 0:
         return f"another {what} gets this name"

@@ -149,12 +149,12 @@ def _differences(
     # People and groups apart: a name may be that of both, and groups in groups are few.
     wanted, now = inputs.matched.memberships, inputs.directory.memberships
     nested, now_nested = ((side["member_kind"] == "group").to_numpy() for side in (wanted, now))
-    group_of = positions(wanted["group_id"], inputs.group_index, codes.group)
-    now_group = positions(now["group_id"], inputs.directory_group_index)
-    user_of = np.where(nested, -1, positions(wanted["member_id"], inputs.user_index, codes.user))
-    now_user = np.where(now_nested, -1, positions(now["member_id"], inputs.account_index))
-    child_of = positions(wanted["member_id"][nested], inputs.group_index, codes.group)
-    now_child = positions(now["member_id"][now_nested], inputs.directory_group_index)
+    group_of = positions(wanted["group_id"], inputs.groups["id"], codes.group)
+    now_group = positions(now["group_id"], inputs.directory_groups["id"])
+    user_of = np.where(nested, -1, positions(wanted["member_id"], inputs.users["id"], codes.user))
+    now_user = np.where(now_nested, -1, positions(now["member_id"], inputs.accounts["id"]))
+    child_of = positions(wanted["member_id"][nested], inputs.groups["id"], codes.group)
+    now_child = positions(now["member_id"][now_nested], inputs.directory_groups["id"])
     there = now_group[now_nested], now_child
     people = difference(
         (group_of, user_of), (now_group, now_user), len(codes.usernames), rights.give, rights.take, rights.stripped

@@ -100,7 +100,7 @@ def find_renames(inputs: PlanInputs, leavers: FoundLeavers) -> Renames:
 
 def _taken(inputs: PlanInputs, deleted: set[str]) -> set[str]:
     """The names that are in use now and will not be given up by a deletion, folded."""
-    there = set(inputs.account_index.to_numpy(dtype=object)) - deleted
+    there = set(inputs.accounts["id"].to_numpy(dtype=object)) - deleted
     return there | set(inputs.unread("user")["id"]) if there else there
 
 
