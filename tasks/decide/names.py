@@ -26,28 +26,32 @@ _INVISIBLE = r"[\p{Cc}\p{Cf}\p{Z}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{034F}\x{FE00
 def fold(names: Iterable[str]) -> pd.Series:
     """Text → text in the form under which two names are one (vectorised)."""
     array = arrow_text(names)
+    # Plain ASCII has capitals and blanks, and no other forms.
+    folded = pc.replace_substring_regex(pc.ascii_lower(array), _INVISIBLE, "")
+    wide = pc.invert(pc.string_is_ascii(array))
+    if pc.any(wide).as_py():
+        folded = pc.replace_with_mask(folded, wide, _fold_wide(array.filter(wide)))
+    return pd.Series(folded, dtype="str")
+
+
+def _fold_wide(array: pa.Array) -> pa.Array:
+    """Names that are not plain ASCII, as `fold` gives them."""
     # Twice: lower-casing can open new compositions, and compatibility forms can hide capitals (℡).
     for _ in range(2):
         array = pc.utf8_lower(pc.utf8_normalize(array, "NFKC"))
     # İ is i to Arrow, and i with a dot above to Crowd: one name for us.
     array = pc.replace_substring(array, "i\u0307", "i")
-    folded = pd.Series(pc.replace_substring_regex(array, _INVISIBLE, ""), dtype="str")
-    wide = ~_ascii(folded)
-    if wide.any():  # Arrow lower-cases; only full case folding knows that ß is SS
-        cased = [unicodedata.normalize("NFKC", name.casefold()) for name in folded[wide]]
-        folded = _replaced(folded, wide, cased)
-    return folded
+    array = pc.replace_substring_regex(array, _INVISIBLE, "")
+    wide = pc.invert(pc.string_is_ascii(array))  # Arrow lower-cases; only full case folding knows that ß is SS
+    cased = [unicodedata.normalize("NFKC", name.casefold()) for name in array.filter(wide).to_pylist()]
+    return pc.replace_with_mask(array, wide, pa.array(cased, array.type))
 
 
 def crowd_ids(names: pd.Series) -> pd.Series:
     """`connectors.model.crowd_id` of every name. (Arrow's own lower-casing differs: İ, a final Σ.)"""
     lower = names.str.lower()
-    wide = ~_ascii(names).to_numpy()
-    if wide.any():
-        values = lower.to_numpy(dtype=object).copy()
-        values[wide] = [crowd_id(name) for name in names[wide]]
-        lower = pd.Series(values, dtype="str", index=names.index)
-    return lower
+    wide = ~ascii_only(names)
+    return _replaced(lower, wide, [crowd_id(name) for name in names[wide].to_numpy()]) if wide.any() else lower
 
 
 def skeletons(names: pd.Series, folded: pd.Series) -> list[pd.Series]:
@@ -56,11 +60,11 @@ def skeletons(names: pd.Series, folded: pd.Series) -> list[pd.Series]:
     Two, because capitals may look alike (ТЕАМ, TEAM) where small letters do not, and the other way round,
     and because folding turns some letters into such as look different. Accents still count.
     """
-    wide = ~_ascii(names)
+    wide = ~ascii_only(names)
     forms = []
     for texts in (folded, names):
-        shapes = [_shape(text) for text in texts[wide]]
-        forms.append(_replaced(folded, wide, list(fold(shapes))))
+        shapes = [_shape(text) for text in texts.to_numpy()[wide]]
+        forms.append(_replaced(folded, wide, fold(shapes)))
     return forms
 
 
@@ -68,10 +72,9 @@ def _shape(name: str) -> str:
     return unicodedata.normalize("NFD", name).translate(_lookalikes())
 
 
-def _replaced(series: pd.Series, where: pd.Series, values: list[str]) -> pd.Series:
-    result = series.to_numpy(dtype=object).copy()
-    result[where.to_numpy()] = values
-    return pd.Series(result, dtype="str", index=series.index)
+def _replaced(series: pd.Series, where: np.ndarray, values: Iterable[str]) -> pd.Series:
+    texts = pc.replace_with_mask(arrow_text(series), pa.array(where), arrow_text(values))
+    return pd.Series(texts, dtype="str", index=series.index)
 
 
 def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
@@ -82,7 +85,7 @@ def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
     """
     plain = names.reset_index(drop=True)
     folded = fold(plain)
-    wide = ~_ascii(plain)
+    wide = ~ascii_only(plain)
     if against is None:
         forms = [folded.where(folded.duplicated(keep=False), "")]
         if wide.any():
@@ -93,7 +96,7 @@ def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
                 forms.append(shape.where(alike, ""))
         return _merged(forms).set_axis(names.index)
     other = pd.Series(list(against), dtype="str")
-    other_folded, other_wide = fold(other), ~_ascii(other)
+    other_folded, other_wide = fold(other), ~ascii_only(other)
     label = _first_equal(folded, other_folded, other, plain)
     if wide.any() or other_wide.any():
         for shape, other_shape in zip(skeletons(plain, folded), skeletons(other, other_folded), strict=True):
@@ -107,8 +110,9 @@ def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
 
 def _merged(forms: list[pd.Series]) -> pd.Series:
     """Labels by several forms ("" for none) → one label for all that are connected by any of them."""
-    label = np.arange(len(forms[0]))
-    some = np.logical_or.reduce([form != "" for form in forms])
+    height = len(forms[0])
+    some = np.flatnonzero(np.logical_or.reduce([form != "" for form in forms]))
+    label, forms = some, [form.iloc[some] for form in forms]  # few names clash, and only they are looked at
     while True:
         before = label
         for form in forms:
@@ -117,7 +121,10 @@ def _merged(forms: list[pd.Series]) -> pd.Series:
             label = label.copy()
             label[shared] = least
         if (label == before).all():
-            return pd.Series(np.where(some, label.astype(str), ""), dtype="str")
+            break
+    merged = np.full(height, "", dtype=object)
+    merged[some] = label.astype(str)
+    return pd.Series(merged, dtype="str")
 
 
 def spelled(name: str, shown: str = "") -> str:
@@ -161,10 +168,6 @@ def _first_equal(key: pd.Series, other_key: pd.Series, other: pd.Series, names: 
 def ascii_only(names: pd.Series) -> np.ndarray:
     """Which names are plain ASCII: bool."""
     return np.asarray(pc.string_is_ascii(arrow_text(names)).to_numpy(zero_copy_only=False), dtype=bool)
-
-
-def _ascii(series: pd.Series) -> pd.Series:
-    return pd.Series(ascii_only(series))
 
 
 def arrow_text(values: Iterable[str]) -> pa.Array:
