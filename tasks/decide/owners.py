@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 from connectors.model import ID_ATTRIBUTE
 from tasks.decide.names import among, arrow_text, crowd_ids, places
 
+_MARK = f'"{ID_ATTRIBUTE}":["'
+"""How the id attribute begins in an attributes text."""
+
 
 def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFrame:
     """Directory records + mark, owner, foreign, contested. Where a mark says another thing than the link, neither
@@ -63,6 +66,38 @@ def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFra
 def split_mark(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Attributes text → (value of the id attribute or "", text without it)."""
     array = arrow_text(texts)
+    marked = pc.match_substring(array, _MARK)
+    found, without = _cut(array.filter(marked))
+    marks = pc.replace_with_mask(pa.repeat(pa.scalar("", array.type), len(array)), marked, found)
+    rest = pc.replace_with_mask(array, marked, without)
+    return pd.Series(marks, dtype="str", index=texts.index), pd.Series(rest, dtype="str", index=texts.index)
+
+
+def _cut(array: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """As `split_mark`, of texts in which the id attribute seems to begin. They are cut at its quotation marks, which is
+    five times as fast as a search; what has others of these, or escaped ones, is searched."""
+    parts = pc.split_pattern(array, pattern=_MARK).flatten()
+    more = pc.split_pattern(parts[1::2], pattern='"]', max_splits=1).flatten()
+    if len(parts) != 2 * len(array) or len(more) != 2 * len(array):
+        return _searched(array)
+    before, marks, after = parts[::2], more[::2], more[1::2]
+    rest = pc.binary_join_element_wise(
+        pc.if_else(pc.equal(after, "}"), pc.utf8_rtrim(before, characters=","), before),
+        pc.utf8_ltrim(after, characters=","),
+        pa.scalar("", array.type),
+    )
+    plain = pc.and_not(
+        pc.or_(pc.ends_with(before, "{"), pc.ends_with(before, ",")), pc.match_substring_regex(marks, r'["\\]')
+    )
+    if not pc.all(plain).as_py():
+        odd = pc.invert(plain)
+        found, without = _searched(array.filter(odd))
+        marks, rest = pc.replace_with_mask(marks, odd, found), pc.replace_with_mask(rest, odd, without)
+    return marks, rest
+
+
+def _searched(array: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """As `split_mark`, of any texts."""
     member = rf'"{ID_ATTRIBUTE.replace(".", "[.]")}":\["(?P<mark>(?:[^"\\]|\\.)*)"(?:,"(?:[^"\\]|\\.)*")*\]'
     marks = pc.fill_null(pc.struct_field(pc.extract_regex(array, f"[{{,]{member}"), "mark"), "")
     escaped = pc.match_substring(marks, "\\")  # few: what an id has of tabs, quotation marks and their like
@@ -70,5 +105,4 @@ def split_mark(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
         read = [orjson.loads(f'"{mark}"') for mark in marks.filter(escaped).to_pylist()]
         marks = pc.replace_with_mask(marks, escaped, pa.array(read, marks.type))
     rest = pc.replace_substring_regex(array, rf"([{{,]){member},?", r"\1")
-    rest = pc.replace_substring_regex(rest, r",}\z", "}")
-    return pd.Series(marks, dtype="str", index=texts.index), pd.Series(rest, dtype="str", index=texts.index)
+    return marks, pc.replace_substring_regex(rest, r",}\z", "}")
