@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import orjson
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.model import MAX_TEXT
@@ -29,11 +30,11 @@ NO_ADDRESS: Final = r"^[^@]+\z|^@|@.*@|@\z|[\s\p{Z}]"
 
 def readable(texts: pd.Series, column: str) -> tuple[pd.Series, pd.Series]:
     """What stands in one of `FIELDS` → "" for what Crowd has no place for; and why, "" for nothing."""
-    reasons = pd.Series("", index=range(len(texts)), dtype="str")
+    reasons = nothing_wrong(len(texts))
     rules = [(_CONTROL, "has control characters"), *([(NO_ADDRESS, "is no address")] if column == "email" else [])]
     for pattern, words in rules:
         texts, why = without(texts, pattern, f"{column} {words}")
-        reasons = reasons.where(why == "", why)
+        reasons = why.where(why != "", reasons)
     if (long := too_long(texts)).any():
         texts = texts.where(~long, "")
         reasons = reasons.where(~long | (reasons != ""), f"{column} is longer than Crowd's {MAX_TEXT} characters")
@@ -42,8 +43,11 @@ def readable(texts: pd.Series, column: str) -> tuple[pd.Series, pd.Series]:
 
 def readable_attributes(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Attributes texts → with null for the values of those that Crowd has no place for; and why, "" for nothing."""
+    suspects = np.flatnonzero(_which(texts, _CONTROL_IN_JSON) | _long_values(texts))
+    if not len(suspects):
+        return texts, nothing_wrong(len(texts))
     after, why = texts.to_numpy(dtype=object).copy(), np.full(len(texts), "", dtype=object)
-    for at in np.flatnonzero(_which(texts, _CONTROL_IN_JSON) | _long_values(texts)):
+    for at in suspects:
         read, faults = orjson.loads(after[at]), dict[str, str]()
         for name, values in read.items():
             if any(map(re.compile(CONTROL_IN_TEXT).search, values)):
@@ -57,8 +61,13 @@ def readable_attributes(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
 
 def without(texts: pd.Series, pattern: str, words: str) -> tuple[pd.Series, pd.Series]:
     """Texts → "" for those in which the pattern is found; and for these the words, "" for the others."""
-    wrong = _which(texts, pattern)
-    return (texts.where(~wrong, "") if wrong.any() else texts), pd.Series(np.where(wrong, words, ""), dtype="str")
+    wrong, reasons = _which(texts, pattern), nothing_wrong(len(texts))
+    return (texts.where(~wrong, ""), reasons.where(~wrong, words)) if wrong.any() else (texts, reasons)
+
+
+def nothing_wrong(count: int) -> pd.Series:
+    """As many empty reasons."""
+    return pd.Series(pa.repeat(pa.scalar("", pa.large_string()), count), dtype="str")
 
 
 def shortened(texts: pd.Series) -> pd.Series:

@@ -98,13 +98,13 @@ def desired(snapshot: Snapshot, policy: Policy, *, whole: bool = True) -> Desire
     groups, ours = _groups(snapshot.groups, policy, group_names)
     users = people.records[people.fine].reset_index(drop=True)
     everyone = pd.Index(groups.records.loc[groups.fine & ours, "id"])
-    given = snapshot.warnings
+    given = {kind: snapshot.warnings[snapshot.warnings["kind"] == kind] for kind in ("user", "group", "policy")}
     warnings = [
         *(
-            given[(given["kind"] == kind).to_numpy() & among(given["id"], records["id"])]
+            given[kind][among(given[kind]["id"], records["id"])]
             for kind, records in (("user", snapshot.users), ("group", snapshot.groups))
         ),
-        given[given["kind"] == "policy"],
+        given["policy"],
         *_warned(people),
         *_warned(groups),
     ]
@@ -192,24 +192,31 @@ def _refuse_one_name(snapshot: Snapshot, policy: Policy, names: pd.Series, group
         ("usernames.rules", "people", 2, names, policy.usernames),
         ("groups.rules", "groups", 3, group_names, policy.groups),
     ):
-        if not rules.rules or len(made) < least or len(pd.Index(made.str.lower()).unique()) > 1:
+        if not rules.rules or len(made) < least or not _one_name(made):
             continue
         bare = rules.model_copy(update={"rules": ()})
         before = usernames(snapshot.users, bare) if isinstance(bare, Usernames) else bare.named(snapshot.groups["name"])
-        if len(pd.Index(before.str.lower()).unique()) > 1:
+        if not _one_name(before):
             raise ConfigurationError(
                 f"{setting} give all {len(made)} {people} one name, {made.iloc[0]!r}; correct the patterns, so that "
                 "different names stay different. Nothing is written"
             )
 
 
+def _one_name(names: pd.Series) -> bool:
+    lower = names.str.lower()
+    return bool((lower == lower.iloc[0]).all())
+
+
 def _denied(reasons: pd.Series, names: pd.Series, rules: Usernames | Groups, field: str) -> pd.Series:
     """Adds a reason to every record whose Crowd name the policy does not give."""
-    subject = "its Crowd name '" + names + "' is "
-    denied = matches(names, rules.deny)
-    reasons = _because(reasons, denied, subject + f"one of {field}.deny; take it out there, or rename it in the IdP")
-    allowed = matches(names, rules.allow)
-    return _because(reasons, ~allowed, subject + f"none of {field}.allow; add it there, or rename it in the IdP")
+    for which, why in (
+        (matches(names, rules.deny), f"one of {field}.deny; take it out there, or rename it in the IdP"),
+        (~matches(names, rules.allow), f"none of {field}.allow; add it there, or rename it in the IdP"),
+    ):
+        if which.any():
+            reasons = _because(reasons, which, "its Crowd name '" + names + "' is " + why)
+    return reasons
 
 
 def _also_everyone(reasons: pd.Series, names: pd.Series, originals: pd.Series, ours: np.ndarray) -> pd.Series:
@@ -247,7 +254,8 @@ def _with_everyone(memberships: pd.DataFrame, groups: pd.Index, members: pd.Seri
 
 def _because(reasons: pd.Series, which: Any, reason: str | pd.Series) -> pd.Series:
     """Reasons, with this one for those records that have none yet."""
-    return reasons.where(~np.asarray(which, dtype=bool) | (reasons != ""), reason)
+    which = np.asarray(which, dtype=bool)
+    return reasons.where(~which | (reasons != ""), reason) if which.any() else reasons
 
 
 def _held(mapped: _Mapped) -> pd.DataFrame:
@@ -261,6 +269,8 @@ def _warned(mapped: _Mapped) -> list[pd.DataFrame]:
     warned = []
     for reasons in mapped.left_out:
         which = (reasons != "").to_numpy()
+        if not which.any():
+            continue
         rows = mapped.originals[which]
         frame = held_records(mapped.kind, rows, mapped.name, "map", reasons[which] + " and was left out")
         warned.append(frame.assign(away=pd.Series("", index=frame.index, dtype="str")))
