@@ -244,7 +244,7 @@ def sorted_unique(keys: np.ndarray) -> np.ndarray:
     """Integers → sorted, each once. (`np.unique` hashes them first, ten times slower on a million.)"""
     if (keys[1:] > keys[:-1]).all():
         return keys
-    keys = np.sort(keys)
+    keys = np.sort(keys, kind="stable")  # they come in runs, group by group
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
 
 

@@ -23,14 +23,11 @@ def difference(
     known = (wanted[0] >= 0) & (wanted[1] >= 0)
     if stripped is not None and stripped.any():
         known &= ~stripped[wanted[1]]
-    wanted_keys = sorted_unique(wanted[0][known].astype(np.int64) * width + wanted[1][known])
-    known = (present[0] >= 0) & (present[1] >= 0)
-    present_keys = sorted_unique(present[0][known].astype(np.int64) * width + present[1][known])
+    wanted_keys = _keys(wanted, known, width)
+    present_keys = _keys(present, (present[0] >= 0) & (present[1] >= 0), width)
     if len(wanted_keys) == len(present_keys) and (wanted_keys == present_keys).all():
         return no_pairs(), no_pairs()
-    add, remove = (
-        np.divmod(_less(*keys), width) for keys in ((wanted_keys, present_keys), (present_keys, wanted_keys))
-    )
+    add, remove = (np.divmod(keys, width) for keys in _unshared(wanted_keys, present_keys))
     may_add = give[0][add[0]] & give[1][add[1]]
     may_remove = take[0][remove[0]] & take[1][remove[1]]
     return (add[0][may_add], add[1][may_add]), (remove[0][may_remove], remove[1][may_remove])
@@ -41,13 +38,21 @@ def no_pairs() -> Pairs:
     return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
 
 
-def _less(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Sorted keys that are not among sorted others."""
+def _keys(pairs: Pairs, known: np.ndarray, width: int) -> np.ndarray:
+    """A number for each pair that is `known` (bool), in their order."""
+    return sorted_unique((pairs[0].astype(np.int64) * width + pairs[1])[known])
+
+
+def _unshared(keys: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and others, both in their order and each once → those that only the one has, and only the other."""
     if not len(others):
-        return keys
+        return keys, others
+    # What is found among the others is found from both sides.
     at = np.minimum(np.searchsorted(others, keys), len(others) - 1)
-    left: np.ndarray = keys[others[at] != keys]
-    return left
+    shared = others[at] == keys
+    rest = np.ones(len(others), dtype=bool)
+    rest[at[shared]] = False
+    return keys[~shared], others[rest]
 
 
 def positions(column: pd.Series, ids: pd.Series, codes: np.ndarray | None = None) -> np.ndarray:
@@ -58,4 +63,5 @@ def positions(column: pd.Series, ids: pd.Series, codes: np.ndarray | None = None
     at = places(categories, ids)
     if codes is not None and len(codes):
         at = np.where(at >= 0, codes[at], -1)
-    return at[used] if len(at) else np.full(len(column), -1)
+    at = at.astype(np.int32)  # memberships are many
+    return at[used] if len(at) else np.full(len(column), -1, dtype=np.int32)
