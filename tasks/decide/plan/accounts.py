@@ -13,7 +13,7 @@ from connectors.operations import Kind
 from tasks.decide.fields import FIELDS
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.plan.attributes import attribute_changes
-from tasks.decide.plan.inputs import PlanInputs, alike, changeable, held_row, taken_by
+from tasks.decide.plan.inputs import PlanInputs, alike, different, held_row, taken_by
 from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
 from tasks.decide.plan.renames import Renames
 from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, fields_before, frame, records
@@ -27,7 +27,9 @@ def change_accounts(inputs: PlanInputs, leavers: FoundLeavers, named: Renames) -
     """One full replace per account that differs, named after the most serious change in it; and the attributes, which
     Crowd keeps apart."""
     fixed = named.frozen | leavers.departed
-    known, wanted, now = changeable(inputs.users, inputs.accounts, inputs.user_at, fixed)
+    people = inputs.users.assign(mark=inputs.name + ":" + inputs.users["id"])
+    columns = (*FIELDS, "active", "attributes", "mark")
+    known, wanted, now = different(people, inputs.accounts, inputs.user_at, fixed, columns)
     differs, after = _fields(wanted, now)
     stops = (now["active"] & ~wanted["active"]).to_numpy(dtype=bool, copy=True)
     stops &= np.isin(leavers.action[inputs.user_at[known]], SHUTS_OUT)

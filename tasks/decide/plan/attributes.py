@@ -24,9 +24,9 @@ from tasks.decide.plan.rows import (
 def attribute_changes(
     inputs: PlanInputs, kind: Kind, wanted: pd.DataFrame, now: pd.DataFrame, final: pd.Series
 ) -> StepResult:
-    """Desired records and their Crowd records (row by row), and the names that these have after the plan → changes of
-    attributes. Ownership marks are set under the name that the record has now."""
-    mark = np.asarray(inputs.name + ":" + wanted["id"], dtype=object)
+    """Desired records with the mark of each, their Crowd records (row by row), and the names that these have after the
+    plan → changes of attributes. Ownership marks are set under the name that the record has now."""
+    mark = wanted["mark"].to_numpy(dtype=object)
     unmarked = now["mark"].to_numpy(dtype=object) != mark
     texts = (now["attributes"] != wanted["attributes"]).to_numpy(dtype=bool)
     names = now["username" if kind is Kind.USER_ATTRIBUTES else "name"].where(unmarked, final)

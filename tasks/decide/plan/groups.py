@@ -12,7 +12,7 @@ from connectors.model import ID_ATTRIBUTE, crowd_id, sizes_only
 from connectors.operations import Kind
 from tasks.decide.names import among, clashes, crowd_ids
 from tasks.decide.plan.attributes import attribute_changes
-from tasks.decide.plan.inputs import PlanInputs, alike, changeable, held_row, taken_by
+from tasks.decide.plan.inputs import PlanInputs, alike, different, held_row, taken_by
 from tasks.decide.plan.privileged import closed_groups, nestings_now
 from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, frame, json, nothing
 from tasks.policy import matches
@@ -31,7 +31,8 @@ class ChangedGroups:
 def change_groups(inputs: PlanInputs) -> ChangedGroups:
     """Ownership marks, descriptions, and groups that go."""
     at = np.where(inputs.own_groups, inputs.group_at, -1)
-    _, wanted, now = changeable(inputs.groups, inputs.directory_groups, at, inputs.frozen_groups)
+    groups = inputs.groups.assign(mark=inputs.name + ":" + inputs.groups["id"])
+    _, wanted, now = different(groups, inputs.directory_groups, at, inputs.frozen_groups, ("description", "mark"))
     wanted = wanted.assign(attributes=now["attributes"])  # groups carry no mapped attributes
     marks = attribute_changes(inputs, Kind.GROUP_ATTRIBUTES, wanted, now, now["name"])
     orphaned = _orphaned(inputs)

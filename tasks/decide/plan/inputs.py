@@ -130,13 +130,18 @@ def _claims(kind: str, held: pd.DataFrame, policy: Policy) -> pd.Series:
     return crowd_ids(pd.concat([raw, held["name"][mapped]]))
 
 
-def changeable(
-    wanted: pd.DataFrame, existing: pd.DataFrame, at: np.ndarray, fixed: np.ndarray
+def different(
+    wanted: pd.DataFrame, existing: pd.DataFrame, at: np.ndarray, fixed: np.ndarray, columns: Iterable[str]
 ) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:
     """Desired records and those of Crowd (`at`: where each has its own, -1 for none) → the rows of those that may be
-    changed; they, and their Crowd records, row by row. `fixed`: Crowd records that stay as they are (bool)."""
+    changed and differ in any of these columns; they, and their Crowd records, row by row. `fixed`: Crowd records that
+    stay as they are (bool)."""
     known = np.flatnonzero(at >= 0)
     known = known[~fixed[at[known]]]
+    other = np.zeros(len(known), dtype=bool)
+    for column in columns:  # few records differ, and only they are taken whole
+        other |= np.asarray(wanted[column].array[known] != existing[column].array[at[known]], dtype=bool)
+    known = known[other]
     return known, wanted.iloc[known].reset_index(drop=True), existing.iloc[at[known]].reset_index(drop=True)
 
 

@@ -76,7 +76,8 @@ def frame(
         "before": empty if before is None else before,
         "reason": reason,
     }
-    made = pd.DataFrame({name: pd.array(list(values), dtype="str") for name, values in columns.items()})
+    texts: dict[str, Any] = {name: one if isinstance(one, pd.Series) else list(one) for name, one in columns.items()}
+    made = pd.DataFrame({name: pd.array(one, dtype="str") for name, one in texts.items()})
     return made.assign(
         phase=np.full(count, KINDS[kind].phase, dtype="int64"),
         shuts_out=np.array(np.broadcast_to(shuts_out, count), dtype=bool),
@@ -129,8 +130,7 @@ def json(value: Any) -> str:
 
 def records(users: pd.DataFrame, marks: pd.Series | None = None) -> list[str]:
     """Rows of users → whole Crowd records as JSON text; with `marks` also the attributes, as a creation needs them."""
-    columns = [users[field] for field in FIELDS]
-    rows = zip(*columns, users["active"].astype(bool), strict=True)
+    rows = zip(*_values(users), strict=True)
     plain = [{"email": e, "first_name": f, "last_name": la, "display_name": d, "active": a} for e, f, la, d, a in rows]
     if marks is not None:
         for record, text, mark in zip(plain, users["attributes"], marks, strict=True):
@@ -142,12 +142,15 @@ def records(users: pd.DataFrame, marks: pd.Series | None = None) -> list[str]:
 def fields_before(now: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     """Accounts as they are and as they will be → what the fields that change held, as JSON text."""
     names = (*FIELDS, "active")
-    old = zip(*(now[name] for name in names), strict=True)
-    new = zip(*(after[name] for name in names), strict=True)
+    old, new = (zip(*_values(frame), strict=True) for frame in (now, after))
     return [
-        json({name: (bool(a) if name == "active" else a) for name, a, b in zip(names, o, n, strict=True) if a != b})
-        for o, n in zip(old, new, strict=True)
+        json({name: a for name, a, b in zip(names, o, n, strict=True) if a != b}) for o, n in zip(old, new, strict=True)
     ]
+
+
+def _values(users: pd.DataFrame) -> list[list[Any]]:
+    """Rows of users → their `FIELDS`, and whether they are active, as Python's own values."""
+    return [*(users[field].to_numpy(dtype=object).tolist() for field in FIELDS), users["active"].astype(bool).tolist()]
 
 
 def attribute_change(now: str, wanted: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
