@@ -31,7 +31,8 @@ NO_ADDRESS: Final = r"^[^@]+\z|^@|@.*@|@\z|[\s\p{Z}]"
 def readable(texts: pd.Series, column: str) -> tuple[pd.Series, pd.Series]:
     """What stands in one of `FIELDS` → "" for what Crowd has no place for; and why, "" for nothing."""
     reasons = nothing_wrong(len(texts))
-    rules = [(_CONTROL, "has control characters"), *([(NO_ADDRESS, "is no address")] if column == "email" else [])]
+    rules = [(_CONTROL, "has control characters")] if _any_control(texts) else []
+    rules += [(NO_ADDRESS, "is no address")] if column == "email" else []
     for pattern, words in rules:
         texts, why = without(texts, pattern, f"{column} {words}")
         reasons = why.where(why != "", reasons)
@@ -107,6 +108,14 @@ def _long_values(texts: pd.Series) -> np.ndarray:
             for text in texts[suspects]
         ]
     return suspects
+
+
+def _any_control(texts: pd.Series) -> bool:
+    """Whether there may be control characters in any of the texts. (They are single bytes, in UTF-8 too, so that one
+    look at the bytes of all texts saves one at each.)"""
+    *_, data = arrow_text(texts).buffers()
+    letters = np.frombuffer(data or b"", dtype=np.uint8)
+    return bool(((letters < 0x20) | (letters == 0x7F)).any())
 
 
 def _which(texts: pd.Series, pattern: str) -> np.ndarray:
