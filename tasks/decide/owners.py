@@ -27,39 +27,33 @@ def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFra
     at = places(crowd_ids(links["name"]), frame["id"])
     there = at >= 0
     at, links = at[there], links[there]
-    owner = np.full(len(frame), "", dtype=object)
-    foreign = np.zeros(len(frame), dtype=bool)
-    how = np.full(len(frame), "", dtype=object)
     ours = (links["source"] == source).to_numpy()
     prefix = f"{source}:"
     ids = marks.str.slice(len(prefix))
     of_ours = marks.str.startswith(prefix).to_numpy()
-    mark = marks.to_numpy(dtype=object)[at]
-    differs = (mark != "") & (mark != (links["source"] + ":" + links["id"]).to_numpy(dtype=object))
+    mark = marks.iloc[at].to_numpy(dtype=object)
     contested = np.zeros(len(frame), dtype=bool)
-    contested[at[differs]] = True
-    linked = np.full(len(frame), "", dtype=object)
-    linked[at[ours]] = links["id"].to_numpy(dtype=object)[ours]
-    owner[:] = np.where(contested, "", linked)
-    how[owner != ""] = "link"
+    contested[at[(mark != "") & (mark != (links["source"] + ":" + links["id"]).to_numpy(dtype=object))]] = True
+    tied = np.full(len(frame), "", dtype=object)
+    tied[at[ours]] = links["id"].to_numpy(dtype=object)[ours]
+    linked = pd.Series(tied, dtype="str", index=frame.index)
+    by_link = (linked != "").to_numpy() & ~contested
+    foreign = contested.copy()
     foreign[at[~ours]] = True
-    foreign |= contested
-    linked_ids = pd.Index(linked[linked != ""], dtype="str")
-    by_mark = (owner == "") & ~foreign & (marks != "").to_numpy()
+    by_mark = ~by_link & ~foreign & (marks != "").to_numpy()
     mine = by_mark & of_ours
     # A copied mark proves nothing: an id that has its link elsewhere, or two marks of one id.
-    copied = (among(ids, linked_ids) | ids[mine].duplicated(keep=False).reindex(ids.index, fill_value=False)).to_numpy()
-    owner[mine & ~copied] = ids.to_numpy(dtype=object)[mine & ~copied]
-    how[mine & ~copied] = "id"
-    foreign |= by_mark & ~mine
+    copied = among(ids, linked[linked != ""])
+    copied[mine] |= ids[mine].duplicated(keep=False).to_numpy()
+    nothing = pd.Series("", dtype="str", index=frame.index)
     return frame.assign(
-        owner=pd.array(owner, dtype="str"),
-        foreign=foreign,
+        owner=ids.where(mine & ~copied, linked.where(by_link, "")),
+        foreign=foreign | by_mark & ~mine,
         copied=mine & copied,
-        how=pd.array(how, dtype="str"),
+        how=nothing.where(~(mine & ~copied), "id").where(~by_link, "link"),
         contested=contested,
-        linked=pd.array(np.where(contested, linked, ""), dtype="str"),
-        marked=pd.array(np.where(contested & of_ours, ids.to_numpy(dtype=object), ""), dtype="str"),
+        linked=linked.where(contested, ""),
+        marked=ids.where(contested & of_ours, ""),
     )
 
 
