@@ -40,7 +40,10 @@ def no_pairs() -> Pairs:
 
 def _keys(pairs: Pairs, known: np.ndarray, width: int) -> np.ndarray:
     """A number for each pair that is `known` (bool), in their order."""
-    return sorted_unique((pairs[0].astype(np.int64) * width + pairs[1])[known])
+    keys = pairs[0].astype(np.int64)  # they are many, and calculated in place
+    keys *= width
+    keys += pairs[1]
+    return sorted_unique(keys[known])
 
 
 def _unshared(keys: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

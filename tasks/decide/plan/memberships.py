@@ -151,8 +151,9 @@ def _differences(
     nested, now_nested = ((side["member_kind"] == "group").to_numpy() for side in (wanted, now))
     group_of = positions(wanted["group_id"], inputs.groups["id"], codes.group)
     now_group = positions(now["group_id"], inputs.directory_groups["id"])
-    user_of = np.where(nested, -1, positions(wanted["member_id"], inputs.users["id"], codes.user))
-    now_user = np.where(now_nested, -1, positions(now["member_id"], inputs.accounts["id"]))
+    user_of = positions(wanted["member_id"], inputs.users["id"], codes.user)
+    now_user = positions(now["member_id"], inputs.accounts["id"])
+    user_of[nested], now_user[now_nested] = -1, -1
     child_of = positions(wanted["member_id"][nested], inputs.groups["id"], codes.group)
     now_child = positions(now["member_id"][now_nested], inputs.directory_groups["id"])
     there = now_group[now_nested], now_child

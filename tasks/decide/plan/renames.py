@@ -39,10 +39,12 @@ class _Movers:
     """The renames that are left, while one after another is held. `by_name`: the name that each wants → its row among
     the desired people; `left`: the names that they give up."""
 
-    def __init__(self, inputs: PlanInputs, frozen: np.ndarray, current: np.ndarray, moves: np.ndarray) -> None:
-        self.inputs, self.frozen, self.current, self.moves = inputs, frozen, current, moves
+    def __init__(
+        self, inputs: PlanInputs, frozen: np.ndarray, current: np.ndarray, wanted: np.ndarray, moves: np.ndarray
+    ) -> None:
+        """`current` and `wanted`: what each desired person is called, and is to be called as Crowd looks it up."""
+        self.inputs, self.frozen, self.current, self.wanted, self.moves = inputs, frozen, current, wanted, moves
         self.ids = inputs.users["account"].to_numpy(dtype=object)
-        self.wanted = crowd_ids(inputs.users["username"]).to_numpy(dtype=object)
         self.by_name: dict[str, int] = {self.wanted[i]: i for i in np.flatnonzero(moves).tolist()}
         self.left = {self.ids[i] for i in self.by_name.values()}
         self.held: list[HeldRow] = []
@@ -84,7 +86,7 @@ def find_renames(inputs: PlanInputs, leavers: FoundLeavers) -> Renames:
         rows = [_rename(inputs, *one, CHANGED) for one in whole]
         withheld = (Withheld(of_rows(rows), allows.of(Kind.USER_RENAME)),) if rows else ()
         moves[:] = False
-    movers = _Movers(inputs, frozen, current, moves)
+    movers = _Movers(inputs, frozen, current, wanted, moves)
     for i in np.flatnonzero(moves & matches(users["username"], inputs.policy.protection.users).to_numpy()).tolist():
         if moves[i]:
             movers.hold(i, "its new username is a protected one")
