@@ -47,6 +47,20 @@ def test_an_id_with_any_character_owns_its_account_without_the_database() -> Non
     assert not found["copied"].any()
 
 
+def test_nobody_whose_link_is_contested_gets_another_account_by_a_mark() -> None:
+    """The link says that ann is 1, the mark on it says otherwise, and bob bears a mark that says 1: neither is 1's."""
+    rows = [
+        (name, name, "", "", "", "", True, attributes_text({ID_ATTRIBUTE: [mark]}))
+        for name, mark in (("ann", "okta:9"), ("bob", "acme:1"))
+    ]
+    crowd = Snapshot.of(users_frame(rows), groups_frame(), memberships_frame())
+    links = pd.DataFrame([("acme", "user", "1", "ann", "created", "")], columns=list(LINKS), dtype="str")
+    found = owned(crowd.users, links, "acme")
+    assert list(found["owner"]) == ["", ""]
+    assert list(found["contested"]) == [True, False]
+    assert list(found["copied"]) == [False, True]
+
+
 def test_only_a_write_of_the_mark_is_one() -> None:
     """A display name that says what the mark is called is not the mark."""
     record = orjson.dumps({"display_name": f'{ID_ATTRIBUTE} "{ID_ATTRIBUTE}":["x"]'}).decode()
