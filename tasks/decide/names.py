@@ -110,9 +110,9 @@ def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
 
 def _merged(forms: list[pd.Series]) -> pd.Series:
     """Labels by several forms ("" for none) → one label for all that are connected by any of them."""
-    height = len(forms[0])
-    some = np.flatnonzero(np.logical_or.reduce([form != "" for form in forms]))
-    label, forms = some, [form.iloc[some] for form in forms]  # few names clash, and only they are looked at
+    clashing = np.logical_or.reduce([(form != "").to_numpy() for form in forms])
+    label = np.flatnonzero(clashing)  # few names clash, and only they are looked at
+    forms = [form[clashing] for form in forms]
     while True:
         before = label
         for form in forms:
@@ -121,10 +121,7 @@ def _merged(forms: list[pd.Series]) -> pd.Series:
             label = label.copy()
             label[shared] = least
         if (label == before).all():
-            break
-    merged = np.full(height, "", dtype=object)
-    merged[some] = label.astype(str)
-    return pd.Series(merged, dtype="str")
+            return _replaced(pd.Series("", index=range(len(clashing)), dtype="str"), clashing, label.astype(str))
 
 
 def spelled(name: str, shown: str = "") -> str:
@@ -152,7 +149,9 @@ def places(values: Iterable[str], ids: Iterable[str]) -> np.ndarray:
     in_order = pc.all(pc.less(known.slice(0, max(len(known) - 1, 0)), known.slice(1))).as_py()
     if not in_order and pc.count_distinct(known).as_py() < len(known):
         raise ValueError("an id stands there twice, so that nobody can say which of both is meant")
-    return np.array(pc.fill_null(pc.index_in(arrow_text(values), value_set=known), -1), dtype=np.int64)
+    sought = arrow_text(values)
+    found = pc.index_in(sought, value_set=known if len(sought) else known[:0])  # (for nobody no table is made)
+    return np.array(pc.fill_null(found, -1), dtype=np.int64)
 
 
 def _first_equal(key: pd.Series, other_key: pd.Series, other: pd.Series, names: pd.Series) -> pd.Series:

@@ -278,7 +278,8 @@ def _texts(operations: pd.DataFrame) -> Texts:
 
 def positions_in(ids: pa.Array, values: pa.Array) -> np.ndarray:
     """Texts → their positions in `ids`, -1 where they are not. (Several times faster than `get_indexer`.)"""
-    return np.asarray(pc.fill_null(pc.index_in(values, value_set=ids), -1), dtype=np.int64)
+    found = pc.index_in(values, value_set=ids if len(values) else ids[:0])  # (for nobody no table is made)
+    return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
 
 def _given(directory: Snapshot) -> tuple[tuple[Pairs, Records], tuple[Pairs, Records]]:
