@@ -182,6 +182,15 @@ class Source(Protocol):
         `ForbiddenError`, `RetryableError`."""
         ...
 
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:
+        """One group by id, as a whole read of this `scope` has it; its members are those of `memberships`. None: a
+        whole read would have no such group.
+
+        Raises `IncompleteError` where the group is there and cannot be a row (a whole read holds it), and where the
+        answer is not about it or says nothing clear; `RefusedError` where groups cannot be asked for by id; and what
+        `user` may."""
+        ...
+
     async def has_user(self, identity: str) -> bool:
         """Whether a whole read that starts now would name the user of this id: one look-up by key, or a few.
 

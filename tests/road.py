@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from connectors.contract import PLAIN, Capabilities, Changes, Directory, Page, Person, Scope, Source
+from connectors.contract import PLAIN, Capabilities, Changes, Directory, Group, Page, Person, Scope, Source
 from connectors.errors import RetryableError
 from connectors.http import Http
 from connectors.model import GroupRow, MembershipRow, Snapshot, UserRow
@@ -69,6 +69,9 @@ class FixedSource:
         yield Page(list(self.snapshot.memberships.astype("str").itertuples(index=False, name=None)), last=True)
 
     async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
+        raise NotImplementedError
+
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:
         raise NotImplementedError
 
     async def has_user(self, identity: str) -> bool:

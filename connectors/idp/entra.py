@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import (
     ConfigurationError,
     ForbiddenError,
@@ -310,13 +310,27 @@ class Entra:
         above = self._list(f"/users/{quote(identity, safe='')}/memberOf?$select=id&$top={_MOST}")
         return bool(teams.intersection([as_dict(one).get("id") async for page, _ in above for one in page]))
 
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:
+        """As `Source.group`."""
+        record = await self._group(key, _group_fields(scope))
+        if record is None:
+            return None
+        held: list[Held] = []
+        rows = self._group_rows(scope)([record], "record", held)
+        if held:
+            raise IncompleteError(f"{self._name}: the group {key} cannot be read: {held[0].reason}.")
+        return Group(rows[0])
+
     async def has_group(self, identity: str) -> bool:
         """As `Source.has_group`."""
-        if await self._one(f"/groups/{quote(identity, safe='')}?$select=id", identity) is None:
-            return False
-        if not self._settings.app:
-            return True
-        return identity in (await self._assigned_to_app())[1]
+        return await self._group(identity, "id") is not None
+
+    async def _group(self, key: str, fields: str) -> Record | None:
+        """The record of a group; with `app`, of one that is assigned to it."""
+        record = await self._one(f"/groups/{quote(key, safe='')}?$select={fields}", key)
+        if record is None or not self._settings.app:
+            return record
+        return record if key in (await self._assigned_to_app())[1] else None
 
     async def _one(self, path: str, key: str) -> Record | None:
         """The object of this id; None where Graph itself says that there is none."""

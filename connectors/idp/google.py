@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -188,6 +188,17 @@ class Google:
         if held:
             raise IncompleteError(f"{self._at('groups')}: the group {held[0].id} cannot be read: {held[0].reason}.")
         return Person(users[0], groups, [(group[0], users[0][0], "user") for group in groups], warnings)
+
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:  # noqa: ARG002
+        """As `Source.group`."""
+        record = await self._has(f"/groups/{quote(key, safe='')}", _GROUP, key)
+        if record is None or not self._inside(record, "email"):
+            return None
+        held: list[Held] = []
+        rows = self._group([record], "group", held)
+        if held:
+            raise IncompleteError(f"{self._at('groups')}: the group {key} cannot be read: {held[0].reason}.")
+        return Group(rows[0])
 
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`: one look-up by id, which never finds deleted people."""

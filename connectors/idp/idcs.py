@@ -20,7 +20,7 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -172,13 +172,25 @@ class Idcs:
             raise IncompleteError(f"{self._at(_USERS)}: asked for one person, and got somebody else; run again.")
         return None
 
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:
+        """As `Source.group`."""
+        paths = _group_paths(scope)
+        record = await self._one(_GROUPS, key, _requested(_OF_GROUPS, paths))
+        if record is None:
+            return None
+        held: list[Held] = []
+        rows = group_rows(paths)([record], "group", held)
+        if held:
+            raise IncompleteError(f"{self._at(_GROUPS)}: the group {key} cannot be read: {held[0].reason}.")
+        return Group(rows[0])
+
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`."""
-        return await self._has(_USERS, identity, f"deleteInProgress,{_USER}:serviceUser")
+        return await self._one(_USERS, identity, f"id,deleteInProgress,{_USER}:serviceUser") is not None
 
     async def has_group(self, identity: str) -> bool:
         """As `Source.has_group`."""
-        return await self._has(_GROUPS, identity, "deleteInProgress")
+        return await self._one(_GROUPS, identity, "id,deleteInProgress") is not None
 
     async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Now, less an overlap, as SCIM writes it."""
@@ -235,15 +247,15 @@ class Idcs:
                 raise IncompleteError(f"{self._at(path)}: empty, and when asked again not empty. Run again.")
             yield records, start, last
 
-    async def _has(self, path: str, key: str, attributes: str) -> bool:
-        """Whether a list would name the record with this id."""
-        answer = await self._get(f"{path}/{quote(key, safe='')}", {"attributes": f"id,{attributes}"}, (404,))
+    async def _one(self, path: str, key: str, attributes: str) -> Record | None:
+        """The record with this id; None where no list would name it."""
+        answer = await self._get(f"{path}/{quote(key, safe='')}", {"attributes": attributes}, (404,))
         if answer.status == 404 and "html" not in answer.headers.get("content-type", ""):
-            return False
+            return None
         record = as_dict(answer.json())
         if answer.status != 200 or record.get("id") != key:
             raise IncompleteError(f"{self._at(path)}: asked for {key}, and got something else; run again.")
-        return not _leaves(record)
+        return None if _leaves(record) else record
 
     async def _members_of(
         self, groups: Sequence[str], *, attributes: str, bare: list[str], held: list[Held]

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -176,17 +176,32 @@ class Keycloak:
             raise IncompleteError(f"{self._at('users')}: asked for {identity}, and got something else; run again.")
         return bool(records) and not await _ServiceAccounts(self).has(records[0])
 
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:
+        """As `Source.group`."""
+        record = await self._one(key)
+        if record is None:
+            return None
+        held: list[Held] = []
+        rows = self._group(scope)([record], "record", held)
+        if held:
+            raise IncompleteError(f"{self._at('groups')}: the group {key} cannot be read: {held[0].reason}.")
+        return Group(rows[0])
+
     async def has_group(self, identity: str) -> bool:
         """As `Source.has_group`."""
-        path = f"/groups/{quote(identity, safe='')}"
+        return await self._one(identity) is not None
+
+    async def _one(self, key: str) -> Any:
+        """The record of a group; None where Keycloak itself says that there is none."""
+        path = f"/groups/{quote(key, safe='')}"
         answer = await self._http.call("GET", self._root + path)
         if answer.status == 404 and answer.problem().get("error") == "Could not find group by id":
-            return False
+            return None
         if answer.status != 200:
             answer = await self._get(path)
-        if _id(answer.json()) != identity:
-            raise IncompleteError(f"{self._at('groups')}: asked for {identity}, and got something else; run again.")
-        return True
+        if _id(found := answer.json()) != key:
+            raise IncompleteError(f"{self._at('groups')}: asked for {key}, and got something else; run again.")
+        return found
 
     async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Keycloak does not say when a user or group was changed."""

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -211,16 +211,31 @@ class Okta:
         record = await self._one(path, identity)
         return record is not None
 
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:
+        """As `Source.group`. With `app`, out of the list of its groups."""
+        record = await self._group(key)
+        if record is None:
+            return None
+        held: list[Held] = []
+        rows = group_rows(scope.attributes, embedded=bool(self._settings.app))([record], "group", held)
+        if held:
+            raise IncompleteError(f"{self._at(_GROUPS)}: the group {key} cannot be read: {held[0].reason}.")
+        return Group(rows[0])
+
     async def has_group(self, identity: str) -> bool:
         """As `Source.has_group`. With `app`, out of the list of its groups."""
+        return await self._group(identity) is not None
+
+    async def _group(self, key: str) -> Record | None:
+        """The record of a group of the chosen types, or of its assignment to the application."""
         if self._settings.app:
             groups = self._list(f"{self._app}/groups", {"expand": "group", "limit": 200})
-            found = [one async for page, *_ in groups for one in map(as_dict, page) if one.get("id") == identity]
+            found = [one async for page, *_ in groups for one in map(as_dict, page) if one.get("id") == key]
             record = found[0] if found else None
         else:
-            record = await self._one(_GROUPS, identity)
+            record = await self._one(_GROUPS, key)
         left_out = _TYPES - self._settings.group_types
-        return record is not None and _type(record, bool(self._settings.app)) not in left_out
+        return None if record is None or _type(record, bool(self._settings.app)) in left_out else record
 
     async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Okta's clock, less an overlap; "" where only full reads are right (`app`)."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Literal
 import orjson
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, MembershipRow, UserRow
@@ -168,23 +168,39 @@ class OneLogin:
             raise IncompleteError(f"{self._at()}: a role or group of the user {user[0]} is not listed; run again.")
         return Person(user, groups, [(group[0], user[0], "user") for group in groups], warnings)
 
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:  # noqa: ARG002
+        """As `Source.group`."""
+        record = await self._group(key)
+        if record is None:
+            return None
+        held: list[Held] = []
+        rows = group_rows([record], "group", held)
+        if held:
+            raise IncompleteError(f"{self._at()}: the role or group {key} cannot be read: {held[0].reason}.")
+        return Group(rows[0])
+
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`; with `app`, whether it is among the person's applications."""
-        if not self._settings.app:
-            return await self._has(f"{_USERS}/{identity}", identity)
-        if not await self._has(f"{_USERS}/{identity}", identity):
+        if await self._one(f"{_USERS}/{identity}", identity) is None:
             return False
+        if not self._settings.app:
+            return True
         apps = self._list(f"{_USERS}/{identity}/apps", {"ignore_visibility": "true"})
         return str(self._settings.app) in [self._id_of(one, "apps") async for page, *_ in apps for one in page]
 
     async def has_group(self, identity: str) -> bool:
-        """As `Source.has_group`; with `app`, out of the list of the roles that have it."""
+        """As `Source.has_group`."""
+        return await self._group(identity) is not None
+
+    async def _group(self, key: str) -> Record | None:
+        """The record of a role or group; with `app`, out of the list of the roles that have it."""
         if self._settings.groups == "groups":
-            return await self._has(f"{_GROUPS}/{identity}", identity)
+            return await self._one(f"{_GROUPS}/{key}", key)
         if not self._settings.app:
-            return await self._has(f"{_ROLES}/{identity}", identity)
+            return await self._one(f"{_ROLES}/{key}", key)
         roles = self._list(_ROLES, {"app_id": self._settings.app})
-        return identity in [self._id_of(one, _ROLES) async for page, *_ in roles for one in page]
+        found = [as_dict(one) async for page, *_ in roles for one in page if self._id_of(one, _ROLES) == key]
+        return found[0] if found else None
 
     async def cursor(self, scope: Scope) -> str:  # noqa: ARG002
         """Now, less an overlap, in ISO 8601; "" where only full reads are right (`app`, `groups`)."""
@@ -316,22 +332,22 @@ class OneLogin:
             )
         return None
 
-    async def _has(self, path: str, key: str) -> bool:
-        """Whether there is a record of this id, in OneLogin's own words."""
+    async def _one(self, path: str, key: str) -> Record | None:
+        """The record of this id; None where OneLogin says in its own words that there is none."""
         if not (key.isascii() and key.isdigit()):
-            return False  # no id of OneLogin's
+            return None  # no id of OneLogin's
         answer = await self._call(path, {}, expect=(404,))
         found = as_dict(answer.json())
         if answer.status == 404:
             if found.get("name") != "NotFoundError" and as_dict(found.get("status")).get("code") != 404:
                 raise IncompleteError(f"{self._at(path)}: 404{_detail(answer)}, not whether it is there. Run again.")
-            return False
+            return None
         data = found.get("data")
         if isinstance(data, list):  # version 1
             found = as_dict(data[0]) if len(data) == 1 else {}
         if str(found.get("id")) != key:
             raise IncompleteError(f"{self._at(path)}: asked for {key}, and got something else; run again.")
-        return True
+        return found
 
     def _single(self, answer: Answer, key: str) -> Record:
         record = as_dict(answer.json())

@@ -27,7 +27,7 @@ import orjson
 from pydantic import Field
 
 from connectors import strict_json
-from connectors.contract import PLAIN, Capabilities, Changes, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import (
     ConfigurationError,
     CrowdsyncError,
@@ -214,13 +214,24 @@ class Scim:
             raise IncompleteError(f"{self._at('Groups')}: a group of the user cannot be read: {held[0].reason}.")
         return Person(rows[0], groups, [(group[0], rows[0][0], "user") for group in groups], warnings)
 
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:
+        """As `Source.group`."""
+        record = await self._one("Groups", key, excludedAttributes="members")
+        if record is None:
+            return None
+        held: list[Held] = []
+        rows = group_rows(scope.attributes)([record], "record", held)
+        if held:
+            raise IncompleteError(f"{self._at('Groups')}: the group {key} cannot be read: {held[0].reason}.")
+        return Group(rows[0])
+
     async def has_user(self, identity: str) -> bool:
         """As `Source.has_user`."""
-        return await self._has("Users", identity)
+        return await self._one("Users", identity) is not None
 
     async def has_group(self, identity: str) -> bool:
         """As `Source.has_group`."""
-        return await self._has("Groups", identity, excludedAttributes="members")
+        return await self._one("Groups", identity, excludedAttributes="members") is not None
 
     @property
     def clients(self) -> Sequence[Http]:
@@ -438,19 +449,20 @@ class Scim:
         nested = [one.value for one in some if one.type == "Group"] if len(users) < len(some) else []
         return self._same_texts(users), nested, []
 
-    async def _has(self, what: str, key: str, **params: str) -> bool:
-        """Whether the record with this id is there. An answer that does not say so clearly is refused."""
+    async def _one(self, what: str, key: str, **params: str) -> Record | None:
+        """The record with this id; None where it is not there. An answer that does not say so clearly is refused."""
         await self._discover()
         answer = await self._http.call(
             "GET", f"{self._paths[what]}/{quote(key, safe='')}", params=params, headers=_ACCEPT
         )
         if answer.status == 404 and "html" not in answer.headers.get("content-type", ""):
-            return False
+            return None
         if answer.status == 403:
             raise ForbiddenError(f"{self._at(what)}: 403{_detail(answer)}. Give the token the right to read these.")
-        if answer.status != 200 or _folded(as_dict(answer.json())).get("id") != key:
+        record = as_dict(answer.json()) if answer.status == 200 else {}
+        if _folded(record).get("id") != key:
             raise IncompleteError(f"{self._at(what)}/…: {answer.status}{_detail(answer)}, not the record asked for.")
-        return True
+        return record
 
     def _alone(self, answer: Answer) -> Any:
         """A group that was asked for alone, as `_slimmed`."""

@@ -590,6 +590,7 @@ async def test_a_look_up_that_says_nothing_clear_is_not_a_no(served: Served) -> 
                 for look_up, key in (
                     (source.has_user, before.users["id"][0]),
                     (source.has_group, before.groups["id"][0]),
+                    (source.group, before.groups["id"][0]),
                 ):
                     with contextlib.suppress(CrowdsyncError):
                         await look_up(key)
@@ -833,6 +834,66 @@ async def test_an_attribute_that_the_source_refuses_is_not_nobody(served: Served
                     await source.user(key, scope)
             else:
                 same_as_whole(await source.user(key, scope), whole, key)
+
+
+async def every_group(served: Served, **settings: Any) -> Snapshot:
+    """Each group by its id, and its members, are as in a whole read with all the attributes."""
+    scope = Scope(frozenset(served.case.attributes))
+    async with served.source(**settings) as source:
+        whole = await read_source(source, scope)
+    async with served.source(**settings) as source:  # (one that has listed nothing)
+        for row in whole.groups.itertuples(index=False, name=None):
+            found = await source.group(row[0], scope)
+            assert found is not None, row[0]
+            assert tuple(found.group) == row
+        ids = list(whole.groups["id"])
+        held: list[Held] = []
+        for some in ([one] for one in ids[:3]):
+            members = await drained(source.memberships(some), held)
+            pairs = whole.memberships[whole.memberships["group_id"].isin(some)].astype("str")
+            assert sorted(members) == sorted(pairs.itertuples(index=False, name=None))
+        assert not held
+    return whole
+
+
+async def test_one_group_is_as_in_a_whole_read(served: Served) -> None:
+    """Also by every setting; and nobody else's."""
+    case = served.case
+    for settings in ({}, *case.others):
+        await every_group(served, **settings)
+    async with served.source() as source:
+        for never in case.never[1]:
+            assert await source.group(never) is None
+    if not case.narrow:
+        return
+    with contextlib.ExitStack() as stack:
+        if case.narrow_options:
+            options = {**case.options, **case.narrow_options}
+            served = Served(case, stack.enter_context(sandbox.running(case.kind, **SIZE, options=options)))
+        whole, narrow = await served.read(), await every_group(served, **case.narrow)
+        outside = set(whole.groups["id"]) - set(narrow.groups["id"])
+        assert outside
+        async with served.source(**case.narrow) as source:
+            for key in outside:
+                assert await source.group(key, Scope(frozenset(case.attributes))) is None, key
+
+
+async def test_one_group_that_is_gone_is_none_and_one_that_cannot_be_a_row_is_not(served: Served) -> None:
+    before = await served.read()
+    key = before.groups["id"][0]
+    for names in ({"name", "displayName"}, {"id"}):
+        async with served.source() as source:
+            api = source.clients[0]
+            api._transport = Spoiling(api._transport, frozenset(names))
+            with pytest.raises(IncompleteError):
+                pytest.fail(f"{names}: {await source.group(key)}")
+    try:
+        served.idp.load(**{**SIZE, "seed": 8})
+        async with served.source() as source:
+            for key in before.groups["id"]:
+                assert await source.group(key) is None, key
+    finally:
+        served.idp.load(**SIZE)
 
 
 async def test_wrong_credentials_are_told_and_not_shown(served: Served) -> None:
