@@ -14,7 +14,7 @@ from typing import Final
 import pandas as pd
 
 from tasks.decide.map import usernames
-from tasks.decide.names import ascii_only, crowd_ids, fold, skeletons
+from tasks.decide.names import among, ascii_only, crowd_ids, fold, skeletons
 from tasks.decide.owners import split_mark
 from tasks.decide.values import Sources, field_value
 from tasks.policy import Policy
@@ -51,6 +51,18 @@ def account_keys(accounts: pd.DataFrame, links: pd.DataFrame, policy: Policy, so
     if EMAIL in policy.matching.users:
         parts.append(_keyed(accounts["id"], EMAIL, accounts[EMAIL].str.lower()))
     return _together(parts)
+
+
+def teams_of(
+    group: str, teams: pd.DataFrame, groups: pd.DataFrame, links: pd.DataFrame, policy: Policy, source: str
+) -> set[str]:
+    """A group of Crowd (id) → the groups of a source (ids) that it is made of: of these `teams` (id, name) those that
+    get its name, and those that own it by its link or its mark. `groups`: Crowd's groups."""
+    marks, _ = split_mark(groups["attributes"][(groups["id"] == group).to_numpy()])
+    tied = links[(links["kind"] == "group") & (links["source"] == source) & (crowd_ids(links["name"]) == group)]
+    owners = {*tied["id"], *(mark.removeprefix(f"{source}:") for mark in marks if mark.startswith(f"{source}:"))}
+    named = (crowd_ids(policy.groups.named(teams["name"])) == group).to_numpy()
+    return set(teams["id"][named | among(teams["id"], owners)])
 
 
 def _named(ids: pd.Series, names: pd.Series) -> list[pd.DataFrame]:

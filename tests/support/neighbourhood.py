@@ -12,8 +12,8 @@ import pandas as pd
 
 from connectors.model import Snapshot, crowd_id, sizes_only
 from tasks.decide.names import among, crowd_ids
+from tasks.decide.neighbourhood import teams_of
 from tasks.decide.nesting import codes_in, groups_below, nestings
-from tasks.decide.owners import split_mark
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
 
@@ -78,12 +78,7 @@ def named_by(
     group = crowd_id(selection.group)
     if group in {crowd_id(one) for one in policy.groups.everyone}:
         return None
-    marked, _ = split_mark(directory.groups["attributes"][(directory.groups["id"] == group).to_numpy()])
-    tied = links[(links["kind"] == "group") & (links["source"] == name) & (crowd_ids(links["name"]) == group)]
-    owners = {*tied["id"], *(mark.removeprefix(f"{name}:") for mark in marked if mark.startswith(f"{name}:"))}
-    ours = (crowd_ids(policy.groups.named(source.groups["name"])) == group).to_numpy(copy=True)
-    ours |= among(source.groups["id"], owners)
-    teams = set(source.groups["id"][ours])
+    teams = teams_of(group, source.groups, directory.groups, links, policy, name)
     if policy.groups.nesting == "flatten":
         teams = groups_below(source.memberships, teams)
     return _members(source.memberships, teams), _members(directory.memberships, {group})
