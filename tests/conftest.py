@@ -17,6 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from connectors import oauth
+from connectors.model import Snapshot
+from connectors.store import Store
+from tasks.read import validate
 from tests.support import postgres
 
 vars(oauth)["load_pem_private_key"] = lru_cache(load_pem_private_key)
@@ -89,6 +92,19 @@ def server() -> Iterator[postgres.Server]:
         pytest.skip(f"PostgreSQL half left out: {reason}")
     with postgres.running() as running:
         yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store of one file, for tests of something else."""
+    with Store.open(f"sqlite:///{tmp_path}/store.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def unvalidated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For worlds without a row that validation holds, of which Great Expectations needs 0.1 s to say so."""
+    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

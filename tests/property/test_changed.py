@@ -7,17 +7,14 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 import pytest
 
 from connectors.errors import ConfigurationError
-from connectors.model import Snapshot
 from connectors.store import Store
 from tasks.policy import Policy
-from tasks.read import news, validate
+from tasks.read import news
 from tests.support.by_key import (
     Both,
     a_run,
@@ -38,16 +35,7 @@ from tests.support.sides import worlds
 SEEDS, PARTS, SERIES = int(os.environ.get("CROWDSYNC_SEEDS", "2")), 2, 8
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These worlds have no row that validation holds, of which Great Expectations needs 0.1 s to say so."""
-    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path}/store.db") as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("unvalidated")
 
 
 @pytest.mark.parametrize("part", long_after(1, range(PARTS)))

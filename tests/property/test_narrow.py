@@ -10,16 +10,12 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from connectors.errors import ConfigurationError, IncompleteError, RefusedError
-from connectors.model import Snapshot
 from connectors.store import Store
 from tasks.policy import Policy
-from tasks.read import validate
 from tasks.read.known import NotNarrowError
 from tasks.read.narrow import read_narrow
 from tests.support.by_key import (
@@ -42,16 +38,7 @@ from tests.support.worlds import applied
 SEEDS, PARTS = int(os.environ.get("CROWDSYNC_SEEDS", "2")), 2
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These worlds have no row that validation holds, of which Great Expectations needs 0.1 s to say so."""
-    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path}/store.db") as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("unvalidated")
 
 
 @pytest.mark.parametrize("part", long_after(1, range(PARTS)))

@@ -14,10 +14,8 @@ import pytest
 
 from connectors.contract import Changes, DirectoryChanges, Held, Hint
 from connectors.errors import StaleCursorError
-from connectors.model import Snapshot
 from connectors.store import Store
 from tasks.policy import Policy
-from tasks.read import validate
 from tasks.read.known import NotNarrowError
 from tasks.read.narrow import Few, read_changed
 from tasks.run import Run
@@ -29,9 +27,7 @@ from tests.support.worlds import SOURCE, World
 DAYS = 30
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
+pytestmark = pytest.mark.usefixtures("unvalidated")
 
 
 @pytest.fixture
