@@ -127,6 +127,7 @@ class Scim:
         self._same: dict[str, str] = {}
         self._group_ids: frozenset[str] = frozenset()
         self._filter_proved: bool | None = None
+        self._proving = asyncio.Lock()
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
         """All users, a `Page` for each page of the server."""
@@ -533,19 +534,23 @@ class Scim:
     async def _can_filter_members(self) -> bool:
         """Whether `members.value eq` works, tried on a membership that is known to exist and on one that
         does not: servers may ignore a filter (everything matches) or not know it (nothing does)."""
-        if self._filter_proved is None:
-            try:
-                part = self._part(await self._get("Groups", {"count": 20, **self._first()}), "Groups")
-                for group in part.items:
-                    for member in as_dict(group).get("members") or ():
-                        value = orjson.dumps(as_dict(member).get("value")).decode()
-                        real = await self._filtered("Groups", f"members.value eq {value}")
-                        none = await self._filtered("Groups", f'members.value eq "{uuid.uuid4()}"')
-                        self._filter_proved = not none and group["id"] in {x.get("id") for x in real}
-                        return self._filter_proved
-            except (IncompleteError, ForbiddenError, ConfigurationError):
-                self._filter_proved = False
+        async with self._proving:  # (several people may be read side by side)
+            if self._filter_proved is None:
+                try:
+                    self._filter_proved = await self._prove_filter()
+                except (IncompleteError, ForbiddenError, ConfigurationError):
+                    self._filter_proved = False
         return bool(self._filter_proved)
+
+    async def _prove_filter(self) -> bool | None:
+        part = self._part(await self._get("Groups", {"count": 20, **self._first()}), "Groups")
+        for group in part.items:
+            for member in as_dict(group).get("members") or ():
+                value = orjson.dumps(as_dict(member).get("value")).decode()
+                real = await self._filtered("Groups", f"members.value eq {value}")
+                none = await self._filtered("Groups", f'members.value eq "{uuid.uuid4()}"')
+                return not none and group["id"] in {x.get("id") for x in real}
+        return None
 
     # --- members -------------------------------------------------------------------------------
 
