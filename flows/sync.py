@@ -23,6 +23,7 @@ from tasks.decide.width import beyond
 from tasks.policy import Policy, policy_of
 from tasks.read.known import NotNarrowError
 from tasks.read.missed import find_missed
+from tasks.read.narrow import NOBODY
 from tasks.read.news import starting_cursors
 from tasks.read.quarantine import watched
 from tasks.read.recover import settle_unfinished
@@ -106,28 +107,29 @@ async def sync(request: SyncRequest) -> Report:
 
 
 async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -> Proposal | str:
-    """What follows for one person, or for all who changed, from the records that concern them; or why everything has to
-    be read, "" where that was asked for."""
-    if request.full or request.force or request.plan or request.group:
+    """What follows for one person, one group, or for all who changed, from the records that concern them; or why
+    everything has to be read, "" where that was asked for."""
+    if request.full or request.force or request.plan:
         return ""
-    if not request.person and not run.lasting:
+    one, also = bool(request.person or request.group), NOBODY
+    if not one and not run.lasting:
         return ""
-    person, also = bool(request.person), frozenset[str]()
     while True:
         with run.timed("read by key"):
-            few = await read_few(run, request.person, also)
+            few = await read_few(run, request.person, request.group, also)
         if isinstance(few, NotNarrowError):
             return str(few)
         of_all = few.totals.totals
         with run.timed("plan"):
             basis = Basis(few.source, few.crowd, few.links, few.selection, advice, totals=few.totals, read=few.words())
-            basis = basis if person else replace(basis, cursors=few.cursors, loud=tuple(of_all["loud"]))
+            basis = basis if one else replace(basis, cursors=few.cursors, loud=tuple(of_all["loud"]))
             proposal = await propose(run, basis, policy)
-        if not few.unread or not len(proposal.plan.operations):
+        unread = few.still_unread(proposal.plan, policy)
+        if not unread:
             break
-        also |= few.unread  # nothing is done about somebody who was not read again
+        also |= unread  # nothing is done about somebody who was not read again
     why = beyond(proposal.plan, proposal.impact, proposal.verdict, policy)
-    if why or person:
+    if why or one:
         return why or proposal
     if proposal.plan.withheld:
         return "operations that the policy keeps from being done are told of everybody"

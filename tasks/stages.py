@@ -5,7 +5,7 @@ What a stage does stands in the function that it calls. Frames are neither hashe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pandas as pd
@@ -37,7 +37,7 @@ from tasks.read.confirm import rest_of, sample_of, still_gone
 from tasks.read.deltas import Reading, Since, read_since
 from tasks.read.extract import read_directory
 from tasks.read.known import NotNarrowError
-from tasks.read.narrow import Few, read_changed, read_narrow
+from tasks.read.narrow import NOBODY, Few, Unread, read_changed, read_group, read_narrow
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Client, ReadSide, Run, Side
 from tasks.tell.proposal import Basis, Proposal
@@ -74,11 +74,13 @@ async def extract_directory(directory: Directory, scope: Scope) -> Reading:
 
 
 @task(name="read by key", task_run_name="read by key", **SHARED)
-async def read_few(run: Run, asked: str, also: Collection[str] = ()) -> Few | NotNarrowError:
-    """One person, or all who changed ("") and `also` these people, and whoever is connected with them, read again by
-    key; or why that is not enough."""
+async def read_few(run: Run, person: str, group: str, also: Unread = NOBODY) -> Few | NotNarrowError:
+    """One person, one group, or all who changed, `also` these, and whoever is connected with them, read again by key;
+    or why that is not enough."""
     try:
-        return await (read_narrow(run, asked) if asked else read_changed(run, also))
+        if person:
+            return await read_narrow(run, person)
+        return await (read_group(run, group, also) if group else read_changed(run, also.people))
     except NotNarrowError as why:
         return why
 

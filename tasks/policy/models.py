@@ -108,16 +108,16 @@ class Reads(Section):
     full_every_hours: float = Field(
         24,
         ge=0,
-        description="In between, only what changed is read, where the provider can say it, and only the person that a "
-        "run is about. 0: always everything.",
+        description="In between, only what changed is read, where the provider can say it, and only the person or "
+        "group that a run is about. 0: always everything.",
     )
     by_key_percent: float = Field(
         1,
         ge=0,
         le=100,
-        description="Where the source and Crowd name who changed, these are read again one by one up to this share of "
-        "the source's people (20 at least, 2,000 at most); where more changed, everything is read. 0: where anybody "
-        "did.",
+        description="Where the source and Crowd name who changed, or who is in the group that a run is about, these "
+        "are read again one by one up to this share of the source's people (20 at least, 2,000 at most); where more "
+        "changed, everything is read. 0: where anybody did.",
     )
 
 

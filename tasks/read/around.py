@@ -29,11 +29,12 @@ class Around:
     there. `kept_people` and `kept_accounts` are as the store has them. `held`: people who cannot be read still.
 
     `named`: the people of whom the source says that they may have changed; None: nobody can say, and everybody is read
-    again. `most`: so many records are read, and not more."""
+    again. `most`: so many records are read, and not more, for `whom`."""
 
     run: Run
     base: KnownSides
     most: int
+    whom: str
     named: Collection[str] | None = None
     people: dict[str, Person | None] = field(default_factory=dict)
     accounts: dict[str, Person | None] = field(default_factory=dict)
@@ -45,17 +46,18 @@ class Around:
         """Takes people (ids), and all who are connected with them, as the store has them."""
         await in_thread(self._look_up, set(people))
 
-    async def read(self, people: Collection[str], accounts: Collection[str] = ()) -> None:
-        """Reads people (ids), accounts (names), and all who are connected with them. Raises `NotNarrowError` where
-        that is more than `most`, and what reading by key raises."""
+    async def read(
+        self, people: Collection[str], accounts: Collection[str] = (), perhaps: Collection[str] = ()
+    ) -> None:
+        """Reads people (ids), accounts (names), and all who are connected with them; `perhaps`: people who may stay
+        held. Raises `NotNarrowError` where that is more than `most`, and what reading by key raises."""
         asked, seen = set(people), set[str]()
-        new = asked - set(self.people)
-        names = {*accounts} | await in_thread(self._accounts, {f"{OWNER}:{one}" for one in asked}, ())
+        new = {*asked, *perhaps} - set(self.people)
+        names = {*accounts} | await in_thread(self._accounts, {f"{OWNER}:{one}" for one in (*asked, *perhaps)}, ())
         first = set(self.people)
         while new or names or first:
             if len(self.people) + len(self.accounts) + len(new) + len(names) > self.most:
-                whom = "that person" if self.named is None else "those who changed"
-                raise NotNarrowError(f"more than {self.most} records share names, addresses or owners with {whom}")
+                raise NotNarrowError(f"more than {self.most} records share names, addresses or owners with {self.whom}")
             again = new if self.named is None else new & set(self.named)
             await in_thread(self._keep_people, new - again - set(self.kept_people))
             await _all([*(self._person(one, must=one in asked) for one in again), *map(self._account, names)])

@@ -76,7 +76,7 @@ async def _groups(
     pages: AsyncIterator[Page[GroupRow]], members: Callable[[pd.DataFrame], AsyncIterator[Page[MembershipRow]]]
 ) -> tuple[Read, Read]:
     groups = await _table("groups", pages, GROUPS)
-    return groups, await _memberships(members(groups[0]))
+    return groups, await read_memberships(members(groups[0]))
 
 
 def _snapshot(users: Read, groups: Read, memberships: Read) -> Snapshot:
@@ -182,7 +182,8 @@ class _Codes(dict[str, int]):
         return code
 
 
-async def _memberships(pages: AsyncIterator[Page[Any]]) -> Read:
+async def read_memberships(pages: AsyncIterator[Page[Any]]) -> Read:
+    """Pages of memberships, all of them → as `Read`. Raises `IncompleteError`."""
     held: HeldRows = []
     # Codes as they come: a million memberships are 9 MB of integers instead of 150 MB of text.
     groups, members = _Codes(), _Codes()

@@ -1,9 +1,10 @@
 """The narrow read: a few people and accounts, and whoever shares a key with them, by key on both sides.
 
-Either one person, who is read again with all who are connected with them; or all of whom both sides say that they
-changed since Crowd was last in step (`tasks.read.news`). Groups, nestings and what is held come from the store, as the
-last wide run left them. Wherever that is not enough to decide what a wide run would decide, the read says why
-(`NotNarrowError`), and nothing is concluded from it.
+Either one person, who is read again with all who are connected with them; or of one group those who are in it on one
+side alone, or came or went (`tasks.read.group`); or all of whom both sides say that they changed since Crowd was last
+in step (`tasks.read.news`). Groups, nestings and what is held come from the store, as the last wide run left them.
+Wherever that is not enough to decide what a wide run would decide, the read says why (`NotNarrowError`), and nothing is
+concluded from it.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ from connectors.model import (
 )
 from connectors.store import RecordChanges, StepCursors, WideTotals, in_thread
 from tasks.decide.names import among, crowd_ids
+from tasks.decide.neighbourhood import OWNER, account_keys
 from tasks.decide.owners import split_mark
+from tasks.decide.plan import Plan
 from tasks.decide.removals import as_left
 from tasks.decide.selection import Selection, nobody
+from tasks.policy import Policy
 from tasks.read import validate
 from tasks.read.around import Around, users_of
 from tasks.read.extract import held_rows
+from tasks.read.group import members_of
 from tasks.read.known import Known, KnownSides, NotNarrowError, known_sides
-from tasks.read.news import last_in_step, news
+from tasks.read.news import last_in_step, most_by_key, news
 from tasks.run import Client, ReadSide, Run, Side
 
 MOST: Final = 20
@@ -49,11 +54,28 @@ OTHERS: Final = 3
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """People (ids) and accounts (names) who are as the store has them."""
+
+    people: frozenset[str] = frozenset()
+    accounts: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.people or self.accounts)
+
+    def __or__(self, other: Unread) -> Unread:
+        return Unread(self.people | other.people, self.accounts | other.accounts)
+
+
+NOBODY: Final = Unread()
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
 class Few:
     """Both sides as far as a plan about `selection` depends on them; `totals`: what the last wide run counted.
-    `people` and `accounts`: how many were read again by key. Where it is about all that changed, `unread`: the people
-    (ids) who are as the store has them; `since` and `cursors`: since Crowd was last in step, and where what happens now
-    begins."""
+    `people` and `accounts`: how many were read again by key; `unread`: who was not. Where it is about all that changed,
+    `since` and `cursors`: since Crowd was last in step, and where what happens now begins."""
 
     selection: Selection
     source: ReadSide[Source]
@@ -62,7 +84,7 @@ class Few:
     totals: WideTotals
     people: int
     accounts: int
-    unread: frozenset[str] = frozenset()
+    unread: Unread = NOBODY
     since: datetime | None = None
     cursors: StepCursors | None = None
 
@@ -71,6 +93,9 @@ class Few:
         who = f"{self.people} {'person' if self.people == 1 else 'people'}"
         what = f"{self.accounts} {'account' if self.accounts == 1 else 'accounts'}"
         rest = f"all else as at {self.totals.at:%Y-%m-%d %H:%M} UTC."
+        if self.selection.group:
+            again = f", and {who} and {what}" if self.people or self.accounts else ""
+            return f"Read again by key: who is in {self.selection.group} on both sides{again}; {rest}"
         if self.since is None:
             return f"Read again by key: {who} and {what}; {rest}"
         begin = f"{self.since:%Y-%m-%d %H:%M} UTC"
@@ -78,12 +103,27 @@ class Few:
             return f"Neither {self.source.name} nor Crowd shows anybody who changed since {begin}; {rest}"
         return f"Changed since {begin}, and read again by key: {who} and {what}; {rest}"
 
+    def still_unread(self, plan: Plan, policy: Policy) -> Unread:
+        """Who has to be read again before a plan that was made of this may be carried out: whom it does something
+        about, or records as owned, of one group; of all who changed, everybody."""
+        if not len(plan.operations):
+            return NOBODY
+        if not self.selection.group:
+            return self.unread
+        names = {*crowd_ids(plan.operations["name"]), *plan.links["name"]}
+        users = self.crowd.snapshot.users[among(self.crowd.snapshot.users["id"], names)]
+        links = self.links[((self.links["kind"] == "user") & among(crowd_ids(self.links["name"]), names)).to_numpy()]
+        owners = account_keys(users, links, policy, self.source.name)["key"]
+        owners = owners[owners.str.startswith(f"{OWNER}:")].str.removeprefix(f"{OWNER}:")
+        ids = {*plan.operations["source_id"], *plan.links["id"], *owners}
+        return Unread(self.unread.people & ids, self.unread.accounts & names)
+
 
 async def read_narrow(run: Run, asked: str) -> Few:
     """One person (id, username or e-mail address) → both sides as far as a plan about them depends on them, saved into
     history. Raises `NotNarrowError`, and `ConfigurationError` for somebody whom nobody knows."""
     base = await in_thread(known_sides, run)
-    around = Around(run, base, MOST)
+    around = Around(run, base, MOST, "that person")
     try:
         identity, found = await _who(run, base, asked)
         if found is not None:
@@ -94,6 +134,31 @@ async def read_narrow(run: Run, asked: str) -> Few:
     return await in_thread(_few, run, base, around, Selection(person=identity))
 
 
+async def read_group(run: Run, name: str, also: Unread = NOBODY) -> Few:
+    """One group (by its name in Crowd) → both sides as far as a plan about it depends on them, saved into history. Read
+    again are its members that moved, those who are in it on one side alone, and `also` these; the others are as the
+    store has them. Raises `NotNarrowError`."""
+    base = await in_thread(known_sides, run)
+    most = most_by_key(base.source.saved.users, run.policy)
+    around = Around(run, base, 2 * most, f"those who are in {name!r} on one side alone, or came or went")
+    try:
+        members = await members_of(run, base, name)
+        people, accounts = (
+            moved | more for moved, more in zip(members.moved, (also.people, also.accounts), strict=True)
+        )
+        count = len(people | members.apart[0]), len(accounts | members.apart[1])
+        if sum(count) > most:
+            share = f"more than {most} (reads.by_key_percent)"
+            raise NotNarrowError(f"{count[0]} people and {count[1]} accounts are {around.whom}, {share}")
+        await around.read(people, accounts | members.apart[1], members.apart[0] - people)
+        members.agree(around.people, around.accounts)
+        await around.look_up(members.people - around.everybody)
+    except (RecordError, RefusedError) as error:
+        raise NotNarrowError(f"one of its members, or the group itself, cannot be read by key ({error})") from None
+    few = await in_thread(_few, run, base, around, Selection(group=name))
+    return replace(few, unread=Unread(frozenset({*around.kept_people, *around.held}), frozenset(around.kept_accounts)))
+
+
 async def read_changed(run: Run, also: Collection[str] = ()) -> Few:
     """All who changed since Crowd was last in step with the source, and `also` these people (ids) → both sides as far
     as a plan about them depends on them, saved into history. Raises `NotNarrowError`."""
@@ -101,14 +166,15 @@ async def read_changed(run: Run, also: Collection[str] = ()) -> Few:
     base = await in_thread(known_sides, run)
     found = await news(run, base, last)
     people = {*found.people, *also}
-    around = Around(run, base, found.most + len(also), people)
+    around = Around(run, base, found.most + len(also), "those who changed", people)
     try:
         await around.look_up({*found.others} - people)
         await around.read(people, found.accounts)
     except (RecordError, RefusedError) as error:
         raise NotNarrowError(f"one who changed cannot be read by key ({error})") from None
     few = await in_thread(_few, run, base, around, None)
-    return replace(few, unread=frozenset(around.kept_people), since=last.since.at, cursors=found.cursors)
+    unread = Unread(frozenset(around.kept_people))
+    return replace(few, unread=unread, since=last.since.at, cursors=found.cursors)
 
 
 # Who
@@ -241,9 +307,9 @@ def _others(run: Run, base: KnownSides, around: Around) -> tuple[Snapshot, pd.Da
     some active members of the groups of those who were read. As what was taken away since they were read left them; and
     the links of all of these."""
     store, stream = run.store, run.crowd_side.stream
-    accounts = [one for one in (*around.accounts.values(), *around.kept_accounts.values()) if one is not None]
+    accounts = [one for one in around.accounts.values() if one is not None]
     found = memberships_frame(pair for one in accounts for pair in one.memberships)
-    groups = _both(found, store.memberships_now(stream, list(around.names)))["group_id"].value_counts()
+    groups = _both(found, store.memberships_now(stream, list(around.accounts)))["group_id"].value_counts()
     members = store.active_members(stream, {str(group): OTHERS + int(count) for group, count in groups.items()})
     members -= set(base.recent)
     ids = {*base.recent, *members} - around.names - set(base.crowd.invalid["id"])

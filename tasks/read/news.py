@@ -17,14 +17,14 @@ from typing import Final, TypeVar
 import pandas as pd
 
 from connectors.answers import same
-from connectors.contract import Changes, Directory, DirectoryChanges
+from connectors.contract import Changes, DirectoryChanges
 from connectors.errors import StaleCursorError
 from connectors.model import sizes_only
-from connectors.store import LastInStep, StepCursors, Store, in_thread
+from connectors.store import LastInStep, StepCursors, in_thread
 from tasks.policy import Policy
 from tasks.read.known import Known, KnownSides, NotNarrowError
 from tasks.read.quarantine import watched
-from tasks.run import Run, Side
+from tasks.run import Run
 
 Named = TypeVar("Named", Changes, DirectoryChanges)
 
@@ -101,7 +101,7 @@ async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
     if len(groups) > LEAST:
         raise NotNarrowError(f"{len(groups)} groups of Crowd may have changed")
     for group in groups:
-        accounts |= await _members_who_changed(run.crowd_side, run.store, base.crowd, group)
+        accounts |= (await crowd_members(run, base.crowd, group))[1]
     most = most_by_key(base.source.saved.users, run.policy)
     if len(people) + len(accounts) > most:
         share = f"more than {most} (reads.by_key_percent)"
@@ -137,19 +137,20 @@ async def _named(asked: Awaitable[Named]) -> Named | StaleCursorError:
         return error
 
 
-async def _members_who_changed(side: Side[Directory], store: Store, known: Known, group: str) -> set[str]:
-    """The users who are in a group of Crowd, or were. Raises `NotNarrowError` where the group is not otherwise as the
-    store has it."""
+async def crowd_members(run: Run, known: Known, group: str) -> tuple[set[str], set[str]]:
+    """The users who are in a group of Crowd; and those of whom the store has another thing. Raises `NotNarrowError`
+    where the group is not otherwise as the store has it."""
+    side = run.crowd_side
     found = await side.client.group(group, side.scope)
     if found is None and group not in known.groups:
-        return set()
+        return set(), set()
     if found is None or known.groups.get(group) != tuple(found.group):
         raise NotNarrowError(f"the group {group!r} of {side.name} is new, gone or changed")
     members = {(member, kind) for _, member, kind in await side.client.members(group)}
-    different = members ^ await in_thread(store.members_now, side.stream, group)
+    different = members ^ await in_thread(run.store.members_now, side.stream, group)
     if any(kind == "group" for _, kind in different):
         raise NotNarrowError(f"other groups are in the group {group!r} of {side.name}")
-    return {member for member, _ in different}
+    return {member for member, kind in members if kind == "user"}, {member for member, _ in different}
 
 
 def _people(run: Run, known: Known, changes: Changes) -> set[str]:

@@ -186,6 +186,70 @@ def test_limits_count_what_narrow_runs_before_took_away(place: Place) -> None:
     assert "judged over everybody (user_deactivate: 3 of" in said[2]
 
 
+# One group
+
+
+def test_one_group_after_the_other_ends_where_a_wide_run_does(place: Place) -> None:
+    """Whoever moved is read again, and who is in a group on one side alone; all others are as the store has them."""
+    place.policy(store="groups")
+    place.crowd.clear()
+    place.say("sync")
+    place.say("sync")
+    names = [group["name"] for group in place.crowd.state()["groups"]]
+
+    def run(name: str) -> tuple[str, int]:
+        place.crowd.reset_counts()
+        place.scim.reset_counts()
+        said, crowd, scim = place.say("sync", "--group", name), place.crowd.counts(), place.scim.counts()
+        narrow = f"Read again by key: who is in {name} on both sides" in said
+        assert narrow == ("GET /Users" not in scim), said
+        if narrow:  # the group, and where it is nested the one above; and whoever is read again
+            moved = sum(crowd["requests"].get(path, 0) for path in ("GET /user", "GET /user/group/direct"))
+            assert crowd["reads"] - moved <= 10, crowd
+            assert scim["GET /Groups/{id}"] <= 3, scim
+            assert moved <= 30, crowd
+        return said, crowd["writes"]
+
+    for name in names:
+        said, writes = run(name.upper())  # (who is disabled is in no group of Crowd, and read again)
+        assert ("nothing to do" in said, "Read again by key" in said, writes) == (True, True, 0), said
+
+    place.scim.change(seed=11, moved=5, renamed=2)
+    before, done = road.content(place.crowd), 0
+    shown = [place.say("sync", "--group", name, "--dry-run") for name in names]
+    assert all("Read again by key" in one for one in shown)
+    assert any("take out of group" in one for one in shown)
+    assert road.content(place.crowd) == before
+    for name in names:
+        said, writes = run(name)
+        assert "Read again by key" in said
+        done += writes
+        assert run(name)[1] == 0
+    assert done > 5
+    assert before["memberships"] != road.content(place.crowd)["memberships"]
+    said = place.say("sync")
+    assert "rename" in said
+    assert "group " not in said.partition("before")[2], said
+
+    place.say("sync")
+    right = road.content(place.crowd)
+    group = right["memberships"][0][1]
+    outsider = next(user["name"] for user in right["users"] if [user["name"], group] not in right["memberships"])
+    road.reload(place.crowd, {**right, "memberships": [[outsider, group], *right["memberships"][1:]]})
+    said, writes = run(group)
+    assert ("Read again by key" in said, writes) == (True, 2), said
+    assert road.content(place.crowd) == right
+
+
+def test_what_a_group_does_not_tell_makes_its_run_wide(place: Place) -> None:
+    said = place.say("sync", "--group", "nobody-at-all")
+    assert "Everything was read, because the last wide run found no group 'nobody-at-all' in Crowd" in said
+    assert "nothing to do" in said
+    place.scim.change(seed=12, renamed_groups=8)
+    said = place.say("sync", "--group", place.crowd.state()["groups"][0]["name"])
+    assert "of acme is gone or changed." in said
+
+
 # All who changed
 
 

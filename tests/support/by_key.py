@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -20,19 +21,20 @@ from connectors.contract import (
     Group,
     Held,
     Hint,
+    Page,
     Person,
     Scope,
     Source,
 )
 from connectors.errors import ConfigurationError, IncompleteError
-from connectors.model import Snapshot, crowd_id, users_frame
+from connectors.model import MembershipRow, Snapshot, crowd_id, users_frame
 from connectors.store import Store, WideTotals
 from tasks.decide.filter import in_scope
 from tasks.decide.guard import judge
 from tasks.decide.impact import impact
 from tasks.decide.map import desired, usernames
 from tasks.decide.match import Matched, match
-from tasks.decide.plan import Plan, plan
+from tasks.decide.plan import Departures, Plan, plan
 from tasks.decide.selection import Selection, select
 from tasks.decide.width import beyond, counted_whole, totals_of, with_totals
 from tasks.policy import Limit, Policy
@@ -120,6 +122,16 @@ class BySource(Both):
             if len(found):
                 return one_of(whole, found.iloc[0]["id"])
         return None
+
+    async def group(self, key: str, scope: Scope = PLAIN) -> Group | None:
+        groups = self.source().groups
+        rows = list(groups[groups["id"] == key].itertuples(index=False, name=None))
+        return Group(rows[0]) if rows else None
+
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+        self.reads["members"] += 1
+        pairs = self.source().memberships.astype("str")
+        yield Page(list(pairs[pairs["group_id"].isin(groups)].itertuples(index=False, name=None)), last=True)
 
     async def has_user(self, identity: str) -> bool:
         return identity in set(self.source().users["id"])
@@ -220,13 +232,19 @@ def a_run(store: Store, world: World, policy: Policy) -> Run:
 
 def wide(run: Run, world: World, selection: Selection | None = None) -> tuple[Plan, Matched]:
     """What a run that reads everything decides, under the links of the store."""
-    policy, source = run.policy, world.source()
-    directory = world.crowd.snapshot(policy.attributes.extra)
-    source = validate.trimmed(source)
+    directory = world.crowd.snapshot(run.policy.attributes.extra)
+    return wide_of(run, (world.source(), directory), since(world.source()), selection)
+
+
+def wide_of(
+    run: Run, sides: tuple[Snapshot, Snapshot], departures: Departures, selection: Selection | None = None
+) -> tuple[Plan, Matched]:
+    """As `wide`, of both sides as they stand here."""
+    policy, source, directory = run.policy, validate.trimmed(sides[0]), sides[1]
     scoped = in_scope(source, policy)
     matched = match(desired(scoped.snapshot, policy), directory, run.store.links(DIRECTORY), policy, SOURCE, source)
-    sides = source, directory, policy, SOURCE, ("", "")
-    made = plan(matched, *sides, departures=since(source), selection=selection, doubts=scoped.doubts)
+    given = source, directory, policy, SOURCE, ("", "")
+    made = plan(matched, *given, departures=departures, selection=selection, doubts=scoped.doubts)
     return made, matched
 
 

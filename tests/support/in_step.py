@@ -80,7 +80,7 @@ async def compare_changed(run: Run, world: World, rng: random.Random, found: Cou
         found[f"wide: {why[:40] or 'withheld'}"] += 1
         return False
     if len(made.operations) and few.unread:  # nothing is done about somebody who was not read again
-        few = await read_changed(run, few.unread)
+        few = await read_changed(run, few.unread.people)
         made, why = of_few(run, few, since(world.source()))
         if why or made.withheld or few.unread:
             found[f"wide: {why[:40] or 'withheld, or more'}"] += 1
