@@ -86,14 +86,25 @@ def _totals(run: Run) -> WideTotals:
         raise NotNarrowError("no run has read both sides whole and found nothing against it yet")
     if "loud" not in totals.totals:
         raise NotNarrowError("the last wide run was one of an earlier version")
-    if totals.policy != run.policy.digest():
-        raise NotNarrowError("the policy is another one than that of the last wide run")
-    if totals.requested != run.request_digest:
-        raise NotNarrowError("the settings or attributes that are asked for changed since the last wide run")
-    hours = run.policy.reads.full_every_hours
-    if not timedelta() <= datetime.now(UTC) - totals.at < timedelta(hours=hours):
-        raise NotNarrowError(f"the last wide run is more than {hours:g} hours ago (reads.full_every_hours)")
+    same_rules(run, totals.policy, totals.requested, "that of the last wide run", "the last wide run")
+    not_long_ago(run, totals.at, "wide run")
     return totals
+
+
+def same_rules(run: Run, policy: str, requested: str, whose: str, then: str) -> None:
+    """Raises `NotNarrowError` where these digests are not those of the run: of a policy (`whose`), and of what was
+    requested `then`."""
+    if policy != run.policy.digest():
+        raise NotNarrowError(f"the policy is another one than {whose}")
+    if requested != run.request_digest:
+        raise NotNarrowError(f"the settings or attributes that are asked for changed since {then}")
+
+
+def not_long_ago(run: Run, at: datetime, what: str) -> None:
+    """Raises `NotNarrowError` where something is longer ago than the policy wants everything to be read."""
+    hours = run.policy.reads.full_every_hours
+    if not timedelta() <= datetime.now(UTC) - at < timedelta(hours=hours):
+        raise NotNarrowError(f"the last {what} is more than {hours:g} hours ago (reads.full_every_hours)")
 
 
 def _known(store: Store, side: Side[Client]) -> Known:
@@ -107,3 +118,9 @@ def _known(store: Store, side: Side[Client]) -> Known:
     groups = {row[0]: row for row in rest.groups[list(GROUPS)].itertuples(index=False, name=None)}
     unread = frozenset(rest.held["id"][(rest.held["kind"] == "group").to_numpy()])
     return Known(saved, rest, invalid, groups, unread)
+
+
+def people_and_accounts(people: int, accounts: int) -> str:
+    """So many of each, in words."""
+    who = f"{people:,} {'person' if people == 1 else 'people'}"
+    return f"{who} and {accounts:,} {'account' if accounts == 1 else 'accounts'}"

@@ -15,6 +15,7 @@ from connectors.errors import CrowdsyncError
 from connectors.model import sizes_only
 from connectors.store import SavedSnapshot, in_thread
 from tasks.read.deltas import Reading
+from tasks.read.known import people_and_accounts
 from tasks.run import Run
 
 
@@ -36,16 +37,11 @@ class Missed:
         """In a sentence; "" where all was as the store had it."""
         if not self.people and not self.accounts:
             return ""
-        found = f"{_count(self.people, 'person', 'people')} and {_count(self.accounts, 'account', 'accounts')}"
+        found = people_and_accounts(self.people, self.accounts)
         if not self.people_missed and not self.accounts_missed:
             return f"Of {found} that had changed, all had been named as changed."
-        missed = f"{_count(self.people_missed, 'person', 'people')} and "
-        missed += _count(self.accounts_missed, "account", "accounts")
+        missed = people_and_accounts(self.people_missed, self.accounts_missed)
         return f"Of {found} that had changed, {missed} had not been named as changed."
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 async def find_missed(run: Run, reading: Reading, source: SavedSnapshot, crowd: SavedSnapshot) -> Missed | None:

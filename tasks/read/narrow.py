@@ -41,7 +41,7 @@ from tasks.read import validate
 from tasks.read.around import Around, users_of
 from tasks.read.extract import held_rows
 from tasks.read.group import members_of
-from tasks.read.known import Known, KnownSides, NotNarrowError, known_sides
+from tasks.read.known import Known, KnownSides, NotNarrowError, known_sides, people_and_accounts
 from tasks.read.news import last_in_step, most_by_key, news
 from tasks.run import Client, ReadSide, Run, Side
 
@@ -90,18 +90,17 @@ class Few:
 
     def words(self) -> str:
         """How both sides were read, in a sentence or two."""
-        who = f"{self.people} {'person' if self.people == 1 else 'people'}"
-        what = f"{self.accounts} {'account' if self.accounts == 1 else 'accounts'}"
+        read = people_and_accounts(self.people, self.accounts)
         rest = f"all else as at {self.totals.at:%Y-%m-%d %H:%M} UTC."
         if self.selection.group:
-            again = f", and {who} and {what}" if self.people or self.accounts else ""
+            again = f", and {read}" if self.people or self.accounts else ""
             return f"Read again by key: who is in {self.selection.group} on both sides{again}; {rest}"
         if self.since is None:
-            return f"Read again by key: {who} and {what}; {rest}"
+            return f"Read again by key: {read}; {rest}"
         begin = f"{self.since:%Y-%m-%d %H:%M} UTC"
         if not self.people and not self.accounts:
             return f"Neither {self.source.name} nor Crowd shows anybody who changed since {begin}; {rest}"
-        return f"Changed since {begin}, and read again by key: {who} and {what}; {rest}"
+        return f"Changed since {begin}, and read again by key: {read}; {rest}"
 
     def still_unread(self, plan: Plan, policy: Policy) -> Unread:
         """Who has to be read again before a plan that was made of this may be carried out: whom it does something
@@ -149,7 +148,7 @@ async def read_group(run: Run, name: str, also: Unread = NOBODY) -> Few:
         count = len(people | members.apart[0]), len(accounts | members.apart[1])
         if sum(count) > most:
             share = f"more than {most} (reads.by_key_percent)"
-            raise NotNarrowError(f"{count[0]} people and {count[1]} accounts are {around.whom}, {share}")
+            raise NotNarrowError(f"{people_and_accounts(*count)} are {around.whom}, {share}")
         await around.read(people, accounts | members.apart[1], members.apart[0] - people)
         members.agree(around.people, around.accounts)
         await around.look_up(members.people - around.everybody)

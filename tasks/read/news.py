@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Collection
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import pandas as pd
@@ -22,7 +22,7 @@ from connectors.errors import StaleCursorError
 from connectors.model import sizes_only
 from connectors.store import LastInStep, StepCursors, in_thread
 from tasks.policy import Policy
-from tasks.read.known import Known, KnownSides, NotNarrowError
+from tasks.read.known import Known, KnownSides, NotNarrowError, not_long_ago, people_and_accounts, same_rules
 from tasks.read.quarantine import watched
 from tasks.run import Run
 
@@ -69,17 +69,12 @@ def last_in_step(run: Run) -> LastInStep:
     last = run.store.in_step(run.directory_name, run.source_name)
     if last is None:
         raise NotNarrowError("no run about everybody that read both sides whole has left Crowd in step yet")
-    if last.policy != run.policy.digest():
-        raise NotNarrowError("the policy is another one than when Crowd was last in step")
-    if last.requested != run.request_digest:
-        raise NotNarrowError("the settings or attributes that are asked for changed since Crowd was last in step")
+    same_rules(run, last.policy, last.requested, "when Crowd was last in step", "Crowd was last in step")
     if not last.since.cursor and not last.since.source_answers:
         raise NotNarrowError(f"{run.source_name} does not say what changed, with these settings")
     if not last.since.token and not last.since.crowd_answers:
         raise NotNarrowError("Crowd offers no events that can be relied on")
-    hours = run.policy.reads.full_every_hours
-    if not timedelta() <= datetime.now(UTC) - last.since.full_at < timedelta(hours=hours):
-        raise NotNarrowError(f"the last full read is more than {hours:g} hours ago (reads.full_every_hours)")
+    not_long_ago(run, last.since.full_at, "full read")
     return last
 
 
@@ -105,7 +100,7 @@ async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
     most = most_by_key(base.source.saved.users, run.policy)
     if len(people) + len(accounts) > most:
         share = f"more than {most} (reads.by_key_percent)"
-        raise NotNarrowError(f"{len(people)} people and {len(accounts)} accounts changed, {share}")
+        raise NotNarrowError(f"{people_and_accounts(len(people), len(accounts))} changed, {share}")
     cursors = replace(last.since, cursor=changes.cursor, token=hints.token, event=event, at=now)
     return News(people, others, accounts, cursors, 2 * most)
 

@@ -255,5 +255,5 @@ async def test_nobody_by_key_where_the_policy_says_so(store: Store) -> None:
     run, world = await begun(store, policy_with(reads={"by_key_percent": 0}))
     assert asked(run, await read_changed(run)) == (0, 0, set())
     world.crowd.users["user1"]["active"] = False
-    with pytest.raises(NotNarrowError, match="0 people and 1 accounts changed, more than 0"):
+    with pytest.raises(NotNarrowError, match="0 people and 1 account changed, more than 0"):
         await read_changed(run)

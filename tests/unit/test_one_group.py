@@ -114,7 +114,7 @@ async def test_a_group_that_is_in_another_one_no_more(store: Store) -> None:
         ({"groups": {"everyone": ["Red"]}}, "everybody in scope is to be in 'red'"),
         (
             {"reads": {"by_key_percent": 0}},
-            r"1 people and 0 accounts are those .* more than 0 \(reads.by_key_percent\)",
+            r"1 person and 0 accounts are those .* more than 0 \(reads.by_key_percent\)",
         ),
     ],
 )
