@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
-from connectors.model import GroupRow, MembershipRow, UserRow, sizes_only
+from connectors.model import GroupRow, Members, MembershipRow, UserRow, sizes_only
 from connectors.operations import Operation
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Held:
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """Some rows of one table, in the order of its columns in `connectors.model`.
+    """Some rows of one table, in the order of its columns in `connectors.model`; of memberships `Members`.
 
     `last` is true on exactly one page of a stream, its final one, and only when the other side's
     own count or cursor says that nothing is missing. `warnings` name rows that lack an optional field, because its
@@ -166,7 +166,7 @@ class Source(Protocol):
 
     def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]: ...
     def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]: ...
-    def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """Direct members of the groups with these ids. A group whose members cannot be read, and could not in another
         run, has no rows: it is in `held` of a page (kind "group", its id, no name), and stays as it is."""
         ...
@@ -239,7 +239,7 @@ class Directory(Protocol):
 
     def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]: ...
     def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]: ...
-    def memberships(self) -> AsyncIterator[Page[MembershipRow]]: ...
+    def memberships(self) -> AsyncIterator[Page[Members]]: ...
 
     async def user(self, name: str, scope: Scope) -> Person | None: ...
     async def group(self, name: str, scope: Scope) -> Group | None: ...

@@ -28,9 +28,8 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -55,6 +54,7 @@ from connectors.model import (
     ID_ATTRIBUTE,
     MAX_TEXT,
     GroupRow,
+    Members,
     MembershipRow,
     UserRow,
     attributes_text,
@@ -74,7 +74,7 @@ TRIES: Final = 3
 """How often a write is sent when its answer is lost and its condition does not hold."""
 
 MEMBERSHIP_ROWS: Final = 20_000
-"""Rows of a membership page, at least; a group is not divided."""
+"""Memberships of a page, at least; a group is not divided."""
 
 MAX_ANSWERS: Final = 10
 """Answers with new events that `changes` asks for in a row."""
@@ -262,7 +262,7 @@ class Crowd:
                 self._group_names = names
             yield page
 
-    async def memberships(self) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self) -> AsyncIterator[Page[Members]]:
         """All direct memberships, of users and of groups in groups."""
         missing, self._group_names = self._group_names, None
         if missing is None:
@@ -270,15 +270,18 @@ class Crowd:
             _, names = await self._records("/search", everything, "group")
             missing = set(map(crowd_id, names))
         listed = len(missing)
-        rows: list[MembershipRow] = []
+        rows: list[Members] = []
+        number = 0
         document = _Memberships(f"{self._http.name}: memberships")
         async with self._http.stream("GET", f"{ROOT}/group/membership", headers=_XML) as stream:
             if stream.status != 200:
                 raise await self._refusal(f"{self._http.name}: memberships", stream.status, "")
             async for chunk in stream.chunks():
-                rows += document.feed(chunk)
-                if len(rows) >= MEMBERSHIP_ROWS:
-                    page, rows = Page(rows, last=False), []
+                found = document.feed(chunk)
+                rows += found
+                number += sum(map(len, found))
+                if number >= MEMBERSHIP_ROWS:
+                    page, rows, number = Page(rows, last=False), [], 0
                     yield page
             document.close()
         missing -= document.groups
@@ -582,25 +585,35 @@ class Crowd:
 # --- small parts -------------------------------------------------------------------------------
 
 
+class _Folded(dict[str, str]):
+    """Names → as Crowd looks them up (`crowd_id`). A person is a member of many groups: one text for all of them."""
+
+    def __missing__(self, name: str) -> str:
+        folded = self[name] = crowd_id(name)
+        return folded
+
+
 class _Memberships:
     """`GET /group/membership`, parsed as it comes. No document type, no entities, UTF-8 only."""
 
     def __init__(self, what: str) -> None:
         self.groups: set[str] = set()
+        self._ids = _Folded()
         self._what, self._head, self._tail = what, b"", b""
         self._parser: Any = etree.XMLPullParser(
             ("end",), tag="membership", encoding="utf-8",
             resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
         )  # fmt: skip
 
-    def feed(self, chunk: bytes) -> list[MembershipRow]:
+    def feed(self, chunk: bytes) -> list[Members]:
+        """The groups that end in this piece of the document, with their members."""
         # Before the parser sees it: a document type may appear nowhere in what Crowd sends.
         if b"<!DOCTYPE" in self._tail + chunk:
             raise _not_whole(self._what, "the answer is a page or declares a document type, not Crowd's XML")
         self._tail = (self._tail + chunk)[-8:]
         if len(self._head) < 200:
             self._head += chunk[:200]
-        rows: list[MembershipRow] = []
+        found: list[Members] = []
         try:
             self._parser.feed(chunk)
             root = None
@@ -608,15 +621,15 @@ class _Memberships:
                 root = element.getparent()
                 if root is None or root.tag != "memberships" or root.getparent() is not None:
                     raise _not_whole(self._what, "a membership stands where none may stand")
-                rows += self._rows(element)
+                found.append(self._members(element))
         except etree.XMLSyntaxError as error:
             raise _not_whole(self._what, f"the XML is broken in line {error.lineno}") from None
         if root is not None:
             # All but the last, which the parser may still be writing to.
             del root[:-1]
-        return rows
+        return found
 
-    def _rows(self, element: Any) -> Iterable[MembershipRow]:
+    def _members(self, element: Any) -> Members:
         group = element.get("group")
         lists = {child.tag: child for child in element}
         if not group or len(element) != 2 or lists.keys() != {"users", "groups"}:
@@ -628,8 +641,8 @@ class _Memberships:
         if group in self.groups:
             raise _not_whole(self._what, "a group is listed twice")
         self.groups.add(group)
-        yield from zip(repeat(group), map(crowd_id, users), repeat("user"), strict=False)
-        yield from zip(repeat(group), map(crowd_id, groups), repeat("group"), strict=False)
+        ids = self._ids.__getitem__
+        return Members(group, list(map(ids, users)), list(map(ids, groups)))
 
     def close(self) -> None:
         """The end of the body: the document must end there, too."""

@@ -12,8 +12,9 @@ Crowd name (`crowd_id`), because Crowd identifies by name, without regard to cas
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import chain, repeat
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -158,6 +159,32 @@ def _size(value: Any) -> str:
     if is_dataclass(value):
         return repr(value) if type(value).__repr__.__qualname__.startswith("sizes_only") else type(value).__name__
     return f"{len(value)} in {type(value).__name__}" if isinstance(value, Sized) else type(value).__name__
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Direct members of one group: the ids of its users, and those of its groups. A group may come in several pieces.
+
+    A whole read carries memberships like this: a row for each of a million of them would cost more than their parsing.
+    """
+
+    group: str
+    users: Sequence[str] = ()
+    groups: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.users) + len(self.groups)
+
+    def pairs(self) -> Iterator[MembershipRow]:
+        """A row for each membership."""
+        kinds = chain(repeat("user", len(self.users)), repeat("group", len(self.groups)))
+        return zip(repeat(self.group), chain(self.users, self.groups), kinds, strict=False)
+
+
+def pairs_of(members: Iterable[Members]) -> list[MembershipRow]:
+    """Members of a few groups → a row for each membership."""
+    return list(chain.from_iterable(one.pairs() for one in members))
 
 
 @sizes_only

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from connectors.contract import Held, Page
 from connectors.errors import IncompleteError, TooLargeError
-from connectors.model import MembershipRow
+from connectors.model import Members
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -293,22 +293,24 @@ async def distinct(
 
 async def of_groups(
     groups: Iterable[Key],
-    members: Callable[[Key], Awaitable[list[MembershipRow]]],
+    members: Callable[[Key], Awaitable[list[Members]]],
     ahead: int,
     held: Sequence[Held] = (),
-) -> AsyncIterator[Page[MembershipRow]]:
+) -> AsyncIterator[Page[Members]]:
     """`members` of each group (or bundle of groups), up to `ahead` at once, as pages of about `ROWS` memberships.
 
     `members` adds groups that cannot be read to `held`, which comes with the last page.
     """
     each = in_order(members, groups, ahead)
-    rows: list[MembershipRow] = []
+    rows: list[Members] = []
+    number = 0
     try:
         async for found in each:
             rows += found
-            if len(rows) >= ROWS:
+            number += sum(map(len, found))
+            if number >= ROWS:
                 yield Page(rows, False)
-                rows = []
+                rows, number = [], 0
     finally:
         await each.aclose()  # type: ignore[attr-defined]
     yield Page(rows, True, held)

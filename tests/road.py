@@ -17,7 +17,7 @@ import pandas as pd
 from connectors.contract import PLAIN, Capabilities, Changes, Directory, Group, Page, Person, Scope, Source
 from connectors.errors import RetryableError
 from connectors.http import Http
-from connectors.model import GroupRow, MembershipRow, Snapshot, UserRow
+from connectors.model import GroupRow, Members, Snapshot, UserRow
 from connectors.source import SourceSettings
 from connectors.store import SavedSnapshot, Store
 from tasks.decide.filter import in_scope
@@ -34,6 +34,7 @@ from tasks.run import Run
 from tasks.write.apply import apply_plan
 from tasks.write.canary import apply_canary
 from tasks.write.chunks import CHUNK, Progress, apply_chunk
+from tests.support.pages import by_group
 
 SOURCE, DIRECTORY = "acme", "crowd"
 RETRIES = 3
@@ -65,8 +66,8 @@ class FixedSource:
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
         yield Page(list(self.snapshot.groups.itertuples(index=False, name=None)), last=True)
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
-        yield Page(list(self.snapshot.memberships.astype("str").itertuples(index=False, name=None)), last=True)
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
+        yield Page(by_group(self.snapshot.memberships), last=True)
 
     async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         raise NotImplementedError

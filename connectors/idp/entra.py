@@ -36,7 +36,7 @@ from connectors.errors import (
     StaleCursorError,
 )
 from connectors.http import Http
-from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.model import GroupRow, Members, MembershipRow, UserRow, pairs_of
 from connectors.oauth import Form, Tokens, assertion, private_key, with_assertion, with_secret
 from connectors.paging import Part, by_cursor, drained, in_order, of_groups
 from connectors.records import (
@@ -186,7 +186,7 @@ class Entra:
             yield Page(found, last, held, warnings)
             at += len(records)
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """Direct members of these groups, people and groups."""
         held: list[Held] = []
         members = partial(self._members, held=held)
@@ -197,17 +197,14 @@ class Entra:
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
 
-    async def _members(self, groups: Sequence[str], held: list[Held]) -> list[MembershipRow]:
-        rows: list[MembershipRow] = []
+    async def _members(self, groups: Sequence[str], held: list[Held]) -> list[Members]:
+        found: list[Members] = []
         for group, members in zip(groups, await self._all(groups, "members"), strict=True):
             try:
-                users, nested = self._kinds(members, group)
+                found.append(Members(group, *self._kinds(members, group)))
             except Flaw as flaw:
                 held.append(Held("group", group, "", str(flaw)))
-                continue
-            rows += [(group, member, "user") for member in users]
-            rows += [(group, member, "group") for member in nested]
-        return rows
+        return found
 
     def _kinds(self, records: Sequence[Any], of: str) -> tuple[list[str], list[str]]:
         """Ids of the users and of the groups; devices, contacts and service principals are left out. Raises `Flaw`."""
@@ -382,7 +379,7 @@ class Entra:
             teams = self._group_rows(scope)(new_groups, "record of the delta", held, warnings)
             here = {team[0] for team in teams}
             joined, left, replaced = self._joined_and_left(groups, here)
-            members = await drained(self.memberships(replaced), held)
+            members = pairs_of(await drained(self.memberships(replaced), held))
         except IncompleteError as doubt:
             raise StaleCursorError(f"{doubt} A full read is due.") from None
         back |= {key for key, reason in {**gone_users, **gone_groups}.items() if reason == "changed"}

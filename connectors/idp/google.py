@@ -21,7 +21,7 @@ from pydantic import Field
 from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
-from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.model import GroupRow, Members, UserRow
 from connectors.oauth import JWT_GRANT, Form, Tokens, assertion
 from connectors.paging import Part, by_cursor, of_groups
 from connectors.records import (
@@ -52,8 +52,6 @@ _SIZES: Final = {"users": 500, "groups": 200, "members": 200}
 """The most records a page of each list."""
 _USER: Final = ("id", "primaryEmail", "name", "suspended", "archived")
 _GROUP: Final = "id,email,name,description,directMembersCount"
-_MEMBERS: Final = {"USER": "user", "GROUP": "group"}
-"""Not EXTERNAL (from elsewhere), nor CUSTOMER (everybody in the account)."""
 _BUSY: Final = frozenset(("userRateLimitExceeded", "rateLimitExceeded", "quotaExceeded"))
 _PATH: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ADVICE: Final = {
@@ -147,14 +145,14 @@ class Google:
             yield Page(rows, last, held, warnings)
             at += len(records)
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """Direct members, users and groups; neither are those from elsewhere, nor the entry for everybody."""
         ways = set[bool]()  # whether nested groups are counted
         held: list[Held] = []
 
-        async def members(group: str) -> list[MembershipRow]:
+        async def members(group: str) -> list[Members]:
             try:
-                return await self._proved(group, ways)
+                return [await self._proved(group, ways)]
             except Flaw as flaw:
                 held.append(Held("group", group, "", str(flaw)))
                 return []
@@ -259,7 +257,7 @@ class Google:
             raise IncompleteError(f"{self._at(path)}: the answer is no list of {what}. Check `url`.")
         return Part(items, next=token or None)
 
-    async def _proved(self, group: str, ways: set[bool]) -> list[MembershipRow]:
+    async def _proved(self, group: str, ways: set[bool]) -> Members:
         """A group's members, as many as Google counts; both are asked for again where they do not agree."""
         if not self._settings.member_counts:
             return (await self._members_of(group))[0]
@@ -267,38 +265,41 @@ class Google:
         for again in (False, True):
             if again or counted is None:
                 counted = await self._count_of(group)
-            rows, number = await self._members_of(group)
-            people = number - sum(row[2] == "group" for row in rows)
+            members, number = await self._members_of(group)
+            people = number - len(members.groups)
             if counted in (people, number):
                 if people < number:
                     ways.add(counted == number)
                 if len(ways) < 2:
-                    return rows
+                    return members
                 break
             if again and counted < people:  # more may have come since, or the count may lag: nobody is missing
-                return rows
+                return members
         raise IncompleteError(
             f"{self._at('members')}: the group {group} has {number} members here, and {counted} by Google's own count. "
             "They changed while being read, or the answer is damaged; run again. Where it stays so though the members "
             "are right, set member_counts = false."
         )
 
-    async def _members_of(self, group: str) -> tuple[list[MembershipRow], int]:
-        """Members that are users or groups, and the number of members of every kind. Raises `Flaw`."""
-        path, rows, number = _members(group), list[MembershipRow](), 0
+    async def _members_of(self, group: str) -> tuple[Members, int]:
+        """Members that are users or groups, neither EXTERNAL (from elsewhere) nor CUSTOMER (everybody in the account);
+        and the number of members of every kind. Raises `Flaw`."""
+        path, users, nested, number = _members(group), list[str](), list[str](), 0
         async for records, _ in self._list("members", path, "id,type", {}):
             try:
-                found = [(group, one["id"], _MEMBERS[one["type"]]) for one in records if one["type"] in _MEMBERS]
+                new_users = [one["id"] for one in records if one["type"] == "USER"]
+                new_nested = [one["id"] for one in records if one["type"] == "GROUP"]
                 kinds = {one["type"] for one in records}
             except (KeyError, TypeError):
-                found, kinds = [], {""}
-            if not all(type(one) is str and one for one in (*kinds, *(key for _, key, _ in found))):
+                new_users, new_nested, kinds = [], [], {""}
+            if not all(type(one) is str and one for one in (*kinds, *new_users, *new_nested)):
                 raise Flaw("a member has no id or no type")
-            rows += found
+            users += new_users
+            nested += new_nested
             number += len(records)
-        if len({key for _, key, _ in rows}) < len(rows):
+        if len({*users, *nested}) < len(users) + len(nested):
             raise IncompleteError(f"{self._at(path)}: a member came twice, so another may be missing; run again.")
-        return rows, number
+        return Members(group, users, nested), number
 
     async def _count_of(self, group: str) -> int:
         found = (await self._call(f"/groups/{quote(group, safe='')}", {"fields": "id,directMembersCount"})).json()

@@ -23,7 +23,7 @@ from pydantic import Field
 from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
-from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.model import GroupRow, Members, MembershipRow, UserRow, pairs_of
 from connectors.oauth import Tokens
 from connectors.paging import Part, by_cursor, by_index, distinct, drained, meet, of_groups
 from connectors.records import (
@@ -132,7 +132,7 @@ class Idcs:
             warnings: list[Held] = []
             yield Page(rows(_staying(records), f"group from {start}", held, warnings), last, held, warnings)
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """Direct members, users and groups, of the groups with these ids."""
         bare: list[str] = []
         held: list[Held] = []
@@ -213,7 +213,7 @@ class Idcs:
             groups += rows(_staying(records), f"changed group from {start}", held, warnings)
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
-        members = await drained(self.memberships(ids), held)
+        members = pairs_of(await drained(self.memberships(ids), held))
         people, requested = user_rows(_user_paths(scope)), _requested(_OF_USERS, _user_paths(scope))
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {**since, "attributes": requested}, twice=False):
@@ -259,51 +259,49 @@ class Idcs:
 
     async def _members_of(
         self, groups: Sequence[str], *, attributes: str, bare: list[str], held: list[Held]
-    ) -> list[MembershipRow]:
+    ) -> list[Members]:
         """Members of these groups; those that came without are added to `bare`, unreadable ones to `held`.
 
         Where an answer fails, it may have been too large: by halves, then, and fewer groups in the next requests."""
-        rows = await self._together(groups, attributes, bare, held)
-        if rows is None:
+        found = await self._together(groups, attributes, bare, held)
+        if found is None:
             self._at_once = max(1, len(groups) // 2)
             return await self._halves(groups, attributes, bare, held)
-        if 4 * len(rows) < _MANY:
+        if 4 * sum(map(len, found)) < _MANY:
             self._at_once = min(2 * self._at_once, self._settings.groups_at_once)
-        return rows
+        return found
 
-    async def _halves(
-        self, groups: Sequence[str], attributes: str, bare: list[str], held: list[Held]
-    ) -> list[MembershipRow]:
+    async def _halves(self, groups: Sequence[str], attributes: str, bare: list[str], held: list[Held]) -> list[Members]:
         if len(groups) == 1:
             try:
                 return await self._members_by_page(groups[0])
             except Flaw as flaw:
                 held.append(Held("group", groups[0], "", str(flaw)))
                 return []
-        rows: list[MembershipRow] = []
+        both: list[Members] = []
         for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
             found = await self._together(half, attributes, bare, held)
-            rows += await self._halves(half, attributes, bare, held) if found is None else found
-        return rows
+            both += await self._halves(half, attributes, bare, held) if found is None else found
+        return both
 
     async def _together(
         self, groups: Sequence[str], attributes: str, bare: list[str], held: list[Held]
-    ) -> list[MembershipRow] | None:
+    ) -> list[Members] | None:
         """Members of these groups by one request; None where its answer failed."""
         records = await self._with_ids(groups, attributes, expect=_TOO_MANY)
         if records is None:
             return None
-        rows: list[MembershipRow] = []
+        found: list[Members] = []
         for key, record in records.items():
             members = record.get("members")
             if members is None or members == []:
                 bare.append(key)
                 continue
             try:
-                rows += self._rows(key, members)
+                found.append(self._read_members(key, members))
             except Flaw as flaw:
                 held.append(Held("group", key, "", str(flaw)))
-        return rows
+        return found
 
     async def _with_ids(
         self, ids: Sequence[str], attributes: str, *, expect: Sequence[int] = ()
@@ -323,7 +321,7 @@ class Idcs:
             )
         return found
 
-    async def _members_by_page(self, group: str) -> list[MembershipRow]:
+    async def _members_by_page(self, group: str) -> list[Members]:
         """Members of one group, in pages inside the attribute. Nothing counts them: each page begins with the member
         that ended the one before it, and the end is where there is no other."""
         path, end = f"{_GROUPS}/{quote(group, safe='')}", None
@@ -345,15 +343,15 @@ class Idcs:
             end = members[-1]
             return Part(members[1:], next=str(int(start) + len(members) - 1) if len(members) > 1 else None)
 
-        rows, seen = list[MembershipRow](), set[MembershipRow]()
+        pages, seen = list[Members](), set[MembershipRow]()
         async for members, _ in by_cursor(fetch, self._at(path), first="1", sparse=True):
-            rows += (page := self._rows(group, members))
-            seen.update(page)
-            if len(seen) != len(rows):
+            pages.append(self._read_members(group, members))
+            seen.update(pages[-1].pairs())
+            if len(seen) != sum(map(len, pages)):
                 raise IncompleteError(f"{self._at(path)}: a member came twice, so another may be missing; run again.")
-        return rows
+        return pages
 
-    def _rows(self, group: str, members: Any) -> list[MembershipRow]:
+    def _read_members(self, group: str, members: Any) -> Members:
         """Members that are users or groups, and no others, such as applications. Raises `Flaw`."""
         try:
             users = [one["value"] for one in members if one["type"] == "User"]
@@ -365,7 +363,7 @@ class Idcs:
             raise Flaw("a member has no `value` or no `type`")
         if len(ids) != len(users) + len(nested):
             raise IncompleteError(f"{self._at(_GROUPS)}: the group {group} has a member twice; run again.")
-        return [(group, one, "user") for one in users] + [(group, one, "group") for one in nested]
+        return Members(group, users, nested)
 
     async def _person(self, record: Record, scope: Scope) -> Person:
         """A record with `groups` → the person; which groups are direct is said by their type."""

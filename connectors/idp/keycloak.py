@@ -22,7 +22,7 @@ from pydantic import Field
 from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
-from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.model import GroupRow, Members, UserRow
 from connectors.oauth import Tokens, with_secret
 from connectors.paging import Part, by_cursor, by_position, in_order, of_groups
 from connectors.records import Doubts, Flaw, Record, Rows, as_dict, each, names, needed, object_of, optional, truth
@@ -111,7 +111,7 @@ class Keycloak:
         records = await self._tree(_brief(scope))
         yield Page(self._group(scope)(records, "group", held, warnings), True, held, warnings)
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """Direct members of these groups; a nested group is a member of its parent."""
         below = self._below
         if below is None or not below.keys() >= set(groups):
@@ -119,17 +119,17 @@ class Keycloak:
             below = self._below or {}
         service_accounts, held = _ServiceAccounts(self), list[Held]()
 
-        async def members(key: str) -> list[MembershipRow]:
-            rows: list[MembershipRow] = [(key, child, "group") for child in below.get(key, ())]
+        async def members(key: str) -> list[Members]:
+            users: list[str] = []
             try:
                 async for found, _ in by_cursor(
                     self._members(key, service_accounts), self._at("members"), first="0", sparse=True
                 ):
-                    rows += [(key, member, "user") for member in found]
+                    users += found
             except Flaw as flaw:
                 held.append(Held("group", key, "", str(flaw)))
                 return []
-            return rows
+            return [Members(key, users, below.get(key, ()))]
 
         pages = of_groups(groups, members, self._ahead, held)
         try:

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
-from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.model import GroupRow, Members, MembershipRow, UserRow, pairs_of
 from connectors.oauth import Tokens, assertion, with_assertion
 from connectors.paging import Part, by_cursor, distinct, drained, of_groups
 from connectors.records import (
@@ -164,7 +164,7 @@ class Okta:
         async for page in self._group_pages(lists, scope.attributes, embedded=bool(self._settings.app)):
             yield page
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """Members of these groups, group by group: Okta knows no list of several."""
         held: list[Held] = []
         members = partial(self._members_of, held=held)
@@ -270,7 +270,7 @@ class Okta:
             warnings += page.warnings
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
-        members = await drained(self.memberships(ids), held)
+        members = pairs_of(await drained(self.memberships(ids), held))
         rows = user_rows(self._settings, scope.attributes)
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {"filter": since, "limit": size}):
@@ -316,9 +316,9 @@ class Okta:
             warnings: list[Held] = []
             yield Page(rows(records, f"group from {start}", held, warnings), last, held, warnings)
 
-    async def _members_of(self, group: str, held: list[Held]) -> list[MembershipRow]:
+    async def _members_of(self, group: str, held: list[Held]) -> list[Members]:
         path = f"{_GROUPS}/{group}/users"
-        rows: list[MembershipRow] = []
+        users: list[str] = []
         async for records, *_ in self._list(path, {"limit": min(self._settings.page_size, 1000)}):
             try:
                 ids = [one["id"] for one in records]
@@ -327,8 +327,8 @@ class Okta:
             if not set(map(type, ids)) <= {str}:
                 held.append(Held("group", group, "", "a member has no id, or one that is not text"))
                 return []
-            rows += [(group, user, "user") for user in ids]
-        return rows
+            users += ids
+        return [Members(group, users)]
 
     async def _find(self, key: str) -> Record | None:
         """The record of one person. Okta also takes short logins and `me`; these are not asked for here."""

@@ -20,7 +20,7 @@ from pydantic import Field
 from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
 from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
-from connectors.model import GroupRow, MembershipRow, UserRow
+from connectors.model import GroupRow, Members, UserRow, pairs_of
 from connectors.oauth import Tokens, with_secret
 from connectors.paging import Part, by_cursor, distinct, drained, in_order, of_groups
 from connectors.records import (
@@ -121,7 +121,7 @@ class OneLogin:
             held: list[Held] = []
             yield Page(group_rows(records, f"group from {start}", held), last, held)
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """People in these roles, role by role; or in these groups, out of one list of all users."""
         wanted, held = dict.fromkeys(groups), list[Held]()
         if self._settings.groups == "roles":
@@ -135,8 +135,12 @@ class OneLogin:
                 found = [(str(as_dict(one).get("group_id")), as_dict(one).get("id")) for one in records]
                 odd = {group for group, user in found if group in wanted and type(user) is not int}
                 held += [Held("group", group, "", _NO_MEMBER) for group in odd]
-                rows: list[MembershipRow] = [(group, str(user), "user") for group, user in found if group in wanted]
-                yield Page([row for row in rows if row[0] not in odd], last, held if last else ())
+                members_of: dict[str, list[str]] = {}
+                for group, user in found:
+                    if group in wanted and group not in odd:
+                        members_of.setdefault(group, []).append(str(user))
+                rows = [Members(group, users) for group, users in members_of.items()]
+                yield Page(rows, last, held if last else ())
 
     async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         """One person by id, by the field that is the username, or by e-mail address."""
@@ -228,7 +232,7 @@ class OneLogin:
             held += page.held
         ids = [row[0] for row in groups]
         # Users come last: whoever joins meanwhile is then not a member whom nobody knows.
-        members = await drained(self.memberships(ids), held)
+        members = pairs_of(await drained(self.memberships(ids), held))
         rows, fields = user_rows(self._settings, scope.attributes), self._fields(scope.attributes)
         users: list[UserRow] = []
         async for records, start, _ in self._list(_USERS, {"fields": fields, "updated_since": cursor}):
@@ -295,17 +299,17 @@ class OneLogin:
         if not ids:
             yield (), 1, True
 
-    async def _members_of(self, role: str, held: list[Held]) -> list[MembershipRow]:
+    async def _members_of(self, role: str, held: list[Held]) -> list[Members]:
         """People with a role. (`include_unassigned` would list everybody else, too.)"""
         path = f"{_ROLES}/{role}/users"
-        rows: list[MembershipRow] = []
+        users: list[str] = []
         async for records, *_ in self._list(path, {}):
             ids = [as_dict(one).get("id") for one in records if as_dict(one).get("assigned") is not False]
             if not set(map(type, ids)) <= {int}:
                 held.append(Held("group", role, "", _NO_MEMBER))
                 return []
-            rows += [(role, str(user), "user") for user in ids]
-        return rows
+            users += map(str, ids)
+        return [Members(role, users)]
 
     async def _find(self, key: str, scope: Scope) -> Record | None:
         """The record of one person, with `role_ids` and `group_id`."""

@@ -38,7 +38,7 @@ from connectors.errors import (
     TooLargeError,
 )
 from connectors.http import Answer, Http
-from connectors.model import DISABLED, GroupRow, MembershipRow, UserRow
+from connectors.model import DISABLED, GroupRow, Members, UserRow
 from connectors.paging import Part, by_cursor, by_index, distinct, in_order
 from connectors.records import (
     Doubts,
@@ -155,7 +155,7 @@ class Scim:
                 self._same = {}
             yield page
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """Direct members, users and groups, of the groups with these ids. A group one of whose members makes no sense
         is held."""
         wanted = list(dict.fromkeys(groups))
@@ -169,7 +169,8 @@ class Scim:
                 raise IncompleteError(f"{self._at('Groups')}: {len(gone)} groups are gone ({gone[0]} …); run again.")
         known = self._group_ids | kept.keys() | set(wanted)
         singles = in_order(self._members_of, [key for key in wanted if kept.get(key) is None], _AT_ONCE)
-        rows: list[MembershipRow] = []
+        rows: list[Members] = []
+        number = 0
         held: list[Held] = []
         try:
             for key in wanted:
@@ -179,12 +180,13 @@ class Scim:
                     held.append(Held("group", key, "", members))
                     continue
                 users, nested, unsure = members
-                rows += [(key, member, "user") for member in users]
-                rows += [(key, member, "group") for member in nested]
-                rows += [(key, member, "group" if member in known else "user") for member in unsure]
-                if len(rows) >= _ROWS:
+                users += [member for member in unsure if member not in known]
+                nested += [member for member in unsure if member in known]
+                rows.append(Members(key, users, nested))
+                number += len(rows[-1])
+                if number >= _ROWS:
                     yield Page(rows, False)
-                    rows = []
+                    rows, number = [], 0
         finally:
             await singles.aclose()  # type: ignore[attr-defined]
         yield Page(rows, True, held)

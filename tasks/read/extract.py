@@ -21,9 +21,10 @@ from connectors.contract import Directory, Held, Page, Scope, Source
 from connectors.errors import IncompleteError
 from connectors.model import (
     GROUPS,
+    MEMBER_KINDS,
     USERS,
     GroupRow,
-    MembershipRow,
+    Members,
     Snapshot,
     held_frame,
     memberships_from_codes,
@@ -37,6 +38,7 @@ Read = tuple[pd.DataFrame, HeldRows, HeldRows]
 """A table, the records that did not make it into it, and those that did without an optional field."""
 
 _TYPES: Mapping[str, pa.DataType] = {"active": pa.bool_()}
+_KINDS: Mapping[str, int] = {kind: code for code, kind in enumerate(MEMBER_KINDS.categories)}
 
 
 async def read_source(source: Source, scope: Scope) -> Snapshot:
@@ -73,7 +75,7 @@ async def _together(first: Coroutine[Any, Any, First], second: Coroutine[Any, An
 
 
 async def _groups(
-    pages: AsyncIterator[Page[GroupRow]], members: Callable[[pd.DataFrame], AsyncIterator[Page[MembershipRow]]]
+    pages: AsyncIterator[Page[GroupRow]], members: Callable[[pd.DataFrame], AsyncIterator[Page[Members]]]
 ) -> tuple[Read, Read]:
     groups = await _table("groups", pages, GROUPS)
     return groups, await read_memberships(members(groups[0]))
@@ -187,18 +189,19 @@ async def read_memberships(pages: AsyncIterator[Page[Any]]) -> Read:
     held: HeldRows = []
     # Codes as they come: a million memberships are 9 MB of integers instead of 150 MB of text.
     groups, members = _Codes(), _Codes()
-    group_codes, member_codes, kinds = array("i"), array("i"), array("b")
-    kind_codes = {"group": 0, "user": 1}
+    group_codes, member_codes, kinds, numbers = array("i"), array("i"), array("b"), array("i")
     warnings: HeldRows = []
     async for page in _whole("memberships", pages):
-        if page.rows:
-            group, member, kind = zip(*page.rows, strict=True)
-            group_codes.extend(map(groups.__getitem__, group))
-            member_codes.extend(map(members.__getitem__, member))
-            kinds.extend(map(kind_codes.__getitem__, kind))
+        for of_group in page.rows:
+            for kind, ids in ((_KINDS["group"], of_group.groups), (_KINDS["user"], of_group.users)):
+                group_codes.append(groups[of_group.group])
+                kinds.append(kind)
+                numbers.append(len(ids))
+                member_codes.fromlist(list(map(members.__getitem__, ids)))
         held += held_rows(page.held)
         warnings += held_rows(page.warnings)
-    return memberships_from_codes(list(groups), list(members), group_codes, member_codes, kinds), held, warnings
+    of_each, kind_of_each = np.repeat(group_codes, numbers), np.repeat(kinds, numbers)
+    return memberships_from_codes(list(groups), list(members), of_each, member_codes, kind_of_each), held, warnings
 
 
 async def _whole(what: str, pages: AsyncIterator[Page[Row]]) -> AsyncIterator[Page[Row]]:

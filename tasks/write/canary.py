@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from connectors.errors import RefusedError
-from connectors.model import Snapshot, groups_frame, memberships_frame, users_frame
+from connectors.model import Snapshot, groups_frame, memberships_frame, pairs_of, users_frame
 from connectors.operations import KINDS, Kind
 from connectors.store import in_thread
 from tasks.decide.selection import Selection
@@ -63,7 +63,7 @@ async def read_back(run: Run, operations: pd.DataFrame) -> Snapshot:
     memberships = [row for person in found for row in person.memberships]
     if nestings:  # Crowd tells what is in a group only for all of them
         async for page in run.directory.memberships():
-            memberships += [row for row in page.rows if row[2] == "group"]
+            memberships += [row for row in pairs_of(page.rows) if row[2] == "group"]
     return Snapshot.of(
         users_frame(person.user for person in found),
         groups_frame(one.group for one in teams if one is not None),

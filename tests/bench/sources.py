@@ -172,7 +172,7 @@ async def measured(running: sandbox.RunningIdp, repeats: int) -> dict[str, Any]:
             take("cpu", time.process_time() - cpu)
             take("wall", time.perf_counter() - wall)
         total = sum(sum(client.requests.values()) for client in source.clients)
-        found = {"users": len(users), "groups": len(groups), "memberships": len(members), "requests": total}
+        found = {"users": len(users), "groups": len(groups), "memberships": sum(map(len, members)), "requests": total}
         del users, groups, members
         await asyncio.gather(*(client.aclose() for client in source.clients))
         with quiet():

@@ -19,6 +19,7 @@ from connectors.model import crowd_id
 from deployments.sandbox.crowd import RunningCrowd, running
 from tests.support.crowd_bodies import attributes, group_body, named, new_user, user_body
 from tests.support.long import long_after
+from tests.support.pages import as_pairs
 
 NAMES: Final = ("ann", "Bob", "Jörg & Söhne", "a+b/c?d", "İstanbul", '<x y="1">', "x;y", "😀", "%41", "ann b")
 SCOPE: Final = Scope(frozenset({"team"}))
@@ -76,7 +77,7 @@ async def whole(crowd: Crowd) -> Read:
         read.rows.update((Hint("user", row[0]), row) for row in page.rows)
     async for groups in crowd.groups(SCOPE):
         read.rows.update((Hint("group", row[0]), row) for row in groups.rows)
-    async for members in crowd.memberships():
+    async for members in as_pairs(crowd.memberships()):
         read.memberships.update((Hint("group", group), Hint(kind, member)) for group, member, kind in members.rows)
     return read
 

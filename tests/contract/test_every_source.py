@@ -44,6 +44,7 @@ from tasks.read.extract import read_source
 from tasks.read.validate import trimmed
 from tests.support.hostile import HOSTS, SCHEMES
 from tests.support.long import long_after
+from tests.support.pages import as_pairs
 from tests.support.source_case import Case
 
 HERE = Path(__file__).parent / "sources"
@@ -531,7 +532,7 @@ async def test_whoever_stays_is_read_while_others_come_and_go(
     async def read(what: str, source: Source) -> set[Any]:
         """Who of those that stay is missing."""
         if what == "members":
-            members = await drained(source.memberships(list(stay.groups["id"])), [])
+            members = await drained(as_pairs(source.memberships(list(stay.groups["id"]))), [])
             return rows - set(members)
         pages: Any = source.users(Scope()) if what == "people" else source.groups(Scope())
         found = {row[0] for row in await drained(pages, [])}

@@ -31,6 +31,7 @@ from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.server import children_of, members_of
 from tasks.read.extract import read_source
 from tests.support.clients import client_package
+from tests.support.pages import as_pairs
 
 SIZE: dict[str, Any] = {"users": 1100, "groups": 30, "memberships": 2500, "seed": 7}
 SMALL: dict[str, Any] = {"users": 20, "groups": 8, "memberships": 60, "seed": 3}
@@ -211,7 +212,7 @@ async def test_members_that_change_after_their_group_was_listed_are_counted_agai
     async with source(changing) as one:
         groups = [row[0] async for page in one.groups(Scope()) for row in page.rows]
         changing.change(seed=2, leavers=4, joiners=3)
-        rows = {row async for page in one.memberships(groups) for row in page.rows}
+        rows = {row async for page in as_pairs(one.memberships(groups)) for row in page.rows}
     assert rows == wanted(changed(organisation(**SMALL), seed=2, leavers=4, joiners=3))
 
 
@@ -247,7 +248,7 @@ async def test_a_member_that_makes_no_sense_makes_no_group_smaller(
 async def test_groups_that_were_not_listed_are_counted_too(idp: RunningIdp) -> None:
     team, members = organisation(**SIZE).teams[0], members_of(organisation(**SIZE))[0]
     async with source(idp) as one:
-        rows = [row async for page in one.memberships([group_id(team.id)]) for row in page.rows]
+        rows = [row async for page in as_pairs(one.memberships([group_id(team.id)])) for row in page.rows]
         assert [row[1] for row in rows if row[2] == "user"] == list(map(user_id, members))
         with pytest.raises(IncompleteError, match="groupKey"):
             _ = [page async for page in one.memberships(["0nothing"])]

@@ -37,6 +37,7 @@ from connectors.paging import Part, by_cursor
 from tasks.read.extract import read_source
 from tests.support.clients import node_package
 from tests.support.long import long_after
+from tests.support.pages import as_pairs
 
 HERE = Path(__file__).parent
 TOKEN = "t0ken-of-the-tests"
@@ -96,7 +97,7 @@ async def source(url: str, token: str = TOKEN, attempts: int = 1, **settings: An
 async def everything(scim: Scim, scope: Scope | None = None) -> tuple[list[Any], list[Any], set[Any]]:
     users = await whole(scim.users(scope or Scope()))
     groups = await whole(scim.groups(scope or Scope()))
-    return users, groups, set(await whole(scim.memberships([g[0] for g in groups])))
+    return users, groups, set(await whole(as_pairs(scim.memberships([g[0] for g in groups]))))
 
 
 # --- foreign servers ---
@@ -345,7 +346,7 @@ async def test_pages_of_groups_are_as_long_as_their_members_let_them_be(
 async def test_members_are_read_anew_for_many_groups_without_a_group_read() -> None:
     groups = [group(n, "u1") for n in range(1, 41)]
     async with ScimServer(USERS, groups).running() as server, source(server.url, group_page_size=10) as scim:
-        rows = await whole(scim.memberships([g["id"] for g in groups]))
+        rows = await whole(as_pairs(scim.memberships([g["id"] for g in groups])))
         assert len(rows) == 40
         assert sum(target.startswith("/Groups") for target in server.asked) == 5
         with pytest.raises(IncompleteError, match="gone"):

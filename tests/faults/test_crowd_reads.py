@@ -17,6 +17,7 @@ from connectors.errors import ForbiddenError, IncompleteError, RefusedError, Ret
 from connectors.http import Http
 from connectors.model import ID_ATTRIBUTE
 from deployments.sandbox.crowd import running
+from tests.support.pages import as_pairs
 
 PAGE = 4  # records a page; pages overlap by one, so that page i starts at 3 · i
 SIZES = (4, 7, 8, 9)  # one full page and its proof; a last page of one, two and three records
@@ -69,7 +70,7 @@ def company(size: int) -> dict[str, Any]:
 
 
 def read(crowd: Crowd, table: str) -> AsyncIterator[Any]:
-    return crowd.memberships() if table == "memberships" else getattr(crowd, table)(Scope())
+    return as_pairs(crowd.memberships()) if table == "memberships" else getattr(crowd, table)(Scope())
 
 
 async def rows_of(crowd: Crowd, table: str) -> list[Any]:

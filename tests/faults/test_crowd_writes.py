@@ -17,6 +17,7 @@ from connectors.http import Http
 from connectors.model import ID_ATTRIBUTE
 from connectors.operations import Kind, Operation
 from deployments.sandbox.crowd import running
+from tests.support.pages import as_pairs
 
 OURS = {ID_ATTRIBUTE: ["okta:1"]}
 WHOLE = {"email": "n@example.org", "first_name": "New", "last_name": "Name", "display_name": "New Name"}
@@ -354,7 +355,7 @@ async def test_every_name_makes_the_whole_way(emulator: Any, http: Http) -> None
             assert await crowd.holds(operation)
     users = {row[1]: row async for page in crowd.users(Scope()) for row in page.rows}
     groups = {row[1]: row async for page in crowd.groups(Scope(frozenset(NAMES))) for row in page.rows}
-    members = {row async for page in crowd.memberships() for row in page.rows}
+    members = {row async for page in as_pairs(crowd.memberships()) for row in page.rows}
     for name in NAMES:
         assert users[name][3] == users[name][4] == name
         assert groups[name][2] == name

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from connectors.contract import Changes, Held, Page, Scope
-from connectors.model import GroupRow, MembershipRow, Snapshot, groups_frame, memberships_frame, users_frame
+from connectors.model import GroupRow, Members, MembershipRow, Snapshot, groups_frame, memberships_frame, users_frame
 from tasks.policy import Policy
 from tasks.read.deltas import merged
 from tasks.read.extract import read_source
 from tests.road import FixedSource
 from tests.support.model_crowd import ModelCrowd, ModelLinks
+from tests.support.pages import by_group
 from tests.support.worlds import applied, planned
 
 PEOPLE = [(key, f"{key}.name", f"{key}@corp.example", "F", "L", "F L", True, "{}") for key in "abc"]
@@ -32,9 +33,8 @@ class Unreadable(FixedSource):
     async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
         yield Page(list(self.snapshot.groups.itertuples(index=False, name=None)), True)
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
-        rows = self.snapshot.memberships.astype("str").itertuples(index=False, name=None)
-        yield Page([row for row in rows if row[0] not in self.unread], False)
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
+        yield Page([one for one in by_group(self.snapshot.memberships) if one.group not in self.unread], False)
         yield Page((), True, [Held("group", key, "", "a member has no id") for key in self.unread])
 
 
