@@ -697,16 +697,16 @@ def _group_row(record: Json, wanted: frozenset[str]) -> GroupRow:
 
 def _wanted(record: Json, wanted: frozenset[str]) -> str:
     """The wanted attributes of a record as canonical text. One without values is one that is not there."""
+    found: dict[str, list[str]] = {}
     try:
-        listed = record["attributes"]["attributes"]
-        if not listed:
-            return "{}"
-        chosen = [(one["name"], one["values"]) for one in listed if one["name"] in wanted and one["values"]]
-        found = dict(chosen)
-        if len(found) != len(chosen):
-            raise ValueError("an attribute stands twice")
-        if any(type(value) is not str for values in found.values() for value in values):
-            raise ValueError("an attribute is not text")
+        for one in record["attributes"]["attributes"] or ():
+            if one["name"] not in wanted or not one["values"]:
+                continue
+            if one["name"] in found:
+                raise ValueError("an attribute stands twice")
+            if set(map(type, one["values"])) != {str}:
+                raise ValueError("an attribute is not text")
+            found[one["name"]] = list(one["values"])
         return attributes_text(found)
     except (KeyError, TypeError):
         # Without its attributes we cannot see whose record it is.

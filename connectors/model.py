@@ -51,11 +51,11 @@ def crowd_id(name: str) -> str:
     return name.lower()
 
 
-def attributes_text(attributes: Mapping[str, Iterable[str]]) -> str:
+def attributes_text(attributes: Mapping[str, Sequence[str]]) -> str:
     """Canonical text of attributes: sorted names, values in the order given, no blanks."""
     if not attributes:
         return "{}"
-    return orjson.dumps({k: list(v) for k, v in attributes.items()}, option=orjson.OPT_SORT_KEYS).decode()
+    return orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def users_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
