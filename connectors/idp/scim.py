@@ -411,10 +411,10 @@ class Scim:
         """A list, record by record: `one` makes a record of its fields. Raises `IncompleteError` for a doubled key."""
         try:
             page = strict_json.fields(answer.body)
-            listed = _RAW_LIST.decode(page.pop("Resources"))
+            records = strict_json.records(memoryview(page.pop("Resources")))
             return {
                 **{name: strict_json.loads(bytes(page[name])) for name in _PAGE if name in page},
-                "Resources": [one(strict_json.fields(bytes(record))) for record in listed],
+                "Resources": [one(fields) for fields in records],
             }
         except strict_json.DoubledKeyError as error:
             wrong = answer.unreadable(error)
@@ -636,7 +636,6 @@ class _Unreadable:
 
 
 _PAGE: Final = ("totalResults", "startIndex", "nextCursor")
-_RAW_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _MEMBERS: Final = msgspec.json.Decoder(list[_Member])
 
 

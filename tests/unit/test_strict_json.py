@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from connectors.errors import IncompleteError
 from connectors.http import Answer
-from connectors.strict_json import DoubledKeyError, NotJsonError, fields, loads
+from connectors.strict_json import DoubledKeyError, NotJsonError, fields, loads, records
 
 BS = "\\"
 PIECES = ("a", "b", '"', BS, BS + BS, '":', ":", "\n", "\t", "é", "😀", "{", "}", "[", ",", "/", "\u2028", "")
@@ -131,3 +131,34 @@ def test_the_key_is_named_and_no_value() -> None:
         "GET https://idp/Groups answered 200 with JSON that says 'members' twice in one object, so that it cannot be "
         "known which one is meant. Report it to the provider."
     )
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("ab\u00e9"), st.text('a"\\:é😀')), max_size=3), max_size=4))
+def test_a_list_of_objects_is_taken_apart_by_one_level_as_each_of_them(listed: list[list[tuple[str, str]]]) -> None:
+    objects = ["{" + ",".join(f"{json.dumps(k)}:{json.dumps(v)}" for k, v in one) + "}" for one in listed]
+    text = f"[{','.join(objects)}]".encode()
+    if any(len({key for key, _ in one}) < len(one) for one in listed):
+        with pytest.raises(DoubledKeyError):
+            records(text)
+    else:
+        assert [{k: json.loads(bytes(v)) for k, v in one.items()} for one in records(text)] == json.loads(text)
+        assert records(memoryview(text)) == [fields(one.encode()) for one in objects]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"[1]", b'[{"a":1},[]]', b'[{"a":1}', b'[{"\xff":1}]'])
+def test_what_is_no_list_of_objects_is_none(body: bytes) -> None:
+    with pytest.raises(NotJsonError) as caught:
+        records(body)
+    assert not isinstance(caught.value, DoubledKeyError)
+
+
+@pytest.mark.parametrize("word", ["word", 'a "word"', "a \\", "\\\\"])
+@pytest.mark.parametrize("at", [0, 1, 15_000, 29_999])
+def test_it_is_seen_wherever_in_a_long_text_it_stands(word: str, at: int) -> None:
+    """Long texts are counted block by block."""
+    objects = [json.dumps({"some key": word, "another": word}) for _ in range(30_000)]
+    assert len(loads(f"[{','.join(objects)}]".encode())) == len(records(f"[{','.join(objects)}]".encode())) == 30_000
+    objects[at] = '{"a":"","a":"b"}'
+    for read in (loads, records):
+        with pytest.raises(DoubledKeyError, match="'a' twice"):
+            read(f"[{','.join(objects)}]".encode())
