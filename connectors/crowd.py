@@ -602,7 +602,7 @@ class _Memberships:
         self._what, self._head, self._tail = what, b"", b""
         self._parser: Any = etree.XMLPullParser(
             ("end",), tag="membership", encoding="utf-8",
-            resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
+            resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, collect_ids=False,
         )  # fmt: skip
 
     def feed(self, chunk: bytes) -> list[Members]:
