@@ -35,7 +35,7 @@ Pairs = set[tuple[str, str]]
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
-class Members:
+class GroupMembers:
     """Who is in a group of Crowd (id): `accounts`, and by the source `pairs`, in one of the `teams` that it is made of.
 
     `moved`: the people and the accounts of whom the store has another thing. `apart`: the people whose account is not
@@ -67,7 +67,7 @@ class Members:
                 raise NotNarrowError("a group and a person do not say the same of who is in it")
 
 
-async def members_of(run: Run, base: KnownSides, name: str) -> Members:
+async def members_of(run: Run, base: KnownSides, name: str) -> GroupMembers:
     """A group by its name in Crowd → who is in it. Raises `NotNarrowError` where the group is not as the store has it,
     or too large."""
     group, known = crowd_id(name), base.crowd
@@ -91,7 +91,7 @@ async def members_of(run: Run, base: KnownSides, name: str) -> Members:
     if len(people) + len(accounts) > MOST:
         raise NotNarrowError(f"the group {name!r} has {len(people) + len(accounts)} members on both sides, of {MOST}")
     apart = await in_thread(_apart, run, base, people, accounts)
-    return Members(group, teams, pairs, accounts, (moved, moved_accounts), apart)
+    return GroupMembers(group, teams, pairs, accounts, (moved, moved_accounts), apart)
 
 
 def _teams(run: Run, base: KnownSides, group: str) -> tuple[frozenset[str], set[str]]:
@@ -151,7 +151,7 @@ def _within(memberships: pd.DataFrame, teams: frozenset[str], above: set[str]) -
 
 
 def _apart(run: Run, base: KnownSides, people: set[str], accounts: set[str]) -> tuple[set[str], set[str]]:
-    """As `Members.apart`: by links and marks."""
+    """As `GroupMembers.apart`: by links and marks."""
     links = run.store.links_about(run.directory_name, run.source_name, people, accounts)
     users = run.store.users_now(run.crowd_side.stream, accounts)
     keys = account_keys(users, links[(links["kind"] == "user").to_numpy()], run.policy, run.source_name)

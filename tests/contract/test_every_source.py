@@ -850,7 +850,7 @@ async def every_group(served: Served, **settings: Any) -> Snapshot:
         ids = list(whole.groups["id"])
         held: list[Held] = []
         for some in ([one] for one in ids[:3]):
-            members = await drained(source.memberships(some), held)
+            members = await drained(as_pairs(source.memberships(some)), held)
             pairs = whole.memberships[whole.memberships["group_id"].isin(some)].astype("str")
             assert sorted(members) == sorted(pairs.itertuples(index=False, name=None))
         assert not held

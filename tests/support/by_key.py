@@ -27,7 +27,7 @@ from connectors.contract import (
     Source,
 )
 from connectors.errors import ConfigurationError, IncompleteError
-from connectors.model import MembershipRow, Snapshot, crowd_id, users_frame
+from connectors.model import Members, Snapshot, crowd_id, users_frame
 from connectors.store import Store, WideTotals
 from tasks.decide.filter import in_scope
 from tasks.decide.guard import judge
@@ -44,6 +44,7 @@ from tasks.read import validate
 from tasks.read.known import NotNarrowError
 from tasks.read.narrow import Few, read_narrow
 from tasks.run import Run
+from tests.support.pages import by_group
 from tests.support.worlds import NAMES, SOURCE, World, describe, owners, since
 
 DIRECTORY = "crowd"
@@ -128,10 +129,10 @@ class BySource(Both):
         rows = list(groups[groups["id"] == key].itertuples(index=False, name=None))
         return Group(rows[0]) if rows else None
 
-    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[MembershipRow]]:
+    async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         self.reads["members"] += 1
         pairs = self.source().memberships.astype("str")
-        yield Page(list(pairs[pairs["group_id"].isin(groups)].itertuples(index=False, name=None)), last=True)
+        yield Page(by_group(pairs[pairs["group_id"].isin(groups)]), last=True)
 
     async def has_user(self, identity: str) -> bool:
         return identity in set(self.source().users["id"])
