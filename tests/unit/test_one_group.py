@@ -20,7 +20,7 @@ from tests.support.by_key import a_run, link, remember, without_limits
 from tests.support.frames import policy_with
 from tests.support.in_step import settle
 from tests.support.of_group import compare_group, narrow
-from tests.support.worlds import World
+from tests.support.worlds import SOURCE, World
 
 pytestmark = pytest.mark.usefixtures("unvalidated")
 
@@ -121,6 +121,39 @@ async def test_a_group_that_is_in_another_one_no_more(store: Store) -> None:
 async def test_a_policy_that_makes_it_wide(store: Store, policy: dict[str, Any], why: str) -> None:
     run, _ = await begun(store, without_limits(policy_with(**policy)))
     with pytest.raises(NotNarrowError, match=why):
+        await read_group(run, "red")
+
+
+async def test_a_group_is_made_of_the_one_that_owns_it_whatever_its_name(store: Store) -> None:
+    world = company()
+    world.crowd.add_group("azure", mark=f"{SOURCE}:g1")
+    run = a_run(store, world, without_limits(Policy()))
+    link(store, world)
+    assert await settle(run, world, random.Random(1))
+    assert "blue" not in world.crowd.groups
+    world.memberships.append(("g1", "p9", "user"))
+    _, made, _ = await narrow(run, world, "azure")
+    assert made.operations[["kind", "name", "target"]].to_numpy().tolist() == [["membership_add", "user9", "azure"]]
+
+
+async def test_who_is_in_a_group_below_is_in_the_one_above_where_the_policy_flattens(store: Store) -> None:
+    world = company()
+    world.memberships.remove(("g0", "p29", "user"))
+    run = a_run(store, world, without_limits(policy_with(groups={"nesting": "flatten"})))
+    link(store, world)
+    assert await settle(run, world, random.Random(1))
+    world.memberships.append(("g1", "p29", "user"))
+    _, made, _ = await narrow(run, world, "red")
+    assert made.operations[["kind", "name", "target"]].to_numpy().tolist() == [["membership_add", "user29", "red"]]
+
+
+async def test_a_group_whose_members_could_not_be_read_is_not_empty(store: Store) -> None:
+    run, world = await begun(store)
+    world.groups.pop(0)
+    world.memberships = [pair for pair in world.memberships if pair[0] != "g0"]
+    world.held.append(("group", "g0", "red", "extract", "its members make no sense", ""))
+    remember(run, world)
+    with pytest.raises(NotNarrowError, match="the group 'g0' of acme could not be read at the last wide run"):
         await read_group(run, "red")
 
 
