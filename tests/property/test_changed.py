@@ -85,7 +85,7 @@ async def test_of_a_side_that_cannot_say_who_changed_nobody_did_where_it_answers
 
     monkeypatch.setattr(news, "same", same)
     found: Counter[str] = Counter()
-    for seed in range(SEEDS):
+    for seed in range(1, SEEDS):
         rng = random.Random(f"mute {seed}")
         world, sides = worlds(seed)
         run = a_run(store, world, unhindered(without_limits(sides.policy)))
