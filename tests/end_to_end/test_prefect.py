@@ -148,6 +148,7 @@ def test_a_run_and_its_stages_are_named_for_people(served: Served) -> None:
     chunks = [name for name in tasks if name.startswith("apply ")]
     assert {f"apply {number} of {len(chunks)}" for number in range(1, len(chunks) + 1)} == set(chunks)
     assert set(tasks) - set(chunks) == {
+        "read by key",
         "extract-acme",
         "extract-crowd",
         "snapshot-source:acme",
