@@ -224,6 +224,16 @@ def few_at_a_time(policy: Policy) -> Policy:
     return without_limits(policy, user_deactivate=three, membership_remove=three, group_loss=three)
 
 
+def same_plan(made: Plan, expected: Plan, note: str) -> None:
+    """Two plans are one, cell by cell: operations, held records, who is gone, and stale links."""
+    assert describe(made) == describe(expected), f"{note}\n{describe(made)}\nbut\n{describe(expected)}"
+    pd.testing.assert_frame_equal(made.operations, expected.operations)
+    pd.testing.assert_frame_equal(made.held.reset_index(drop=True), expected.held.reset_index(drop=True))
+    for what in ("gone", "stale"):
+        left, right = (getattr(one, what).reset_index(drop=True) for one in (made, expected))
+        pd.testing.assert_frame_equal(left, right)
+
+
 def a_run(store: Store, world: World, policy: Policy) -> Run:
     both = world, policy, Counter[str]()
     return Run(
@@ -414,12 +424,7 @@ async def compare(run: Run, world: World, identity: str, found: Counter[str], no
         found[f"wide: {why[:40]}"] += 1
         return None
     note = f"{note}: {sorted(few.source.snapshot.users['id'])}, {sorted(few.crowd.snapshot.users['id'])}"
-    assert describe(made) == describe(expected), f"{note}\n{describe(made)}\nbut\n{describe(expected)}"
-    pd.testing.assert_frame_equal(made.operations, expected.operations)
-    pd.testing.assert_frame_equal(made.held.reset_index(drop=True), expected.held.reset_index(drop=True))
-    for what in ("gone", "stale"):
-        left, right = (getattr(one, what).reset_index(drop=True) for one in (made, expected))
-        pd.testing.assert_frame_equal(left, right)
+    same_plan(made, expected, note)
     directory = world.crowd.snapshot(run.policy.attributes.extra)
     narrow, whole = (
         impact(made.operations, side, run.policy, recent=run.recent()) for side in (few.crowd.snapshot, directory)

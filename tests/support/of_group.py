@@ -24,6 +24,7 @@ from tests.support.by_key import (
     of_few,
     owners_of,
     remember,
+    same_plan,
     spoil,
     wide,
     wide_of,
@@ -217,12 +218,7 @@ async def compare_group(run: Run, world: World, group: str, found: Counter[str],
     except ConfigurationError:
         return None
     note = f"{note}: {sorted(few.source.snapshot.users['id'])}, {sorted(few.crowd.snapshot.users['id'])}"
-    assert describe(made) == describe(expected), f"{note}\n{describe(made)}\nbut\n{describe(expected)}"
-    pd.testing.assert_frame_equal(made.operations, expected.operations)
-    pd.testing.assert_frame_equal(made.held.reset_index(drop=True), expected.held.reset_index(drop=True))
-    for what in ("gone", "stale"):
-        left, right = (getattr(one, what).reset_index(drop=True) for one in (made, expected))
-        pd.testing.assert_frame_equal(left, right)
+    same_plan(made, expected, note)
     assert same_groups(run, world, group, before), note
     assert group not in {crowd_id(one) for one in run.policy.groups.everyone}
     # Who has to be read again was, and so was everybody whom it does something about.
