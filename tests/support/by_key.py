@@ -243,8 +243,8 @@ def a_run(store: Store, world: World, policy: Policy) -> Run:
 
 def wide(run: Run, world: World, selection: Selection | None = None) -> tuple[Plan, Matched]:
     """What a run that reads everything decides, under the links of the store."""
-    directory = world.crowd.snapshot(run.policy.attributes.extra)
-    return wide_of(run, (world.source(), directory), since(world.source()), selection)
+    source, directory = world.source(), world.crowd.snapshot(run.policy.attributes.extra)
+    return wide_of(run, (source, directory), since(source), selection)
 
 
 def wide_of(
@@ -259,23 +259,20 @@ def wide_of(
     return made, matched
 
 
-def remember(run: Run, world: World) -> bool:
-    """A wide run, as far as the store knows of it; False where it finds something against its plan."""
+def remember(run: Run, world: World) -> Plan:
+    """A wide run, as far as the store knows of it: its plan."""
     policy, at = run.policy, datetime.now(UTC)
+    source, directory = world.source(), world.crowd.snapshot(policy.attributes.extra)
     saved = []
-    for side, snapshot in (
-        (run.source_side, world.source()),
-        (run.crowd_side, world.crowd.snapshot(policy.attributes.extra)),
-    ):
+    for side, snapshot in ((run.source_side, source), (run.crowd_side, directory)):
         saved.append(run.store.save_snapshot(side.stream, snapshot, taken_at=at, run="r"))
         run.store.save_verdict(saved[-1].digest, validate.RULES, Snapshot.of().held, at=at)
-    made, _ = wide(run, world)
-    measured = impact(made.operations, world.crowd.snapshot(), policy)
-    counted = totals_of(made, measured, 0)
+    made, _ = wide_of(run, (source, directory), since(source))
+    counted = totals_of(made, impact(made.operations, directory, policy), 0)
     run.store.save_wide_totals(
         DIRECTORY, SOURCE, WideTotals(policy.digest(), run.request_digest, saved[0].digest, at, counted)
     )
-    return True
+    return made
 
 
 def of_few(run: Run, few: Few, departures: Any) -> tuple[Plan, str]:

@@ -36,8 +36,7 @@ async def settle(run: Run, world: World, rng: random.Random) -> bool:
             source_answers=run.source.answers() if run.source.mute else "",
             crowd_answers=run.directory.answers() if run.directory.mute else "",
         )
-        remember(run, world)
-        made, _ = wide(run, world)
+        made = remember(run, world)
         carry_out(run, world, made, rng)
         in_step(run, cursors)
         if not len(made.operations):
