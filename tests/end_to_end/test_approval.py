@@ -21,11 +21,10 @@ import orjson
 import pytest
 
 from connectors.store import Store
-from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.server import PrefectServer
-from tests.support.prefect import PASSWORD, TOKEN, until
+from tests.support.prefect import PASSWORD, TOKEN, fresh_server, until
 
 ROOT = Path(__file__).parents[2]
 CROWDSYNC = str(Path(sys.executable).with_name("crowdsync"))
@@ -132,7 +131,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
         os.environ["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
-        server = stack.enter_context(prefect_server(home / "prefect"))
+        server = stack.enter_context(fresh_server(home))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         idp = stack.enter_context(sandbox_scim.prepared(users=60, groups=6, memberships=150, token=TOKEN))
         config = home / "crowdsync.toml"

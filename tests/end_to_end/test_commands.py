@@ -28,10 +28,10 @@ from typer.testing import CliRunner
 
 import connectors.http
 from deployments.cli import app
-from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.server import PrefectServer, say_goodbye
+from tests.support.prefect import fresh_server
 
 PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
 SECRETS = {"CROWDSYNC_CROWD_PASSWORD": PASSWORD, "CROWDSYNC_SOURCE_TOKEN": TOKEN}
@@ -156,7 +156,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     trustme.CA().issue_cert("localhost").configure_cert(context)
     before = dict(os.environ)
     with ExitStack() as stack:
-        prefect = stack.enter_context(prefect_server(home / "prefect"))
+        prefect = stack.enter_context(fresh_server(home))
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
         from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings

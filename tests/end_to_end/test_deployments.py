@@ -29,10 +29,10 @@ import yaml
 
 from connectors.store import Store
 from deployments import serving
-from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.server import say_goodbye
+from tests.support.prefect import fresh_server
 
 PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with ExitStack() as stack:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
-        server = stack.enter_context(prefect_server(home / "prefect"))
+        server = stack.enter_context(fresh_server(home))
         crowds = [stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD})) for _ in range(2)]
         scim = stack.enter_context(sandbox_scim.prepared(users=30, groups=5, memberships=90, token=TOKEN))
         source = f'[sources.{{}}]\nkind = "scim"\nurl = "{scim.url}"\ndirectory = "{{}}"\n'

@@ -18,7 +18,7 @@ from connectors.idp import SOURCES
 from connectors.store import Store
 from deployments import terminal
 from deployments.cli import app
-from deployments.demo import prefect_server, toml
+from deployments.demo import toml
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox import scim as sandbox_scim
@@ -27,6 +27,7 @@ from deployments.sandbox.server import members_of
 from deployments.server import say_goodbye
 from tests import road
 from tests.support.long import long_after
+from tests.support.prefect import fresh_server
 
 PASSWORD, TOKEN = "pw", "tok"
 SIZE: dict[str, Any] = {"users": 60, "groups": 8, "memberships": 200, "seed": 1}
@@ -59,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     home = tmp_path_factory.mktemp("narrow")
     before = dict(os.environ)
     with ExitStack() as stack:
-        prefect = stack.enter_context(prefect_server(home / "prefect"))
+        prefect = stack.enter_context(fresh_server(home))
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
         from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings

@@ -20,11 +20,10 @@ import pytest
 
 from connectors.errors import ConfigurationError, CrowdsyncError
 from deployments import notify, serving
-from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.server import say_goodbye
-from tests.support.prefect import until
+from tests.support.prefect import fresh_server, until
 
 PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 SECRET = "secret-of-the-webhook-4Kp"
@@ -102,7 +101,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with ExitStack() as stack:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
-        server = stack.enter_context(prefect_server(home / "prefect"))
+        server = stack.enter_context(fresh_server(home))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         scim = stack.enter_context(sandbox_scim.prepared(users=20, groups=4, memberships=50, token=TOKEN))
         listener = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))

@@ -25,10 +25,9 @@ import pandas as pd
 import pytest
 
 from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError
-from deployments.demo import prefect_server
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
-from tests.support.prefect import PASSWORD, TOKEN, until
+from tests.support.prefect import PASSWORD, TOKEN, fresh_server, until
 
 WRONG_TOKEN = "expired-token-3Vb"
 
@@ -93,7 +92,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with ExitStack() as stack:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
-        server = stack.enter_context(prefect_server(home / "prefect"))
+        server = stack.enter_context(fresh_server(home))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         scim = stack.enter_context(
             sandbox_scim.prepared(users=30, groups=5, memberships=90, token=TOKEN, difficult=True)
