@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +55,12 @@ def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
 ) -> None:
     monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
     rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
+    first, sides = worlds(100)
+    with Store.open(f"sqlite:///{tmp_path}/first.db") as store:
+        link(store, first)
+        remember(a_run(store, first, without_limits(sides.policy)), first)
     for number, (name, nth, when) in enumerate(MOMENTS[:: 2 - MORE]):
-        world, sides = worlds(100)
-        url = f"sqlite:///{tmp_path}/{number}.db"
-        with Store.open(url) as store:
-            run = a_run(store, world, without_limits(sides.policy))
-            link(store, world)
-            remember(run, world)
+        world, url = deepcopy(first), f"sqlite:///{shutil.copy(tmp_path / 'first.db', tmp_path / f'{number}.db')}"
         identity = rng.choice(everybody(world))
         spoil(world, sides.policy, rng, identity)
         child = os.fork()
@@ -85,14 +86,15 @@ def test_killed_among_those_who_changed_the_next_run_decides_what_a_wide_one_doe
 ) -> None:
     monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
     rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
+    first, sides = worlds(102)
+    policy = unhindered(without_limits(sides.policy))
+    with Store.open(f"sqlite:///{tmp_path}/first.db") as store:
+        begun = a_run(store, first, policy)
+        link(store, first)
+        assert asyncio.run(settle(begun, first, rng))
     for number, (name, nth, when) in enumerate(MOMENTS[:: 2 - MORE]):
-        world, sides = worlds(102)
-        policy = unhindered(without_limits(sides.policy))
-        url = f"sqlite:///{tmp_path}/{number}.db"
-        with Store.open(url) as store:
-            run = a_run(store, world, policy)
-            link(store, world)
-            assert asyncio.run(settle(run, world, rng))
+        url = f"sqlite:///{shutil.copy(tmp_path / 'first.db', tmp_path / f'{number}.db')}"
+        run, world = deepcopy((begun, first), {id(begun.store): None})  # both sides of the run are this world
         for identity in rng.sample(everybody(world), 4):
             spoil(world, policy, rng, identity)
         child = os.fork()
