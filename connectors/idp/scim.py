@@ -495,10 +495,10 @@ class Scim:
             raise IncompleteError(f"{self._at(what)}/…: {answer.status}{_detail(answer)}, not a record.")
         return found
 
-    async def _filtered(self, what: str, condition: str, *, probe: bool = False) -> list[Record]:
+    async def _filtered(self, what: str, condition: str) -> list[Record]:
         """Records that fulfil a filter; one page must hold them all."""
         params = {"filter": condition, "count": self._sizes[what], **self._first()}
-        if what == "Groups" and not probe:
+        if what == "Groups":
             params["excludedAttributes"] = "members"
         part = self._part(await self._get(what, params), what)
         records = [x for x in part.items if isinstance(x, dict)]
@@ -520,8 +520,8 @@ class Scim:
         if isinstance(entries, list) and all(isinstance(as_dict(x).get("type"), str) for x in entries) and entries:
             ids = [x.get("value") for x in entries if x["type"].lower() == "direct"]
             return [x async for x in in_order(self._group, ids, _AT_ONCE)]
-        if await self._can_filter_members():
-            return await self._filtered("Groups", f"members.value eq {orjson.dumps(key).decode()}")
+        if await self._can_filter_members(key):
+            return await self._members_filtered(key)
         raise RefusedError(
             f"{self._at('Groups')}: the server neither says which groups of a user are direct nor filters "
             "groups by member, so one person cannot be read; a full run does the work."
@@ -533,26 +533,35 @@ class Scim:
             raise IncompleteError(f"{self._at('Groups')}: a group of the user cannot be found; run again.")
         return found
 
-    async def _can_filter_members(self) -> bool:
-        """Whether `members.value eq` works, tried on a membership that is known to exist and on one that
-        does not: servers may ignore a filter (everything matches) or not know it (nothing does)."""
+    async def _can_filter_members(self, key: str) -> bool:
+        """Whether `members.value eq` works, so that it may be asked of the user with this id: servers may ignore a
+        filter (everything matches) or not know it (nothing does)."""
         async with self._proving:  # (several people may be read side by side)
             if self._filter_proved is None:
                 try:
-                    self._filter_proved = await self._prove_filter()
+                    self._filter_proved = await self._prove_filter(key)
                 except (IncompleteError, ForbiddenError, ConfigurationError):
                     self._filter_proved = False
         return bool(self._filter_proved)
 
-    async def _prove_filter(self) -> bool | None:
-        part = self._part(await self._get("Groups", {"count": 20, **self._first()}), "Groups")
-        for group in part.items:
-            for member in as_dict(group).get("members") or ():
-                value = orjson.dumps(as_dict(member).get("value")).decode()
-                real = await self._filtered("Groups", f"members.value eq {value}")
-                none = await self._filtered("Groups", f'members.value eq "{uuid.uuid4()}"')
-                return not none and group["id"] in {x.get("id") for x in real}
+    async def _prove_filter(self, key: str) -> bool | None:
+        """It finds groups of this user, and none of somebody who is nowhere. Where it finds none of this user, it is
+        tried on a membership that a list of groups shows: of one group first, as twenty with their members are long."""
+        if await self._members_filtered(f"{uuid.uuid4()}"):
+            return False
+        if await self._members_filtered(key):
+            return True
+        for count in (1, 20):
+            part = self._part(await self._get("Groups", {"count": count, **self._first()}), "Groups")
+            for group in part.items:
+                for member in as_dict(group).get("members") or ():
+                    found = await self._members_filtered(as_dict(member).get("value"))
+                    return group["id"] in {x.get("id") for x in found}
         return None
+
+    async def _members_filtered(self, key: Any) -> list[Record]:
+        """The groups that a user is a direct member of, by a filter."""
+        return await self._filtered("Groups", f"members.value eq {orjson.dumps(key).decode()}")
 
     # --- members -------------------------------------------------------------------------------
 
