@@ -113,11 +113,15 @@ def memberships_frame(rows: Iterable[MembershipRow] = ()) -> pd.DataFrame:
 
 def memberships_from_columns(group_id: Any, member_id: Any, member_kind: Any) -> pd.DataFrame:
     """Three columns of text of one length → memberships frame (two categorical id columns)."""
+
+    def text(values: Any) -> Any:  # (a Series is not taken apart)
+        return values.astype("str").array if isinstance(values, pd.Series) else pd.array(list(values), dtype="str")
+
     return pd.DataFrame(
         {
-            "group_id": pd.Categorical(pd.array(list(group_id), dtype="str")),
-            "member_id": pd.Categorical(pd.array(list(member_id), dtype="str")),
-            "member_kind": pd.Categorical(pd.array(list(member_kind), dtype="str"), dtype=MEMBER_KINDS),
+            "group_id": pd.Categorical(text(group_id)),
+            "member_id": pd.Categorical(text(member_id)),
+            "member_kind": pd.Categorical(text(member_kind), dtype=MEMBER_KINDS),
         }
     )
 

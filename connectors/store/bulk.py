@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -143,6 +143,11 @@ def _unescaped(array: Any) -> Any:
 def plain(value: str) -> str:
     """Text for a column that is written row by row: without NUL, which PostgreSQL refuses."""
     return value.replace("\0", "\ufffd")
+
+
+def askable(values: Iterable[str]) -> list[str]:
+    """Texts that a database can be asked for. (PostgreSQL knows none with a NUL, and none has a key that has one.)"""
+    return sorted(value for value in values if "\0" not in value)
 
 
 # Reading

@@ -18,7 +18,15 @@ import pandas as pd
 from sqlalchemy import Connection, Table, func, literal_column, or_, select, update
 
 from connectors.errors import RetryableError
-from connectors.model import USERS, Snapshot, groups_frame, memberships_frame, sizes_only, users_frame
+from connectors.model import (
+    USERS,
+    Snapshot,
+    groups_frame,
+    memberships_frame,
+    memberships_from_columns,
+    sizes_only,
+    users_frame,
+)
 from connectors.store import bulk
 from connectors.store.database import Database
 from connectors.store.history import (
@@ -98,7 +106,7 @@ class Records:
                 return None
             groups, nestings = _groups(connection, row.stream), _nestings(connection, row.stream)
         held, warnings = frames_from_text(row.held)
-        return saved_snapshot(row, stream), Snapshot.of(None, groups, memberships_frame(nestings), held, warnings)
+        return saved_snapshot(row, stream), Snapshot.of(None, groups, nestings, held, warnings)
 
     def users_now(self, stream: str, ids: Collection[str]) -> pd.DataFrame:
         """These users (ids) of a stream as they are in its newest snapshot, as far as they are there."""
@@ -193,8 +201,8 @@ class Records:
             .where(
                 or_(
                     LINK.c.kind == "group",
-                    user & (LINK.c.source == source) & LINK.c.id.in_(_askable(ids)),
-                    user & LINK.c.folded.in_(_askable(names)),
+                    user & (LINK.c.source == source) & LINK.c.id.in_(bulk.askable(ids)),
+                    user & LINK.c.folded.in_(bulk.askable(names)),
                 )
             )
             .order_by(LINK.c.source, LINK.c.kind, LINK.c.id)
@@ -249,7 +257,7 @@ class Records:
 
     def having(self, space: str, values: Collection[str]) -> set[str]:
         """The ids that have, or had, one of these keys."""
-        if not (wanted := _askable(values)):
+        if not (wanted := bulk.askable(values)):
             return set()
         statement = select(INDEXED.c.id).where(INDEXED.c.space == space, INDEXED.c.value.in_(wanted))
         with self._db.read() as connection:
@@ -327,11 +335,6 @@ _HOLDS: Final = MEMBERSHIP.c.valid_to == literal_column(str(OPEN))
 """A membership that holds. (As a parameter, it would not be seen to be what the index of members is about.)"""
 
 
-def _askable(values: Collection[str]) -> list[str]:
-    """Texts that a database can be asked for. (PostgreSQL knows none with a NUL, and none has a key that has one.)"""
-    return sorted(value for value in values if "\0" not in value)
-
-
 # What is there now
 
 
@@ -383,19 +386,21 @@ def _memberships(connection: Connection, stream: int, users: Collection[str]) ->
     return [(groups[group], members[member], "user") for group, member in pairs]
 
 
-def _nestings(connection: Connection, stream: int) -> list[tuple[str, str, str]]:
+def _nestings(connection: Connection, stream: int) -> pd.DataFrame:
     """The nestings that hold, also of groups that are held. Found from the groups, which are few, and not among the
     memberships."""
     of = KEY.alias()
-    children = select(KEY.c.key).where(KEY.c.stream == stream, KEY.c.kind == GROUP_KIND)
+    # (Every id is more than no text; said, so that SQLite looks for them in the index of ids and not among all keys.)
+    children = select(KEY.c.key).where(KEY.c.stream == stream, KEY.c.kind == GROUP_KIND, KEY.c.external >= "")
     statement = (
-        select(of.c.external, KEY.c.external)
+        select(of.c.external.label("parent"), KEY.c.external.label("child"))
         .select_from(MEMBERSHIP)
         .join(KEY, (KEY.c.stream == stream) & (KEY.c.key == MEMBERSHIP.c.member_key))
         .join(of, (of.c.stream == stream) & (of.c.key == MEMBERSHIP.c.group_key))
         .where(MEMBERSHIP.c.stream == stream, _HOLDS, MEMBERSHIP.c.member_key.in_(children))
     )
-    return [(parent, child, "group") for parent, child in connection.execute(statement)]
+    found = bulk.read_frame(connection, statement, {"parent": "text", "child": "text"})
+    return memberships_from_columns(found["parent"], found["child"], ["group"] * len(found))
 
 
 # What changes
@@ -488,10 +493,18 @@ def _differences(connection: Connection, stream: int, changes: RecordChanges) ->
 
 
 def _keys(connection: Connection, stream: int, kind: int, ids: Collection[str]) -> dict[str, int]:
-    statement = select(KEY.c.external, KEY.c.key).where(
-        KEY.c.stream == stream, KEY.c.kind == kind, KEY.c.external.in_(_askable(ids)), KEY.c.nth == 0
-    )
-    return {row.external: row.key for row in connection.execute(statement)} if ids else {}
+    if not ids:
+        return {}
+    here = (KEY.c.stream == stream) & (KEY.c.kind == kind) & (KEY.c.nth == 0)
+    statement = select(KEY.c.external, KEY.c.key).where(here, KEY.c.external.in_(bulk.askable(ids)))
+    if connection.dialect.name == "sqlite":
+        # SQLite would rather go through all keys of the stream, of which it believes that they are ten. From the left
+        # side of an outer join it has to look up one after the other.
+        asked = func.json_each(orjson.dumps(bulk.askable(ids)).decode()).table_valued("value")
+        statement = select(KEY.c.external, KEY.c.key).select_from(
+            asked.outerjoin(KEY, here & (KEY.c.external == asked.c.value))
+        )
+    return {row.external: row.key for row in connection.execute(statement) if row.key is not None}
 
 
 def _new_key(connection: Connection, stream: int, external: str) -> int:

@@ -115,7 +115,8 @@ def _known(store: Store, side: Side[Client]) -> Known:
     invalid = store.verdict(saved.digest, validate.RULES)
     if invalid is None:
         raise NotNarrowError(f"what was last read of {side.name} was not validated")
-    groups = {row[0]: row for row in rest.groups[list(GROUPS)].itertuples(index=False, name=None)}
+    columns = [rest.groups[name].to_numpy(dtype=object).tolist() for name in GROUPS]
+    groups: dict[str, GroupRow] = dict(zip(columns[0], zip(*columns, strict=True), strict=True))
     unread = frozenset(rest.held["id"][(rest.held["kind"] == "group").to_numpy()])
     return Known(saved, rest, invalid, groups, unread)
 
