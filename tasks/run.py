@@ -89,9 +89,9 @@ class Run:
         ours = frozenset({ID_ATTRIBUTE, *self.policy.attributes.extra})
         return Side(self.directory_name, f"directory:{self.directory_name}", Scope(ours), self.directory)
 
-    def departures(self) -> Departures:
-        """Who left since when, and what time it is."""
-        return Departures(self.store.departures(self.directory_name, self.source_name), datetime.now(UTC))
+    def departures(self, among: Collection[str] | None = None) -> Departures:
+        """Who left since when, of all or of these people (ids), and what time it is."""
+        return Departures(self.store.departures(self.directory_name, self.source_name, among), datetime.now(UTC))
 
     def past(self) -> pd.DataFrame:
         """How many operations of each kind the plans before had."""

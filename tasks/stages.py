@@ -202,7 +202,8 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
     matched = await match_accounts(
         desired, crowd.snapshot, basis.links, policy, source.name, source.snapshot, basis.advice
     )
-    departures = await in_thread(run.departures)
+    owners = None if totals is None else {*matched.accounts["owner"], *basis.links["id"][basis.links["kind"] == "user"]}
+    departures = await in_thread(run.departures, owners)
     past, recent = await in_thread(run.past), await in_thread(run.recent)
 
     async def planned(selection: Selection | None) -> Plan:

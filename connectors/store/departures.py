@@ -33,13 +33,15 @@ class DepartureLog:
 
     _db: Database
 
-    def departures(self, directory: str, source: str) -> pd.DataFrame:
-        """id, since (UTC), why, by id."""
+    def departures(self, directory: str, source: str, among: Collection[str] | None = None) -> pd.DataFrame:
+        """id, since (UTC), why, by id: of all, or of those of these ids `among` which they are."""
         statement = (
             select(DEPARTURE.c.id, DEPARTURE.c.since, DEPARTURE.c.why)
             .where(DEPARTURE.c.directory == directory, DEPARTURE.c.source == source)
             .order_by(DEPARTURE.c.id)
         )
+        if among is not None:
+            statement = statement.where(DEPARTURE.c.id.in_(bulk.askable(among)))
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, dict.fromkeys(("id", "since", "why"), "text"))
         frame["since"] = pd.to_datetime(frame["since"], utc=True, format="ISO8601")
