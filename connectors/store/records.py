@@ -208,8 +208,7 @@ class Records:
             .order_by(LINK.c.source, LINK.c.kind, LINK.c.id)
         )
         with self._db.read() as connection:
-            rows = connection.execute(statement).fetchall()
-        frame = pd.DataFrame(rows, columns=list(columns)).astype(bulk.STR)
+            frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
         frame["made_at"] = pd.to_datetime(frame["made_at"], utc=True, format="ISO8601")
         return frame
 
