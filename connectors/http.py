@@ -67,6 +67,8 @@ SLOWEST: Final = 8192
 """Bytes a second, as they travel, that a stream must bring on the average; else it would never have to end."""
 
 MAX_REDIRECTS: Final = 5
+STREAMED: Final = 16
+"""How many times `max_bytes` a stream may have. (Crowd lists all memberships in one: 10 million are 370 MiB.)"""
 
 SAID_READ: Final = 4096
 SAID_SHOWN: Final = 200
@@ -420,7 +422,10 @@ class Http:
         params: Mapping[str, str | int] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[OpenAnswer]:
-        """As `call` until the headers are there; the body is then read through `OpenAnswer.chunks()`."""
+        """As `call` until the headers are there; the body is then read through `OpenAnswer.chunks()`.
+
+        It is never held whole: it may be `STREAMED` times as large as an answer that is.
+        """
         target = self._target(path, params)
         recording, request = self.recording, Request.of(target, headers, streamed=True)
         number = recording.asked(request) if recording else 0
@@ -434,7 +439,8 @@ class Http:
                 result = await self._retry(result, method, target, headers, None, True, (), True)
             assert isinstance(result, httpx.Response)
             try:
-                chunks = _chunks(result, self._where(method, target), self._max_bytes, self._whole)
+                most = STREAMED * self._max_bytes
+                chunks = _chunks(result, self._where(method, target), most, self._whole)
                 status = result.status_code
                 chunks = _recorded(chunks, status, recording, number) if recording else chunks
                 yield OpenAnswer(status, result.headers, chunks)
