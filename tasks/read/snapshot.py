@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from datetime import UTC, datetime
+
+import pyarrow as pa
 
 from connectors.model import Snapshot
 from connectors.store import SavedSnapshot, Store, in_thread
@@ -10,8 +14,20 @@ from tasks.read import validate
 
 
 async def save_snapshot(store: Store, stream: str, snapshot: Snapshot, run: str) -> SavedSnapshot:
-    """Puts a snapshot into history."""
-    return await in_thread(store.save_snapshot, stream, snapshot, taken_at=datetime.now(UTC), run=run)
+    """Puts a snapshot into history. Before, what its reading no longer uses goes back to the system, and after, what
+    its saving no longer uses: of 3 million memberships, together as much as the snapshots of both sides."""
+    _give_back()
+    try:
+        return await in_thread(store.save_snapshot, stream, snapshot, taken_at=datetime.now(UTC), run=run)
+    finally:
+        _give_back()
+
+
+def _give_back() -> None:
+    """Gives free memory back to the system, which Arrow and, between what is in use, the C library keep."""
+    pa.default_memory_pool().release_unused()
+    with suppress(AttributeError, OSError, TypeError):  # (only glibc has it)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def validated(store: Store, stream: str, snapshot: Snapshot, digest: str) -> Snapshot:
