@@ -15,7 +15,7 @@ from tasks.read import validate
 
 async def save_snapshot(store: Store, stream: str, snapshot: Snapshot, run: str) -> SavedSnapshot:
     """Puts a snapshot into history. Before, what its reading no longer uses goes back to the system, and after, what
-    its saving no longer uses: of 3 million memberships, together as much as the snapshots of both sides."""
+    its saving no longer uses: with 3 million memberships, 470 of 1,660 MB at the peak of a first run."""
     _give_back()
     try:
         return await in_thread(store.save_snapshot, stream, snapshot, taken_at=datetime.now(UTC), run=run)
