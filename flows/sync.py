@@ -111,12 +111,12 @@ async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -
     everything has to be read, "" where that was asked for."""
     if request.full or request.force or request.plan:
         return ""
-    one, also = bool(request.person or request.group), NOBODY
+    one, also, told = bool(request.person or request.group), NOBODY, None
     if not one and not run.lasting:
         return ""
     while True:
         with run.timed("read by key"):
-            few = await read_few(run, request.person, request.group, also)
+            few = await read_few(run, request.person, request.group, also, told)
         if isinstance(few, NotNarrowError):
             return str(few)
         of_all = few.totals.totals
@@ -127,7 +127,7 @@ async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -
         unread = few.still_unread(proposal.plan, policy)
         if not unread:
             break
-        also |= unread  # nothing is done about somebody who was not read again
+        also, told = also | unread, few.news  # nothing is done about somebody who was not read again
     why = beyond(proposal.plan, proposal.impact, proposal.verdict, policy)
     if why or one:
         return why or proposal

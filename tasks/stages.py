@@ -38,6 +38,7 @@ from tasks.read.deltas import Reading, Since, read_since
 from tasks.read.extract import read_directory
 from tasks.read.known import NotNarrowError
 from tasks.read.narrow import NOBODY, Few, Unread, read_changed, read_group, read_narrow
+from tasks.read.news import News
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Client, ReadSide, Run, Side
 from tasks.tell.proposal import Basis, Proposal
@@ -74,13 +75,15 @@ async def extract_directory(directory: Directory, scope: Scope) -> Reading:
 
 
 @task(name="read by key", task_run_name="read by key", **SHARED)
-async def read_few(run: Run, person: str, group: str, also: Unread = NOBODY) -> Few | NotNarrowError:
-    """One person, one group, or all who changed, `also` these, and whoever is connected with them, read again by key;
-    or why that is not enough."""
+async def read_few(
+    run: Run, person: str, group: str, also: Unread = NOBODY, told: News | None = None
+) -> Few | NotNarrowError:
+    """One person, one group, or all who changed (as `told` a moment ago), `also` these, and whoever is connected with
+    them, read again by key; or why that is not enough."""
     try:
         if person:
             return await read_narrow(run, person)
-        return await (read_group(run, group, also) if group else read_changed(run, also.people))
+        return await (read_group(run, group, also) if group else read_changed(run, also.people, told))
     except NotNarrowError as why:
         return why
 

@@ -42,7 +42,7 @@ from tasks.read.around import Around, users_of
 from tasks.read.extract import held_rows
 from tasks.read.group import members_of
 from tasks.read.known import Known, KnownSides, NotNarrowError, known_sides, people_and_accounts
-from tasks.read.news import last_in_step, most_by_key, news
+from tasks.read.news import News, last_in_step, most_by_key, news
 from tasks.run import Client, ReadSide, Run, Side
 
 MOST: Final = 20
@@ -75,7 +75,7 @@ NOBODY: Final = Unread()
 class Few:
     """Both sides as far as a plan about `selection` depends on them; `totals`: what the last wide run counted.
     `people` and `accounts`: how many were read again by key; `unread`: who was not. Where it is about all that changed,
-    `since` and `cursors`: since Crowd was last in step, and where what happens now begins."""
+    `since` and `news`: since Crowd was last in step, and what both sides said of it."""
 
     selection: Selection
     source: ReadSide[Source]
@@ -86,7 +86,12 @@ class Few:
     accounts: int
     unread: Unread = NOBODY
     since: datetime | None = None
-    cursors: StepCursors | None = None
+    news: News | None = None
+
+    @property
+    def cursors(self) -> StepCursors | None:
+        """Where what happens now begins, where it is about all that changed."""
+        return None if self.news is None else self.news.cursors
 
     def words(self) -> str:
         """How both sides were read, in a sentence or two."""
@@ -158,12 +163,13 @@ async def read_group(run: Run, name: str, also: Unread = NOBODY) -> Few:
     return replace(few, unread=Unread(frozenset({*around.kept_people, *around.held}), frozenset(around.kept_accounts)))
 
 
-async def read_changed(run: Run, also: Collection[str] = ()) -> Few:
+async def read_changed(run: Run, also: Collection[str] = (), told: News | None = None) -> Few:
     """All who changed since Crowd was last in step with the source, and `also` these people (ids) → both sides as far
-    as a plan about them depends on them, saved into history. Raises `NotNarrowError`."""
+    as a plan about them depends on them, saved into history. `told`: what both sides said a moment ago in this run;
+    they are not asked for it again, and what changed after it the next run is told. Raises `NotNarrowError`."""
     last = await in_thread(last_in_step, run)
     base = await in_thread(known_sides, run)
-    found = await news(run, base, last)
+    found = told or await news(run, base, last)
     people = {*found.people, *also}
     around = Around(run, base, found.most + len(also), "those who changed", people)
     try:
@@ -173,7 +179,7 @@ async def read_changed(run: Run, also: Collection[str] = ()) -> Few:
         raise NotNarrowError(f"one who changed cannot be read by key ({error})") from None
     few = await in_thread(_few, run, base, around, None)
     unread = Unread(frozenset(around.kept_people))
-    return replace(few, unread=unread, since=last.since.at, cursors=found.cursors)
+    return replace(few, unread=unread, since=last.since.at, news=found)
 
 
 # Who
