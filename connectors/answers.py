@@ -23,6 +23,8 @@ from connectors.paging import in_order
 if TYPE_CHECKING:
     from connectors.http import Http
 
+NEVER: Final = "[]"
+"""The recording of no answers at all, which nothing is the same as."""
 AHEAD: Final = 4
 """How many requests are asked again at once."""
 CODEC: Final = "zstd"
@@ -90,12 +92,15 @@ class KeptAnswer:
 
 
 class Recording:
-    """The answers of a whole read as it goes on. `kept`: what need not be asked for again."""
+    """The answers of a whole read as it goes on. `kept`: what need not be asked for again. `again`: what the read that
+    follows need not ask for, where this one `keeps` it."""
 
-    def __init__(self, kept: dict[Request, deque[KeptAnswer]]) -> None:
+    def __init__(self, kept: dict[Request, deque[KeptAnswer]], *, keeps: bool) -> None:
         self._asked: list[Request] = []
         self._digests: dict[int, str] = {}
         self._kept = kept
+        self.keeps = keeps
+        self.again: dict[Request, deque[KeptAnswer]] = {}
         self._only_read = True
 
     def asked(self, request: Request) -> int:
@@ -103,9 +108,11 @@ class Recording:
         self._asked.append(request)
         return len(self._asked) - 1
 
-    def answered(self, number: int, digest: Digest) -> None:
-        """A request was answered, whole."""
+    def answered(self, number: int, digest: Digest, answer: KeptAnswer | None = None) -> None:
+        """A request was answered, whole; `answer`: to be kept where this `keeps` answers."""
         self._digests[number] = str(digest)
+        if self.keeps and answer is not None:
+            self.again.setdefault(self._asked[number], deque()).append(answer)
 
     def other(self) -> None:
         """Something else than a GET was asked: whether the answer would be the same cannot be seen from outside."""
@@ -123,10 +130,11 @@ class Recording:
 
 
 @contextmanager
-def recording(clients: Collection[Http]) -> Iterator[Recording]:
-    """Inside, what the first of a side's clients is answered is recorded. (The others give it tokens.)"""
+def recording(clients: Collection[Http], *, keeps: bool = False) -> Iterator[Recording]:
+    """Inside, what the first of a side's clients is answered is recorded, and kept for a read that follows where it
+    `keeps`. (The others give it tokens.)"""
     http = next(iter(clients), None)
-    made = Recording({} if http is None else http.kept)
+    made = Recording({} if http is None else http.kept, keeps=keeps)
     if http is None:
         yield made
         return
@@ -135,13 +143,13 @@ def recording(clients: Collection[Http]) -> Iterator[Recording]:
         yield made
     finally:
         http.recording = None
-        http.kept = {}
+        http.kept = made.again
 
 
 async def same(clients: Collection[Http], recorded: str) -> bool:
     """Whether everything that was asked in a recorded read is answered now as it was then."""
     http = next(iter(clients), None)
-    if http is None or not recorded:
+    if http is None or recorded in ("", NEVER):
         return False
     http.kept = {}
 

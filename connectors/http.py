@@ -197,13 +197,16 @@ class OpenAnswer:
         return self.body
 
 
-async def _recorded(body: AsyncIterator[bytes], status: int, recording: Recording, number: int) -> AsyncIterator[bytes]:
-    """A body, recorded once it is whole."""
-    digest = Digest(status)
+async def _recorded(
+    body: AsyncIterator[bytes], recording: Recording, number: int, digest: Digest, new: KeptAnswer | None
+) -> AsyncIterator[bytes]:
+    """A body, recorded once it is whole; `new`: what its pieces are kept in."""
     async for chunk in body:
         digest.feed(chunk)
+        if new is not None:
+            new.add(chunk)
         yield chunk
-    recording.answered(number, digest)
+    recording.answered(number, digest, new)
 
 
 async def _chunks(response: httpx.Response, where: str, most: int, patience: float) -> AsyncIterator[bytes]:
@@ -400,9 +403,12 @@ class Http:
         number, kept = recording.asked(request), recording.kept(request)
         if kept is None:
             answer = await self._answer(*call)
+            if recording.keeps:
+                kept = KeptAnswer(answer.status, answer.headers, answer.url)
+                kept.add(answer.body)
         else:
             answer = Answer(kept.status, kept.headers, kept.body(), kept.url, method, self.scrub)
-        recording.answered(number, Digest.of(answer.status, answer.body))
+        recording.answered(number, Digest.of(answer.status, answer.body), kept)
         return answer
 
     async def _answer(self, *call: Any) -> Answer:
@@ -431,7 +437,9 @@ class Http:
         number = recording.asked(request) if recording else 0
         kept = recording.kept(request) if recording else None
         if recording and kept:
-            yield OpenAnswer(kept.status, kept.headers, _recorded(kept.chunks(), kept.status, recording, number))
+            new = KeptAnswer(kept.status, kept.headers, kept.url) if recording.keeps else None
+            chunks = _recorded(kept.chunks(), recording, number, Digest(kept.status), new)
+            yield OpenAnswer(kept.status, kept.headers, chunks)
             return
         async with self._slots:
             result = await self._once(method, target, headers, None, True, (), True)
@@ -442,7 +450,9 @@ class Http:
                 most = STREAMED * self._max_bytes
                 chunks = _chunks(result, self._where(method, target), most, self._whole)
                 status = result.status_code
-                chunks = _recorded(chunks, status, recording, number) if recording else chunks
+                if recording:
+                    new = KeptAnswer(status, result.headers, "") if recording.keeps else None
+                    chunks = _recorded(chunks, recording, number, Digest(status), new)
                 yield OpenAnswer(status, result.headers, chunks)
             finally:
                 await result.aclose()

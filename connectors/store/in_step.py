@@ -38,11 +38,12 @@ class StepCursors:
 @dataclass(frozen=True, slots=True)
 class LastInStep:
     """The last run that left Crowd in step with a source, and by which rules: digests of the `policy` and of what was
-    `requested`."""
+    `requested`. `snapshot`: the source's that Crowd was in step with; 0: one that was not kept."""
 
     policy: str
     requested: str
     since: StepCursors
+    snapshot: int = 0
 
 
 class InStepLog:
@@ -60,7 +61,7 @@ class InStepLog:
         at, full_at = (datetime.fromisoformat(text) for text in (row.at, row.full_at))
         answers = (row.source_answers, row.crowd_answers)
         since = StepCursors(row.cursor, row.token, row.event, at, full_at, *answers)
-        return LastInStep(row.policy, row.requested, since)
+        return LastInStep(row.policy, row.requested, since, row.snapshot)
 
     def save_in_step(self, directory: str, source: str, last: LastInStep | None) -> None:
         """Replaces it; None: only a run that reads both sides whole can tell."""
@@ -80,6 +81,7 @@ class InStepLog:
                         at=instant(last.since.at),
                         source_answers=last.since.source_answers,
                         crowd_answers=last.since.crowd_answers,
+                        snapshot=last.snapshot,
                     )
                 )
 

@@ -148,6 +148,12 @@ class Records:
             )
             return bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
 
+    def changed_since(self, stream: str, snapshot: int) -> bool:
+        """Whether a snapshot of a stream after this one has other records."""
+        with self._db.read() as connection:
+            row = latest_row(connection, stream)
+            return row is not None and _changed(connection, row.stream, snapshot)
+
     def moved(self, stream: str, snapshot: int) -> tuple[set[str], set[tuple[str, str]]]:
         """What is in a snapshot otherwise than in the one before it: users (ids), and direct memberships of users
         (group, user)."""

@@ -37,9 +37,9 @@ def key(type_: Any = Integer, **kwargs: Any) -> Any:
     return Field(sa_column=Column(type_, primary_key=True, autoincrement=False, **kwargs))
 
 
-def number(type_: Any = Integer) -> Any:
+def number(type_: Any = Integer, **more: Any) -> Any:
     """An integer that is never null."""
-    return Field(sa_column=Column(type_, nullable=False))
+    return Field(sa_column=Column(type_, nullable=False, **more))
 
 
 def serial(type_: Any = Integer) -> Any:
@@ -224,6 +224,7 @@ class InStep(SQLModel, table=True):
 
     `policy` and `requested` are as in `wide_read`; `full_at`: when the source was last read whole before.
     `source_answers` and `crowd_answers`: what a side that cannot say what changed had answered (`connectors.answers`).
+    `snapshot`: the source's that Crowd was in step with.
     """
 
     __tablename__: ClassVar[Any] = "in_step"
@@ -239,6 +240,7 @@ class InStep(SQLModel, table=True):
     at: str = text()
     source_answers: str = text(server_default="")
     crowd_answers: str = text(server_default="")
+    snapshot: int = number(server_default="0")
 
 
 class Link(SQLModel, table=True):

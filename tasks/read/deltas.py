@@ -5,7 +5,7 @@ A delta is taken only where it fits to what is known. Where it is in doubt, ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import reduce
@@ -107,9 +107,9 @@ def merged(before: Snapshot, changes: Changes) -> Snapshot:
     now = before.memberships
     replaced = pd.Index(list(changes.replaced), dtype="str").difference(pd.Index(held_groups))
     ended = (
-        _codes_among(now["group_id"], replaced.append(gone_groups))
-        | _codes_among(now["member_id"], gone_users) & (now["member_kind"] == "user").to_numpy()
-        | _codes_among(now["member_id"], gone_groups) & (now["member_kind"] == "group").to_numpy()
+        codes_among(now["group_id"], replaced.append(gone_groups))
+        | codes_among(now["member_id"], gone_users) & (now["member_kind"] == "user").to_numpy()
+        | codes_among(now["member_id"], gone_groups) & (now["member_kind"] == "group").to_numpy()
     )
     joined, left = memberships_frame(changes.memberships), memberships_frame(changes.left)
     known = {
@@ -137,9 +137,22 @@ def _refuse_unknown(joined: pd.DataFrame, known: Mapping[str, pd.Series], member
 
 def _altered(now: pd.DataFrame, ended: np.ndarray, left: pd.DataFrame, joined: pd.DataFrame) -> pd.DataFrame:
     """Memberships less those that ended or `left`, with those that `joined`: by integer keys, for they are many."""
-    every = [frame for frame in (now, left, joined) if len(frame)]
+    (groups, members), (lasting, ending, coming) = numbered((now, left, joined))
+    lasting = lasting[~ended]
+    if len(left):
+        lasting = lasting[~np.isin(lasting, ending)]
+    pairs, kinds = np.divmod(np.union1d(lasting, coming), 2)
+    return memberships_from_codes(groups, members, *np.divmod(pairs, max(len(members), 1)), kinds)
+
+
+def numbered(frames: Sequence[pd.DataFrame]) -> tuple[tuple[pd.Index, pd.Index], list[np.ndarray]]:
+    """Memberships → their groups and members, and each frame's rows as numbers that fit each other: (number of the
+    group * members + number of the member) * 2 + code of the member's kind."""
+    every = [frame for frame in frames if len(frame)]
+    none = pd.Index([], dtype="str")
     groups, members = (
-        reduce(pd.Index.union, [frame[name].cat.categories for frame in every]) for name in ("group_id", "member_id")
+        reduce(pd.Index.union, [frame[name].cat.categories for frame in every] or [none])
+        for name in ("group_id", "member_id")
     )
 
     def keys(frame: pd.DataFrame) -> np.ndarray:
@@ -151,14 +164,10 @@ def _altered(now: pd.DataFrame, ended: np.ndarray, left: pd.DataFrame, joined: p
         pairs: np.ndarray = group.astype(np.int64) * len(members) + member
         return pairs * 2 + kind
 
-    lasting = keys(now)[~ended]
-    if len(left):
-        lasting = lasting[~np.isin(lasting, keys(left))]
-    pairs, kinds = np.divmod(np.union1d(lasting, keys(joined)), 2)
-    return memberships_from_codes(groups, members, *np.divmod(pairs, max(len(members), 1)), kinds)
+    return (groups, members), [keys(frame) for frame in frames]
 
 
-def _codes_among(column: pd.Series, ids: pd.Index) -> np.ndarray:
+def codes_among(column: pd.Series, ids: pd.Index) -> np.ndarray:
     """Which rows of a categorical column have one of the ids: bool."""
     known = ids.get_indexer(column.cat.categories) >= 0 if len(ids) else np.zeros(len(column.cat.categories), bool)
     return known[column.cat.codes.to_numpy()] if len(known) else np.zeros(len(column), dtype=bool)
@@ -171,10 +180,11 @@ async def read_changes(source: Source, scope: Scope, since: Since) -> Reading:
         return Reading(merged(since.before, changes), changes.cursor, since.full_at)
 
 
-async def read_whole(source: Source, scope: Scope) -> Reading:
-    """Everything, and where an incremental read may begin next. Raises `IncompleteError`."""
+async def read_whole(source: Source, scope: Scope, *, keeps: bool = False) -> Reading:
+    """Everything, and where an incremental read may begin next; what was answered is kept for a read that follows where
+    this one `keeps` it. Raises `IncompleteError`."""
     cursor = await source.cursor(scope)  # before the read: what changes meanwhile is read again
-    with recording(source.clients) as told:
+    with recording(source.clients, keeps=keeps) as told:
         snapshot = await read_source(source, scope)
     return Reading(snapshot, cursor, answers=told.text())
 

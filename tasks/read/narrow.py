@@ -16,6 +16,7 @@ from typing import Final
 
 import pandas as pd
 
+from connectors.answers import NEVER
 from connectors.contract import Directory, Person, Source
 from connectors.errors import RecordError, RefusedError
 from connectors.model import (
@@ -42,6 +43,7 @@ from tasks.read.around import Around, users_of
 from tasks.read.extract import held_rows
 from tasks.read.group import members_of
 from tasks.read.known import Known, KnownSides, NotNarrowError, known_sides, people_and_accounts
+from tasks.read.listing import as_listed
 from tasks.read.news import News, last_in_step, most_by_key, news
 from tasks.run import Client, ReadSide, Run, Side
 
@@ -178,6 +180,9 @@ async def read_changed(run: Run, also: Collection[str] = (), told: News | None =
     except (RecordError, RefusedError) as error:
         raise NotNarrowError(f"one who changed cannot be read by key ({error})") from None
     few = await in_thread(_few, run, base, around, None)
+    if found.listed is not None and not await in_thread(as_listed, found.listed, around.people, base.source):
+        # What it answered is not what the store has: the next run is to compare the list again, whatever it is.
+        found = replace(found, cursors=replace(found.cursors, source_answers=NEVER))
     unread = Unread(frozenset(around.kept_people))
     return replace(few, unread=unread, since=last.since.at, news=found)
 

@@ -3,7 +3,8 @@ and the clock.
 
 All of these are hints: whoever is named is read again, and nothing is taken from what was said of them. Groups are
 compared with what the store has; where one is another, a few people do not tell what follows from it. Of a side that
-cannot name anybody, nobody changed where it answers everything as it did then; where it does not, both are read whole.
+cannot name anybody, nobody changed where it answers everything as it did then; where it does not, a source is listed
+(`tasks.read.listing`), and with Crowd both are read whole.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ import pandas as pd
 from connectors.answers import same
 from connectors.contract import Changes, DirectoryChanges
 from connectors.errors import StaleCursorError
-from connectors.model import sizes_only
+from connectors.model import Snapshot, sizes_only
 from connectors.store import LastInStep, StepCursors, in_thread
 from tasks.policy import Policy
+from tasks.read.deltas import Reading, read_whole
 from tasks.read.known import Known, KnownSides, NotNarrowError, not_long_ago, people_and_accounts, same_rules
+from tasks.read.listing import unlike
 from tasks.read.quarantine import watched
 from tasks.run import Run
 
-Named = TypeVar("Named", Changes, DirectoryChanges)
+Named = TypeVar("Named")
 
 LEAST: Final = 20
 """So many may always have changed, whatever the share."""
@@ -39,13 +42,15 @@ MOST: Final = 2_000
 class News:
     """`people` (ids): who may have changed in the source, or is to be deleted by now. `others`: people who are to be
     decided on besides, as the store has them. `accounts`: the names in Crowd that may have changed. `cursors`: where
-    what happens now begins. `most`: so many records may be read for it."""
+    what happens now begins. `most`: so many records may be read for it. `listed`: what `people` were found in, of a
+    source that names nobody and answers otherwise than it did."""
 
     people: Collection[str]
     others: Collection[str]
     accounts: Collection[str]
     cursors: StepCursors
     most: int
+    listed: Snapshot | None = None
 
 
 async def starting_cursors(run: Run) -> StepCursors | None:
@@ -70,7 +75,7 @@ def last_in_step(run: Run) -> LastInStep:
     if last is None:
         raise NotNarrowError("no run about everybody that read both sides whole has left Crowd in step yet")
     same_rules(run, last.policy, last.requested, "when Crowd was last in step", "Crowd was last in step")
-    if not last.since.cursor and not last.since.source_answers:
+    if not last.since.cursor and not (last.since.source_answers and last.snapshot):
         raise NotNarrowError(f"{run.source_name} does not say what changed, with these settings")
     if not last.since.token and not last.since.crowd_answers:
         raise NotNarrowError("Crowd offers no events that can be relied on")
@@ -82,14 +87,21 @@ async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
     """Who changed since. Raises `NotNarrowError` where they cannot be named, or are too many."""
     now, event = datetime.now(UTC), await in_thread(run.store.newest_link_event, run.directory_name)
     changes, hints = await asyncio.gather(
-        watched(run, _named(_of_source(run, last.since))), _named(_of_crowd(run, last.since))
+        watched(run, _named(_of_source(run, last))), _named(_of_crowd(run, last.since))
     )
     for error in (changes, hints):
         if isinstance(error, StaleCursorError):
             raise NotNarrowError(str(error).rstrip("."))
-    assert isinstance(changes, Changes)
+    assert isinstance(changes, Changes | Reading)
     assert isinstance(hints, DirectoryChanges)
-    people = await in_thread(_people, run, base.source, changes) | await in_thread(_due, run, last)
+    listed = changes.snapshot if isinstance(changes, Reading) else None
+    if isinstance(changes, Reading):
+        people = await unlike(run, base.source, last, changes.snapshot)
+        since = replace(last.since, cursor=changes.cursor, source_answers=changes.answers)
+    else:
+        people = await in_thread(_people, run, base.source, changes)
+        since = replace(last.since, cursor=changes.cursor)
+    people |= await in_thread(_due, run, last)
     others, accounts = await in_thread(_ours, run, last)
     accounts |= {hint.key for hint in hints.hints if hint.kind == "user"}
     groups = [hint.key for hint in hints.hints if hint.kind == "group"]
@@ -101,22 +113,24 @@ async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
     if len(people) + len(accounts) > most:
         share = f"more than {most} (reads.by_key_percent)"
         raise NotNarrowError(f"{people_and_accounts(len(people), len(accounts))} changed, {share}")
-    cursors = replace(last.since, cursor=changes.cursor, token=hints.token, event=event, at=now)
-    return News(people, others, accounts, cursors, 2 * most)
+    cursors = replace(since, token=hints.token, event=event, at=now)
+    return News(people, others, accounts, cursors, 2 * most, listed)
 
 
-async def _of_source(run: Run, since: StepCursors) -> Changes:
-    """What a source says that changed; nothing, where one that cannot say it answers as it did then. Raises
-    `StaleCursorError`."""
-    if since.cursor:
-        return await run.source.changes(run.source_side.scope, since.cursor)
-    if await same(run.source.clients, since.source_answers):
+async def _of_source(run: Run, last: LastInStep) -> Changes | Reading:
+    """What a source says that changed. Of one that cannot say it, nothing, where it answers as it did then and the
+    store has it as then; else all that it lists now. Raises `StaleCursorError` and `IncompleteError`."""
+    if last.since.cursor:
+        return await run.source.changes(run.source_side.scope, last.since.cursor)
+    as_then = not await in_thread(run.store.changed_since, run.source_side.stream, last.snapshot)
+    if as_then and await same(run.source.clients, last.since.source_answers):
         return Changes("")
-    raise StaleCursorError(f"{run.source_name} does not answer as it did when Crowd was last in step")
+    return await read_whole(run.source, run.source_side.scope, keeps=True)
 
 
 async def _of_crowd(run: Run, since: StepCursors) -> DirectoryChanges:
-    """As `_of_source`."""
+    """What Crowd says that changed; nothing, where one that cannot say it answers as it did then. Raises
+    `StaleCursorError`."""
     if since.token:
         return await run.directory.changes(since.token)
     if await same(run.directory.clients, since.crowd_answers):

@@ -56,10 +56,12 @@ async def remember_changed(run: Run, few: Few, plan: Plan) -> None:
     await remember_held(run, plan, few.selection)
 
 
-async def remember_in_step(run: Run, cursors: StepCursors | None) -> None:
-    """Keeps where what happens next begins, after a run about everybody that left nothing to do."""
+async def remember_in_step(run: Run, cursors: StepCursors | None, snapshot: int) -> None:
+    """Keeps where what happens next begins, after a run about everybody that left nothing to do; `snapshot`: the
+    source's that it was about."""
     if run.lasting:
-        last = None if cursors is None else LastInStep(run.policy.digest(), run.request_digest, cursors)
+        rules = run.policy.digest(), run.request_digest
+        last = None if cursors is None else LastInStep(*rules, cursors, snapshot)
         await in_thread(run.store.save_in_step, run.directory_name, run.source_name, last)
 
 

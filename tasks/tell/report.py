@@ -204,7 +204,8 @@ async def concluded(
     ending = await in_thread(ended, run, stored, mode, applied)
     report = await in_thread(reported, run, stored, ending)
     if ending.in_step(stored, run.policy):
-        await remember_in_step(run, stored.proposal.basis.cursors)
+        basis = stored.proposal.basis
+        await remember_in_step(run, basis.cursors, basis.source.saved.id)
     await acreate_markdown_artifact(
         markdown=report_markdown(report), key=run.key("report"), description="What this run did"
     )

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 
+from connectors.answers import Digest, Recording, Request
 from connectors.contract import (
     PLAIN,
     Capabilities,
@@ -27,7 +28,7 @@ from connectors.contract import (
     Source,
 )
 from connectors.errors import ConfigurationError, IncompleteError
-from connectors.model import Members, Snapshot, crowd_id, users_frame
+from connectors.model import GroupRow, Members, Snapshot, UserRow, crowd_id, users_frame
 from connectors.store import Store, WideTotals
 from tasks.decide.filter import in_scope
 from tasks.decide.guard import judge
@@ -59,6 +60,8 @@ class Both:
     reads: Counter[str]
     seen: list[Snapshot] = field(default_factory=list)
     mute: bool = False
+    recording: Recording | None = None
+    kept: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def clients(self) -> list[Any]:
@@ -96,18 +99,48 @@ class BySource(Both):
         joined = [pair for pair in sorted(pairs) if pair[0] in whole or (pair not in was and pair[0] in teams)]
         left = [pair for pair in sorted(was - pairs) if pair[0] in teams and pair[0] not in whole]
         return Changes(
-            self.cursor(), users, groups, whole, joined, left,
+            self.at_cursor(), users, groups, whole, joined, left,
             [one for one in gone if ("user", one) not in there], gone_groups, held,
         )  # fmt: skip
 
     def answers(self) -> str:
-        return self.source().digest()
+        made = Recording({}, keeps=False)
+        self._answer(made)
+        return made.text()
 
-    def cursor(self) -> str:
+    def _answer(self, recording: Recording) -> None:
+        """All of it in one answer."""
+        whole = self.source()
+        said = [whole.digest(), *(one.to_json() for one in (whole.held, whole.warnings))]
+        recording.answered(recording.asked(Request("/", (), False)), Digest.of(200, "".join(said).encode()))
+
+    def at_cursor(self) -> str:
         if self.mute:
             return ""
         self.seen.append(self.source())
         return str(len(self.seen) - 1)
+
+    async def cursor(self, scope: Scope) -> str:
+        return self.at_cursor()
+
+    async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
+        self.reads["listed"] += 1
+        if self.recording is not None:
+            self._answer(self.recording)
+        yield self._page("user")
+
+    async def groups(self, scope: Scope) -> AsyncIterator[Page[GroupRow]]:
+        yield self._page("group")
+
+    def _page(self, kind: str) -> Page[Any]:
+        whole = self.source()
+        rows = list(getattr(whole, f"{kind}s").itertuples(index=False, name=None))
+        columns = ["kind", "id", "name", "reason", "away"]
+        held, warned = (
+            [Held(*row) for row in one.loc[one["kind"] == kind, columns].to_numpy().tolist()]
+            for one in (whole.held, whole.warnings)
+        )
+        return Page(rows, last=True, held=held, warnings=warned)
 
     async def user(self, key: str, scope: Scope = PLAIN) -> Person | None:
         self.reads["source"] += 1

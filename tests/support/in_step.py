@@ -32,7 +32,7 @@ async def settle(run: Run, world: World, rng: random.Random) -> bool:
         assert isinstance(run.directory, ByCrowd)
         cursors = replace(
             begin,
-            cursor=run.source.cursor(),
+            cursor=run.source.at_cursor(),
             source_answers=run.source.answers() if run.source.mute else "",
             crowd_answers=run.directory.answers() if run.directory.mute else "",
         )
@@ -54,7 +54,10 @@ def carry_out(run: Run, world: World, made: Plan, rng: random.Random) -> None:
 
 
 def in_step(run: Run, cursors: StepCursors) -> None:
-    run.store.save_in_step("crowd", run.source_name, LastInStep(run.policy.digest(), run.request_digest, cursors))
+    newest = run.store.newest(run.source_side.stream)
+    assert newest is not None
+    last = LastInStep(run.policy.digest(), run.request_digest, cursors, newest[0].id)
+    run.store.save_in_step("crowd", run.source_name, last)
 
 
 def in_order(made: Plan) -> pd.DataFrame:

@@ -429,9 +429,9 @@ def test_older_and_newer_schemas(url: str, tmp_path: Path, monkeypatch: pytest.M
     )
     with monkeypatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", newer)
-        with pytest.raises(ConfigurationError, match=r"schema 0008.*wants 9999.*crowdsync database upgrade"):
+        with pytest.raises(ConfigurationError, match=r"schema 0009.*wants 9999.*crowdsync database upgrade"):
             Store.open(url)
-        assert Store.upgrade(url) == ("0008", "9999")
+        assert Store.upgrade(url) == ("0009", "9999")
         assert Store.upgrade(url) == ("9999", "9999")
         Store.open(url).close()
     for refused in (Store.open, Store.upgrade):
@@ -440,7 +440,7 @@ def test_older_and_newer_schemas(url: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_upgrade_makes_an_empty_database(url: str) -> None:
-    assert Store.upgrade(url) == (None, "0008")
+    assert Store.upgrade(url) == (None, "0009")
     Store.open(url).close()
 
 
@@ -450,13 +450,13 @@ def test_a_failed_migration_leaves_nothing(url: str, tmp_path: Path, monkeypatch
     broken = tmp_path / "migrations"
     shutil.copytree(database.MIGRATIONS, broken, ignore=shutil.ignore_patterns("__pycache__"))
     (broken / "versions" / "9999_broken.py").write_text(
-        "revision = '9999'\ndown_revision = '0008'\ndef upgrade(): raise RuntimeError('half way')\n"
+        "revision = '9999'\ndown_revision = '0009'\ndef upgrade(): raise RuntimeError('half way')\n"
     )
     with monkeypatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", broken)
         with pytest.raises(RuntimeError, match="half way"):
             Store.open(url)
-    assert Store.upgrade(url) == (None, "0008")
+    assert Store.upgrade(url) == (None, "0009")
 
 
 def test_a_foreign_database_is_refused(url: str) -> None:

@@ -192,7 +192,7 @@ def test_since_when_crowd_is_in_step(store: Store) -> None:
     then = AT - timedelta(hours=3)
     for last in (
         LastInStep("p", "q", StepCursors("2026-11-29T00:00:00Z", "12:3", 7, AT, then)),
-        LastInStep("p2", "q2", StepCursors("c", "12:4", 2**40, AT, AT)),
+        LastInStep("p2", "q2", StepCursors("c", "12:4", 2**40, AT, AT), 12),
     ):
         store.save_in_step("crowd", "acme", last)
         assert store.in_step("crowd", "acme") == last
