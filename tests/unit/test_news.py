@@ -12,14 +12,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from connectors.contract import Changes, DirectoryChanges, Held, Hint
+from connectors.answers import NEVER
+from connectors.contract import Changes, DirectoryChanges, Held, Hint, Person
 from connectors.errors import StaleCursorError
+from connectors.model import Snapshot, held_frame
 from connectors.store import Store
 from tasks.policy import Policy
+from tasks.read import news
 from tasks.read.known import NotNarrowError
+from tasks.read.listing import differing
 from tasks.read.narrow import Few, read_changed
 from tasks.run import Run
-from tests.support.by_key import a_run, link
+from tests.support.by_key import Both, BySource, a_run, link, one_of
 from tests.support.frames import policy_with
 from tests.support.in_step import in_step, settle
 from tests.support.worlds import SOURCE, World
@@ -257,3 +261,131 @@ async def test_nobody_by_key_where_the_policy_says_so(store: Store) -> None:
     world.crowd.users["user1"]["active"] = False
     with pytest.raises(NotNarrowError, match="0 people and 1 account changed, more than 0"):
         await read_changed(run)
+
+
+# ── a source that names nobody ──────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a side answers as it did, of one that is no server."""
+
+    async def same(clients: list[Both], recorded: str) -> bool:
+        return clients[0].answers() == recorded
+
+    monkeypatch.setattr(news, "same", same)
+
+
+async def mute(store: Store) -> tuple[Run, World, BySource]:
+    """A run whose Crowd is in step, with a source that does not say what changed."""
+    world = company()
+    run = a_run(store, world, Policy())
+    assert isinstance(run.source, BySource)
+    run.source.mute = True
+    link(store, world)
+    assert await settle(run, world, random.Random(1))
+    run.source.reads.clear()
+    return run, world, run.source
+
+
+def answered(few: Few) -> str:
+    assert few.cursors is not None
+    return few.cursors.source_answers
+
+
+@pytest.mark.usefixtures("compared")
+async def test_who_is_listed_otherwise_is_read_by_key(store: Store) -> None:
+    run, world, source = await mute(store)
+    world.users[2] = (*world.users[2][:4], "new", *world.users[2][5:])
+    world.memberships.remove(("g0", "p1", "user"))
+    del world.users[3]
+    world.memberships.remove(("g0", "p3", "user"))
+    few = await read_changed(run)
+    assert asked(run, few) == (3, 3, {"p1", "p2", "p3"})
+    assert sorted(few.source.snapshot.users["id"]) == ["p1", "p2"]
+    assert answered(few) == source.answers()
+    assert (source.reads["listed"], source.reads["source"]) == (1, 3)
+    again = await read_changed(run, {"p0"}, few.news)
+    assert asked(run, again) == (4, 4, {"p0", "p1", "p2", "p3"})
+    assert source.reads["listed"] == 1, "the second pass asks for records alone"
+
+
+@pytest.mark.usefixtures("compared")
+async def test_who_is_not_listed_and_is_there_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run compares the list again."""
+    run, world, source = await mute(store)
+    whole = world.source()
+    world.users.pop(4)
+
+    async def by_key(key: str, _: Any) -> Person | None:
+        return one_of(whole, key)
+
+    monkeypatch.setattr(source, "user", by_key)
+    few = await read_changed(run)
+    assert asked(run, few) == (1, 1, {"p4"})
+    assert "p4" in set(few.source.snapshot.users["id"])
+    assert answered(few) == NEVER
+
+
+@pytest.mark.usefixtures("compared")
+async def test_what_an_earlier_run_read_and_did_not_bring_into_crowd_is_decided_on_again(store: Store) -> None:
+    """Though the list is as the store has it by now; and though it is as it was when Crowd was last in step."""
+    run, world, _ = await mute(store)
+    before = world.users[2]
+    world.users[2] = (*before[:6], False, before[7])
+    assert asked(run, await read_changed(run))[2] == {"p2"}
+    assert asked(run, await read_changed(run))[2] == {"p2"}
+    world.users[2] = before
+    few = await read_changed(run)
+    assert asked(run, few)[2] == {"p2"}
+    assert list(few.source.snapshot.users["active"]) == [True]
+
+
+def nobody(run: Run, world: World) -> None:
+    world.users.clear()
+    world.memberships = [pair for pair in world.memberships if pair[2] == "group"]
+
+
+def unread_team(run: Run, world: World) -> None:
+    world.groups.pop()
+    world.held.append(("group", "g1", "blue", "extract", "too many members", ""))
+
+
+def of_an_earlier_version(run: Run, world: World) -> None:
+    last = run.store.in_step("crowd", SOURCE)
+    assert last is not None
+    run.store.save_in_step("crowd", SOURCE, replace(last, snapshot=0))
+
+
+@pytest.mark.usefixtures("compared")
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (renamed_team, "the group 'red' of acme is new, gone or changed"),
+        (new_team, "the group 'g7' of acme is new, gone or changed"),
+        (lost_team, "the group '(blue|red)' of acme is new, gone or changed"),
+        (unread_team, "the group '(blue|red)' of acme is new, gone or changed"),
+        (other_nesting, "the group 'red' of acme is new, gone or changed"),
+        (many, r"21 people and 0 accounts changed, more than 20 \(reads.by_key_percent\)"),
+        (unreadable, r"one who changed cannot be read by key \(the user p5 cannot be read\)"),
+        (nobody, "acme lists nobody"),
+        (of_an_earlier_version, "acme does not say what changed, with these settings"),
+    ],
+)
+async def test_what_is_listed_may_make_a_run_wide(store: Store, spoil: Callable[[Run, World], None], why: str) -> None:
+    run, world, _ = await mute(store)
+    spoil(run, world)
+    with pytest.raises(NotNarrowError, match=why):
+        await read_changed(run)
+
+
+def test_two_snapshots_differ_in_whom_any_table_has_otherwise() -> None:
+    world = company()
+    before = world.source()
+    assert differing(before, before) == (set(), set())
+    assert differing(Snapshot.of(), Snapshot.of()) == (set(), set())
+    held = held_frame([("user", "h", "h", "extract", "odd"), ("group", "g9", "g", "extract", "odd")])
+    warned = held_frame([("user", "p1", "user1", "extract", "no mail")] * 2)
+    there = replace(before, held=held, warnings=warned)
+    assert differing(before, there) == differing(there, before) == ({"h", "p1"}, {"g9"})
+    assert differing(before, Snapshot.of()) == ({f"p{n}" for n in range(6)}, {"g0", "g1"})
