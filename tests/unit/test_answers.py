@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.answers import recording, same
+from connectors.answers import NEVER, recording, same
 from connectors.errors import RetryableError
 from connectors.http import Http
 from tests.support.scripted import CLOSE, Script, answer, serving
@@ -114,3 +114,25 @@ async def test_an_answer_that_was_not_whole_is_none() -> None:
             await http.call("GET", "/a", params={"count": 1})
         assert "count=2" not in made.text()
         assert await same([http], made.text())
+
+
+async def test_a_read_may_keep_what_it_was_answered_for_the_next_one() -> None:
+    """What it asked anew, and what was kept already; but no answer that was not whole."""
+    cut = answer(200, b'["an', length=20)
+    other = answer(200, b'["cyd"]')
+    async with serving(FIRST, NONE, SECOND, other, NONE, SECOND) as server, client(server) as http:
+        with recording([http]) as made:
+            await read(http)
+        assert not await same([http], made.text())
+        with recording([http], keeps=True) as kept:
+            await read(http)
+        asked = len(server.requests)
+        with recording([http]) as again:
+            assert await read(http) == [b'["cyd"]', b'["bob"]']
+        assert (len(server.requests), again.text()) == (asked, kept.text())
+        assert not await same([http], NEVER)
+    async with serving(cut, FIRST) as server, client(server) as http:
+        with recording([http], keeps=True), pytest.raises(Exception, match="ended early"):
+            async with http.stream("GET", "/s") as stream:
+                [chunk async for chunk in stream.chunks()]
+        assert not http.kept
