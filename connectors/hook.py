@@ -116,6 +116,12 @@ def prove(given: str, secrets: Sequence[str]) -> None:
         raise NotVerifiedError
 
 
+def configured(secrets: Sequence[str]) -> None:
+    """Raises `NotVerifiedError` where there is no secret: nobody is expected to send anything."""
+    if not any(secrets):
+        raise NotVerifiedError
+
+
 def fits(given: str | bytes, secrets: Iterable[str | bytes]) -> bool:
     """Whether it is one of these. The time that takes says nothing of any of them."""
     found = False
@@ -150,11 +156,24 @@ def json_of(body: bytes) -> Any:
     raise MalformedError(wrong)
 
 
-def key_of(value: Any) -> str:
+def key_of(value: Any, longest: int = _LONGEST) -> str:
     """An id as it may stand in a database, a log and the path of an address; "" for what is none."""
-    if type(value) is not str or not 0 < len(value) <= _LONGEST or _UNFIT.search(value):
+    if type(value) is not str or not 0 < len(value) <= longest or _UNFIT.search(value):
         return ""
     return "" if value in (".", "..") else value
+
+
+def named(kind: Literal["user", "group"], value: Any, via: Via) -> News | None:
+    """News of whoever has this id; None where it is none."""
+    key = key_of(value)
+    return News(kind, key, via) if key else None
+
+
+def items_of(value: Any) -> list[Any]:
+    """A list of items. Raises `MalformedError` where it is none."""
+    if not isinstance(value, list):
+        raise MalformedError("has no list of items where one belongs")
+    return value
 
 
 def at(value: Any, *steps: str) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from connectors.errors import ConfigurationError
 from connectors.http import Http
@@ -16,6 +16,29 @@ class Strict(BaseModel):
     """Settings: unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WebhookSettings(Strict):
+    """What comes to /webhooks/NAME: how it is proved."""
+
+    kind: Literal["", "standard"] = Field("", description="Standard Webhooks of a sender of your own, or the kind's.")
+    secret_env: str = Field("CROWDSYNC_WEBHOOK_SECRET", description="Environment variable with its secret, or two.")
+    secret_file: str = Field("", description="Or the file that holds it.")
+
+
+class EventSettings(Strict):
+    """The security event tokens that come to /events/NAME: who signs them, and for whom."""
+
+    issuer: str = Field(min_length=1, description="Who signs them: `iss`, to the letter.")
+    audience: str = Field(min_length=1, description="For whom: one of `aud`.")
+    jwks_url: str = Field("", pattern="^(https://.+)?$", description="Address of the issuer's public keys (JWKS).")
+    jwks_file: str = Field("", description="Or the file that holds them.")
+
+    @model_validator(mode="after")
+    def _keys(self) -> EventSettings:
+        if bool(self.jwks_url) == bool(self.jwks_file):
+            raise ValueError("name the issuer's public keys by one of jwks_url and jwks_file")
+        return self
 
 
 class SourceSettings(Strict):
@@ -32,6 +55,8 @@ class SourceSettings(Strict):
     max_megabytes: int = Field(256, ge=1, le=4096, description="The largest answer that is taken.")
     run_hours: float = Field(12, gt=0, le=168, description="How long a run may take until it is stopped.")
     ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
+    webhook: WebhookSettings | None = Field(None, description="The webhooks that it sends to /webhooks/NAME.")
+    events: EventSettings | None = Field(None, description="The security event tokens that it sends to /events/NAME.")
     policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy/POLICY.md.")
     policy_file: str = Field("", description="Or a YAML or TOML file with it, beside crowdsync.toml.")
 

@@ -54,6 +54,8 @@ def directory_http(settings: DirectorySettings, password: str) -> Http:
 _HOW: Final = {
     "policy",
     "policy_file",
+    "webhook",
+    "events",
     "directory",
     "block",
     "concurrency",
