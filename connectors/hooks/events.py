@@ -175,7 +175,7 @@ def _claims(text: bytes) -> dict[str, Any]:
 
 def _in_time(claims: dict[str, Any], now: datetime) -> None:
     made, end = claims.get("iat"), claims.get("exp", now.timestamp())
-    if not isinstance(made, (int, float)) or not isinstance(end, (int, float)):
+    if not isinstance(made, (int, float)) or not isinstance(end, (int, float)) or bool in (type(made), type(end)):
         raise _malformed("iat is missing, or no number; or exp is none")
     if made > now.timestamp() + _AHEAD:
         raise _malformed("iat lies in the future")
