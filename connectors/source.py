@@ -21,7 +21,7 @@ class Strict(BaseModel):
 class WebhookSettings(Strict):
     """What comes to /webhooks/NAME: how it is proved."""
 
-    kind: Literal["", "standard"] = Field("", description="Standard Webhooks of a sender of your own, or the kind's.")
+    kind: Literal["standard"] | None = Field(None, description="Standard Webhooks, instead of the provider's own.")
     secret_env: str = Field("CROWDSYNC_WEBHOOK_SECRET", description="Environment variable with its secret, or two.")
     secret_file: str = Field("", description="Or the file that holds it.")
 

@@ -221,8 +221,8 @@ def _simply(subject: Any, issuer: str) -> Iterator[Who]:
         yield "user", subject.get("id")
     elif form == "email":
         yield "user", subject.get("email")
-    elif form == "account":
-        yield "user", str(subject.get("uri")).removeprefix("acct:")
+    elif form == "account" and type(uri := subject.get("uri")) is str:
+        yield "user", uri.removeprefix("acct:")
 
 
 def _form(subject: Any) -> str:

@@ -82,6 +82,8 @@ def test_either_of_two_secrets_fits(sender: Sender) -> None:
 @ALL
 def test_headers_that_are_missing_prove_nothing(sender: Sender) -> None:
     bare = replace(sender.send(sender.body), headers={})
+    with pytest.raises(NotVerifiedError):  # an empty secret is none
+        sender.received(bare, secrets=("",))
     if sender.name == "entra":
         bare = replace(bare, body=bare.body.replace(b'"clientState"', b'"ClientState"'))
         assert sender.received(bare).news == ()

@@ -87,6 +87,7 @@ SUBJECTS = {
     "opaque": ({"format": "opaque", "id": "u1"}, "user u1"),
     "email": ({"format": "email", "email": "ann@example.org"}, "user ann@example.org"),
     "account": ({"format": "account", "uri": "acct:ann@example.org"}, "user ann@example.org"),
+    "account that is none": ({"format": "account"}, ""),
     "aliases": (
         {"format": "aliases", "identifiers": [{"format": "phone_number"}, {"format": "opaque", "id": "u1"}]},
         "user u1",
