@@ -10,7 +10,9 @@ CrowdsyncError
 │   ├── IncompleteError       a read did not prove itself whole
 │   │   └── StaleCursorError  what changed cannot be told: read everything
 │   └── TooLargeError     an answer is larger than allowed: ask for less at once
-└── RecordError           one record is held, or one operation failed; the others go on
+├── RecordError           one record is held, or one operation failed; the others go on
+├── NotVerifiedError      what came in does not come from whom it should; nothing is stored (connectors/hook.py)
+└── MalformedError        what came in makes no sense, and never will; nothing is stored (connectors/hook.py)
 
 Messages are one line: what happened, where, and the operator's next step. They never hold a secret:
 addresses are shown without user information and query values. What the other side said in them is data: its control

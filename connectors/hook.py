@@ -48,7 +48,7 @@ class News:
     """
 
     kind: Literal["user", "group", "account", "crowd", "everybody"]
-    key: str
+    key: str = field(repr=False)  # may be a name or an address
     via: Via
 
 
@@ -75,7 +75,7 @@ class Accepted:
     delivery: str
     answer: Answer
     dropped: int = 0
-    confirm: str = ""
+    confirm: str = field(default="", repr=False)
 
 
 class NotVerifiedError(CrowdsyncError):

@@ -50,7 +50,7 @@ def _events(body: bytes) -> list[Any]:
     """The events; None stands for a line that is no JSON. Raises `MalformedError` where no line is an event."""
     whole = _event(body)
     events = whole if isinstance(whole, list) else [_event(line) for line in body.split(b"\n") if line.strip()]
-    if events is not whole and not any(isinstance(event, dict) for event in events):
+    if not isinstance(whole, list) and not any(isinstance(event, dict) for event in events):
         raise MalformedError("is neither a list of events in JSON, nor an event a line")
     return events
 

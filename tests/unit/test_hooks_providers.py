@@ -279,6 +279,10 @@ def test_onelogin_an_event_a_line() -> None:
             received("onelogin", text)
 
 
+def test_onelogin_an_empty_batch_is_answered() -> None:
+    assert received("onelogin", []) == Accepted((), "", Answer(200, b"{}", "application/json"))
+
+
 def test_onelogin_tells_batches_apart_by_all_their_events() -> None:
     one, two = onelogin_event(uuid="a"), onelogin_event(uuid="b")
     found = [received("onelogin", batch).delivery for batch in ([one], [two], [one, two])]
