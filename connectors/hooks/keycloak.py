@@ -72,7 +72,7 @@ def _administered(event: dict[str, Any]) -> Iterator[News | None]:
         yield named("user", steps[1] if len(steps) > 1 else at(event, "details", "userId"), "webhook")
     elif steps[0] == "groups":
         yield named("group", steps[1] if len(steps) > 1 else _made(event), "webhook")
-        if steps[2:] == ["children"] and (child := _made(event)) and child != steps[1]:  # the path names the parent
+        if steps[2:] == ["children"] and (child := _made(event)):  # the path names the parent
             yield named("group", child, "webhook")
     elif not steps[0]:
         yield None

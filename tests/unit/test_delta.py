@@ -16,6 +16,7 @@ import pytest
 from connectors.contract import Capabilities, Changes, Held, Page, Scope
 from connectors.errors import StaleCursorError
 from connectors.model import MembershipRow, Snapshot, groups_frame, held_frame, memberships_frame, users_frame
+from connectors.source import EventSettings, WebhookSettings
 from connectors.store import ReadCursor, Store
 from deployments.sandbox.organisation import changed, organisation
 from tasks.policy import Policy
@@ -242,7 +243,11 @@ def test_another_question_is_another_mark() -> None:
 
     one = ScimSettings(url="https://a")
     policy = Policy()
-    same: Sequence[ScimSettings] = [ScimSettings(url="https://a", page_size=7, timeout=3, block="b")]
+    events = EventSettings(issuer="i", audience="a", jwks_file="k")
+    same: Sequence[ScimSettings] = [
+        ScimSettings(url="https://a", page_size=7, timeout=3, block="b"),
+        ScimSettings(url="https://a", webhook=WebhookSettings(), events=events),
+    ]
     assert {request_digest(x, policy) for x in same} == {request_digest(one, policy)}
     assert request_digest(ScimSettings(url="https://b"), policy) != request_digest(one, policy)
     more = Policy.model_validate({"attributes": {"extra": {"x": "title"}}})

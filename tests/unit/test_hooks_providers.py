@@ -495,6 +495,7 @@ def test_oracle_no_other_address_is_confirmed(asked: Any) -> None:
         SECRET,
         "Basic",
         "Basic ====",
+        f"Basic {b64encode(f'x:{SECRET}'.encode()).decode()[:8]}!{b64encode(f'x:{SECRET}'.encode()).decode()[8:]}",
         "Basic é",
         f"Basic {b64encode(SECRET.encode()).decode()}",
         f"Basic {b64encode(b'x:' + SECRET.encode() + b':').decode()}",
@@ -564,7 +565,9 @@ def test_standard_webhooks_within_five_minutes(seconds: int) -> None:
     )
 
 
-@pytest.mark.parametrize("stamp", ["-301", "301", "1e9", "-1", "1767261600.0", "٠", "soon", "9" * 30, "9" * 10_000])
+@pytest.mark.parametrize(
+    "stamp", ["-301", "301", "1e9", "-1", "1767261600.0", "٠", "١٧٦٧٢٦١٦٠٠", "soon", "9" * 30, "9" * 10_000]
+)
 def test_standard_webhooks_of_another_time_are_not_proved(stamp: str) -> None:
     off = str(int(NOW.timestamp()) + int(stamp)) if stamp in ("-301", "301") else stamp
     with pytest.raises(NotVerifiedError):
@@ -591,5 +594,8 @@ def test_standard_webhooks_with_several_signatures() -> None:
     ):
         with pytest.raises(NotVerifiedError):
             with_these(text)
+    for secret in ("not base64", "é", "whsec_", "AAA"):  # it is no key, and not the empty one either
+        with pytest.raises(NotVerifiedError):
+            BY_NAME["standard"].received(with_signature(BY_NAME["standard"].body, ""), secrets=(secret,))
     with pytest.raises(NotVerifiedError):  # no id
         received("standard", BY_NAME["standard"].body, sent="")
