@@ -439,4 +439,58 @@ class AuditRow(SQLModel, table=True):
     hash: str = text()
 
 
+def _where(rows: str) -> dict[str, Any]:
+    """What makes an index one of these rows alone, in both databases."""
+    return {"sqlite_where": text_clause(rows), "postgresql_where": text_clause(rows)}
+
+
+class InboxRow(SQLModel, table=True):
+    """One thing that was told in real time: that a record (`key`) of a source may have changed, and what became of it.
+
+    `status`: waiting | done | held. `received_at`: since when it waits; `due_at`: when it is to be looked at;
+    `taken_at`: since when the run `batch` looks at it, "" while none does; `attempts`: how often one began to;
+    `done_at`: "" before. Of one record there is at most one row that is not done and that nobody looks at
+    (`inbox_open`).
+    """
+
+    __tablename__: ClassVar[Any] = "inbox"
+    __table_args__: ClassVar[Any] = (
+        Index(
+            *("inbox_open", "directory", "source", "kind", "key"),
+            unique=True,
+            **_where("status <> 'done' AND taken_at = ''"),
+        ),
+        Index("inbox_due", "directory", "due_at", "id", **_where("status = 'waiting'")),
+        Index("inbox_batch", "batch", **_where("batch <> ''")),
+        Index("inbox_done", "done_at", **_where("status = 'done'")),
+        {"sqlite_autoincrement": True},
+    )
+    id: int | None = serial(BigInteger().with_variant(Integer, "sqlite"))
+    directory: str = text()
+    source: str = text()
+    kind: str = text()
+    key: str = text()
+    via: str = text()
+    delivery: str = text()
+    received_at: str = text()
+    due_at: str = text()
+    attempts: int = number()
+    status: str = text()
+    batch: str = text()
+    taken_at: str = text()
+    note: str = text()
+    done_at: str = text()
+
+
+class DeliveryRow(SQLModel, table=True):
+    """A delivery that a source sent, by its own id, and when: what it sends again is not taken twice."""
+
+    __tablename__: ClassVar[Any] = "delivery"
+    __table_args__: ClassVar[Any] = (Index("delivery_at", "at"), {"sqlite_with_rowid": False})
+    directory: str = key(Text)
+    source: str = key(Text)
+    delivery: str = key(Text)
+    at: str = text()
+
+
 METADATA: Final = SQLModel.metadata
