@@ -1,17 +1,21 @@
-"""Our own database: history, links, plans, journal, audit and what keeps writing safe. Everything is on `Store`."""
+"""Our own database: history, links, plans, journal, audit, inbox, what keeps writing safe. Everything is on `Store`."""
 
 from connectors.store.decisions import Decision
 from connectors.store.health import Quarantine
 from connectors.store.history import ReadCursor, SavedSnapshot
 from connectors.store.in_step import LastInStep, StepCursors
+from connectors.store.inbox import Hint, Incoming
 from connectors.store.journal import SavedPlan
 from connectors.store.leases import Lease
 from connectors.store.records import IndexState, RecordChanges, WideTotals
 from connectors.store.store import Store
 from connectors.store.threads import in_thread
+from connectors.store.wake import Wake
 
 __all__ = [
     "Decision",
+    "Hint",
+    "Incoming",
     "IndexState",
     "LastInStep",
     "Lease",
@@ -22,6 +26,7 @@ __all__ = [
     "SavedSnapshot",
     "StepCursors",
     "Store",
+    "Wake",
     "WideTotals",
     "in_thread",
 ]

@@ -42,6 +42,7 @@ class Lock(IntEnum):
     DEPARTURES = 5
     HEALTH = 6
     HELD = 7
+    INBOX = 8
     AUDIT = 3
 
 
@@ -53,7 +54,7 @@ class Database:
         self.url: Final = _parsed(url)
         self.place: Final = place(self.url)
         self.sqlite: Final = self.url.get_backend_name() == "sqlite"
-        self._busy = busy
+        self.busy: Final = busy
         if self.sqlite:
             self.engine = create_engine(self.url, connect_args={"timeout": busy})
             _sqlite_conventions(self.engine)
@@ -120,7 +121,7 @@ class Database:
         cause = _cause(error)
         if _is_busy(cause):
             return _HeldError(
-                f"{self.place} was held by another writer for {self._busy:g} s; try again when it is done."
+                f"{self.place} was held by another writer for {self.busy:g} s; try again when it is done."
             )
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return RetryableError(f"{self.place} broke the connection: {_line(cause)}")

@@ -14,15 +14,18 @@ from connectors.store.health import Health
 from connectors.store.history import History
 from connectors.store.holds import Holds
 from connectors.store.in_step import InStepLog
+from connectors.store.inbox import Inbox
 from connectors.store.journal import Journal
 from connectors.store.leases import Leases
 from connectors.store.links import Links
 from connectors.store.records import Records
 
 
-class Store(History, Links, Journal, AuditChain, Leases, DepartureLog, Decisions, Health, Holds, Records, InStepLog):
-    """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health, what is held, and
-    since when Crowd is in step; each part is a file of its own.
+class Store(
+    History, Links, Journal, AuditChain, Leases, DepartureLog, Decisions, Health, Holds, Records, InStepLog, Inbox
+):
+    """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health, what is held,
+    since when Crowd is in step, and what was told in real time; each part is a file of its own.
 
     Every public write is one transaction. Times are timezone-aware. Methods may be called from any thread;
     they block, so that a coroutine calls them through a thread. Raises `RetryableError` where the database

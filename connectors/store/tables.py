@@ -456,7 +456,7 @@ class InboxRow(SQLModel, table=True):
     __tablename__: ClassVar[Any] = "inbox"
     __table_args__: ClassVar[Any] = (
         Index(
-            *("inbox_open", "directory", "source", "kind", "key"),
+            *("inbox_open", "key", "kind", "source", "directory"),  # (what tells rows apart stands first)
             unique=True,
             **_where("status <> 'done' AND taken_at = ''"),
         ),
@@ -487,9 +487,9 @@ class DeliveryRow(SQLModel, table=True):
 
     __tablename__: ClassVar[Any] = "delivery"
     __table_args__: ClassVar[Any] = (Index("delivery_at", "at"), {"sqlite_with_rowid": False})
-    directory: str = key(Text)
-    source: str = key(Text)
     delivery: str = key(Text)
+    source: str = key(Text)
+    directory: str = key(Text)
     at: str = text()
 
 

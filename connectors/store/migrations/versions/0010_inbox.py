@@ -23,7 +23,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     for name, columns, unique, where in (
-        ("inbox_open", ["directory", "source", "kind", "key"], True, "status <> 'done' AND taken_at = ''"),
+        ("inbox_open", ["key", "kind", "source", "directory"], True, "status <> 'done' AND taken_at = ''"),
         ("inbox_due", ["directory", "due_at", "id"], False, "status = 'waiting'"),
         ("inbox_batch", ["batch"], False, "batch <> ''"),
         ("inbox_done", ["done_at"], False, "status = 'done'"),
@@ -34,7 +34,7 @@ def upgrade() -> None:
         "delivery",
         *(
             sa.Column(name, sa.Text, primary_key=True, autoincrement=False)
-            for name in ("directory", "source", "delivery")
+            for name in ("delivery", "source", "directory")
         ),
         *_texts("at"),
         sqlite_with_rowid=False,
