@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
 _NUMBERS = frozenset(
     (
-        *("no.", "plan", "took", "operations", "held", "users", "groups", "memberships"),
+        *("no.", "tries", "plan", "took", "operations", "held", "users", "groups", "memberships"),
         *("planned", "intended", "done", "already", "failed", "skipped", "undone"),
     )
 )
@@ -220,6 +220,33 @@ def runs(console: Console, frame: pd.DataFrame) -> None:
             )
 
 
+def inbox(console: Console, frame: pd.DataFrame, counts: pd.DataFrame) -> None:
+    """Rows of the inbox, a line each, and below what was said of them; then how many there are."""
+    if frame.empty:
+        console.print("Nothing waits, and nothing is held.", highlight=False)
+        return
+    table = _table("no.", "source", "what", "who", "via", "since", "tries", "status")
+    for row in frame.to_dict("records"):
+        working = row["status"] == "waiting" and pd.notna(row["taken_at"])
+        table.add_row(
+            str(row["id"]),
+            _printable(row["source"] or row["directory"]),
+            str(row["kind"]),
+            _printable(row["key"]),
+            str(row["via"]),
+            _when(row["received_at"]),
+            str(row["attempts"]),
+            "[red]held[/]" if row["status"] == "held" else "at work" if working else str(row["status"]),
+        )
+    console.print(table)
+    for row in frame[frame["note"] != ""].to_dict("records"):
+        again = f", again at {_when(row['due_at'])}" if row["status"] == "waiting" and pd.notna(row["due_at"]) else ""
+        line = f"no. {row['id']}  {row['status']}{again}: {_printable(row['note'])}"
+        console.print(line, soft_wrap=True, highlight=False)
+    for status, rows in counts.groupby("status")["rows"].sum().items():
+        console.print(f"{rows:,} {status}", highlight=False)
+
+
 def snapshots(console: Console, frame: pd.DataFrame) -> None:
     """Snapshots, a line each."""
     if frame.empty:
@@ -372,7 +399,7 @@ def _table(*columns: str) -> Table:
         table.add_column(
             name,
             justify="right" if right else "left",
-            no_wrap=right or name in ("", "made", "started", "taken", "status", "content", "state"),
+            no_wrap=right or name in ("", "made", "started", "since", "taken", "status", "content", "state"),
             overflow="fold",
         )
     return table

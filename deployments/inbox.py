@@ -1,0 +1,42 @@
+"""The command that shows what was told in real time and waits, and has it looked at again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from connectors.errors import ConfigurationError
+from deployments import show
+from deployments.terminal import console, opened_store
+
+LATE = timedelta(days=1)
+"""How far back `--all` shows what is done."""
+EVERY = 1_000_000
+
+
+def inbox(
+    retry: Annotated[
+        str, typer.Option("--retry", help="Have it looked at again at once: a row's number, or all.", metavar="ID|all")
+    ] = "",
+    done: Annotated[bool, typer.Option("--all", help="Also what was done within a day.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows: held, waiting, done; newest first.")] = 20,
+) -> None:
+    """What was told in real time: what waits, and what is held because it failed too often."""
+    with opened_store() as store:
+        now = datetime.now(UTC)
+        if not retry:
+            show.inbox(console, store.inbox(done_since=now - LATE if done else None, limit=limit), store.waiting())
+            return
+        rows = store.inbox(limit=EVERY)
+        # What a run has in hand is settled by it.
+        ids = rows.loc[rows["taken_at"].isna() & ((rows["status"] == "held") | (rows["attempts"] > 0)), "id"].tolist()
+        if retry != "all":
+            ids = [one for one in ids if str(one) == retry]
+            if not ids:
+                raise ConfigurationError(
+                    f"--retry: there is no row {retry!r} that is held or waits for another try; see crowdsync inbox"
+                )
+        again = len(store.retry(ids, now, "retried by hand")) if ids else 0
+        console.print(f"{again:,} {'row is' if again == 1 else 'rows are'} looked at again at once", highlight=False)
