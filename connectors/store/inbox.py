@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 import pandas as pd
-from sqlalchemy import Connection, Table, bindparam, case, delete, func, or_, select, text, tuple_, update
+from sqlalchemy import Connection, Table, and_, bindparam, case, delete, func, or_, select, text, tuple_, update
 
 from connectors.errors import RecordError
 from connectors.store import bulk
@@ -42,7 +42,8 @@ _RECORD: Final = ("directory", "source", "kind", "key")
 _SENT: Final = (DELIVERY.c.delivery, DELIVERY.c.source, DELIVERY.c.directory)
 # Written out, as the indexes have them: a database does not see that a parameter would fit.
 _OPEN: Final = text("status <> 'done' AND taken_at = ''")
-_WAITING: Final = text("status = 'waiting'")
+_LEFT: Final = text("status <> 'done'")
+_WAITING: Final = text("status <> 'done' AND status = 'waiting'")
 
 Record = tuple[str, str, str, str]
 """directory, source, kind, key"""
@@ -148,7 +149,9 @@ class Inbox:
         return Wake(self._db, directory)
 
     def take(self, ids: Sequence[int], batch: str, at: datetime) -> list[int]:
-        """Note that the run `batch` begins to look at these. Returns those that wait still; the others are done."""
+        """Note that the run `batch` begins to look at these. Returns those that wait still: it looks at no others, for
+        which newer rows may stand.
+        """
         with self._db.write() as connection:
             _lock(self._db, connection)
             taken = connection.execute(
@@ -212,16 +215,18 @@ class Inbox:
         limit: int = 1000,
     ) -> pd.DataFrame:
         """Rows that are held, then those that wait, then those done since `done_since` (none where it is None), each
-        newest first; of one directory, or of the run that took them last.
+        newest first; of one directory. With `batch`: those that this run took last, whatever became of them.
 
         id, directory, source, kind, key, via, received_at, due_at (NaT: at once), attempts, status, batch, taken_at,
         note, done_at; times in UTC.
         """
         times = ("received_at", "due_at", "taken_at", "done_at")
         names = (*("id", *_RECORD, "via", "received_at", "due_at"), *("attempts", "status", "batch", "taken_at"))
-        kept = INBOX.c.status != "done"
-        if done_since is not None:
-            kept = or_(kept, INBOX.c.done_at >= instant(done_since))
+        kept: Any = _LEFT
+        if batch is not None:
+            kept = and_(text("batch <> ''"), INBOX.c.batch == batch)
+        elif done_since is not None:
+            kept = or_(_LEFT, and_(text("status = 'done'"), INBOX.c.done_at >= instant(done_since)))
         statement = (
             select(*(INBOX.c[name] for name in (*names, "note", "done_at")))
             .where(kept)
@@ -230,8 +235,6 @@ class Inbox:
         )
         if directory is not None:
             statement = statement.where(INBOX.c.directory == directory)
-        if batch is not None:
-            statement = statement.where(INBOX.c.batch == batch, text("batch <> ''"))
         with self._db.read() as connection:
             return rows_frame(connection, statement, times=times)
 
@@ -243,7 +246,7 @@ class Inbox:
                 func.count().label("rows"),
                 func.min(INBOX.c.received_at).label("oldest"),
             )
-            .where(INBOX.c.status != "done")
+            .where(_LEFT)
             .group_by(INBOX.c.directory, INBOX.c.source, INBOX.c.status)
             .order_by(INBOX.c.directory, INBOX.c.source, INBOX.c.status)
         )

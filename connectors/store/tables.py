@@ -460,7 +460,7 @@ class InboxRow(SQLModel, table=True):
             unique=True,
             **_where("status <> 'done' AND taken_at = ''"),
         ),
-        Index("inbox_due", "directory", "due_at", "id", **_where("status = 'waiting'")),
+        Index("inbox_due", "directory", "due_at", "id", **_where("status <> 'done'")),
         Index("inbox_batch", "batch", **_where("batch <> ''")),
         Index("inbox_done", "done_at", **_where("status = 'done'")),
         {"sqlite_autoincrement": True},

@@ -184,7 +184,7 @@ def test_what_is_told_again_need_not_wait_for_another_try(store: Store) -> None:
     assert [(hint.key, hint.attempts) for hint in due(store)] == [("c", 0), ("a", 0), ("b", 0)]
     assert store.next_due("crowd") == AT
     assert set(store.inbox()["status"]) == {"waiting"}
-    done = store.inbox(batch="b1", done_since=AT)
+    done = store.inbox(batch="b1")
     assert set(zip(done["id"], done["note"], strict=True)) == {(one, "told again") for one in tried}
     assert store.retry(tried, AT, "") == []
 
@@ -288,7 +288,7 @@ def test_many_processes_accept_and_one_takes(store: Store, url: str) -> None:
         hints = store.due("crowd", datetime.now(UTC) + LONGEST_PAUSE)
         batch += 1
         ids = store.take([hint.id for hint in hints], f"b{batch}", AT)
-        assert ids == sorted(hint.id for hint in hints)
+        assert set(ids) <= {hint.id for hint in hints}  # (not what was told again between the two)
         failed = [one for one in ids if one % 10 == batch % 10]
         store.give_back(failed, "", AT)
         done = [one for one in ids if one not in failed]

@@ -715,9 +715,11 @@ def test_from_schema_0002_with_data(url: str, tmp_path: Path, monkeypatch: pytes
             path.unlink()
     new = [
         "decision",
+        "delivery",
         "departure",
         "held_record",
         "in_step",
+        "inbox",
         "indexed_key",
         "indexed_space",
         "lease",

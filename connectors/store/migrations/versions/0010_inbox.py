@@ -24,7 +24,7 @@ def upgrade() -> None:
     )
     for name, columns, unique, where in (
         ("inbox_open", ["key", "kind", "source", "directory"], True, "status <> 'done' AND taken_at = ''"),
-        ("inbox_due", ["directory", "due_at", "id"], False, "status = 'waiting'"),
+        ("inbox_due", ["directory", "due_at", "id"], False, "status <> 'done'"),
         ("inbox_batch", ["batch"], False, "batch <> ''"),
         ("inbox_done", ["done_at"], False, "status = 'done'"),
     ):
