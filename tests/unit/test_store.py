@@ -31,6 +31,7 @@ from tests.support import postgres
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LINK = ["source", "kind", "id", "name", "how"]
 TABLES = sorted(METADATA.tables)
+NEWEST = database.revisions()[-1]
 
 
 def counts(store: Store) -> dict[str, int]:
@@ -429,9 +430,9 @@ def test_older_and_newer_schemas(url: str, tmp_path: Path, monkeypatch: pytest.M
     )
     with monkeypatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", newer)
-        with pytest.raises(ConfigurationError, match=r"schema 0009.*wants 9999.*crowdsync database upgrade"):
+        with pytest.raises(ConfigurationError, match=rf"schema {NEWEST}.*wants 9999.*crowdsync database upgrade"):
             Store.open(url)
-        assert Store.upgrade(url) == ("0009", "9999")
+        assert Store.upgrade(url) == (NEWEST, "9999")
         assert Store.upgrade(url) == ("9999", "9999")
         Store.open(url).close()
     for refused in (Store.open, Store.upgrade):
@@ -440,7 +441,7 @@ def test_older_and_newer_schemas(url: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_upgrade_makes_an_empty_database(url: str) -> None:
-    assert Store.upgrade(url) == (None, "0009")
+    assert Store.upgrade(url) == (None, NEWEST)
     Store.open(url).close()
 
 
@@ -450,13 +451,13 @@ def test_a_failed_migration_leaves_nothing(url: str, tmp_path: Path, monkeypatch
     broken = tmp_path / "migrations"
     shutil.copytree(database.MIGRATIONS, broken, ignore=shutil.ignore_patterns("__pycache__"))
     (broken / "versions" / "9999_broken.py").write_text(
-        "revision = '9999'\ndown_revision = '0009'\ndef upgrade(): raise RuntimeError('half way')\n"
+        f"revision = '9999'\ndown_revision = {NEWEST!r}\ndef upgrade(): raise RuntimeError('half way')\n"
     )
     with monkeypatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", broken)
         with pytest.raises(RuntimeError, match="half way"):
             Store.open(url)
-    assert Store.upgrade(url) == (None, "0009")
+    assert Store.upgrade(url) == (None, NEWEST)
 
 
 def test_a_foreign_database_is_refused(url: str) -> None:
