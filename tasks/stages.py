@@ -1,4 +1,5 @@
-"""Every stage of the road as a Prefect task: thin, under the names that people see on a run's page.
+"""Every stage of the road as a Prefect task: thin, under the names that people see on a run's page. Outside of a flow
+run it is a plain call.
 
 What a stage does stands in the function that it calls. Frames are neither hashed as inputs nor kept as results.
 """
@@ -6,10 +7,10 @@ What a stage does stands in the function that it calls. Frames are neither hashe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import pandas as pd
-from prefect import get_run_logger, task
+import stamina
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -41,6 +42,7 @@ from tasks.read.narrow import NOBODY, Few, Unread, read_changed, read_group, rea
 from tasks.read.news import News
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Client, ReadSide, Run, Side
+from tasks.tell.page import has_page, say
 from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.report import concluded
 from tasks.tell.stored_plan import StoredPlan
@@ -48,14 +50,37 @@ from tasks.write import canary, chunks
 from tasks.write.apply import Applied, Runner, apply_plan
 from tasks.write.chunks import Progress
 
-SHARED: Final[Mapping[str, Any]] = {"cache_policy": NO_CACHE, "persist_result": False}
-"""The options of every stage."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Stage(Task[P, R]):
+    """A task that outside of a flow run is the function that it was made of, so that nothing waits for Prefect."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if has_page():
+            return super().__call__(*args, **options)
+        if not self.retries:
+            return self.fn(*args, **options)
+        again = stamina.retry(on=RetryableError, attempts=self.retries + 1, timeout=None, wait_initial=2, wait_max=30)
+        return again(self.fn)(*args, **options)
+
+
+def task(name: str, task_run_name: str, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function → a stage of this name, whose arguments are neither hashed nor kept."""
+
+    def stage(function: Callable[P, R]) -> Callable[P, R]:
+        return Stage(
+            function, name, task_run_name=task_run_name, cache_policy=NO_CACHE, persist_result=False, **options
+        )
+
+    return stage
 
 
 # Read
 
 
-@task(name="extract source", task_run_name="extract-{name}", **SHARED)
+@task(name="extract source", task_run_name="extract-{name}")
 async def extract_source(
     source: Source,
     scope: Scope,
@@ -63,10 +88,10 @@ async def extract_source(
     since: Since | None = None,
 ) -> Reading:
     """The source as it is now: what changed `since`, or everything where that cannot be had or is in doubt."""
-    return await read_since(source, scope, since, get_run_logger().info)
+    return await read_since(source, scope, since, say)
 
 
-@task(name="extract directory", task_run_name="extract-crowd", **SHARED)
+@task(name="extract directory", task_run_name="extract-crowd")
 async def extract_directory(directory: Directory, scope: Scope) -> Reading:
     """Crowd as it is now."""
     with recording(directory.clients) as told:
@@ -74,7 +99,7 @@ async def extract_directory(directory: Directory, scope: Scope) -> Reading:
     return Reading(snapshot, answers=told.text())
 
 
-@task(name="read by key", task_run_name="read by key", **SHARED)
+@task(name="read by key", task_run_name="read by key")
 async def read_few(
     run: Run, person: str, group: str, also: Unread = NOBODY, told: News | None = None
 ) -> Few | NotNarrowError:
@@ -88,21 +113,21 @@ async def read_few(
         return why
 
 
-@task(name="snapshot", task_run_name="snapshot-{side.stream}", **SHARED)
+@task(name="snapshot", task_run_name="snapshot-{side.stream}")
 async def save(run: Run, side: Side[Client], snapshot: Snapshot) -> ReadSide[Client]:
     """What was read of a side, put into history."""
     saved = await save_snapshot(run.store, side.stream, snapshot, run.id)
     return ReadSide(side.name, side.stream, side.scope, side.client, snapshot, saved)
 
 
-@task(name="validate", task_run_name="validate-{read.stream}", **SHARED)
+@task(name="validate", task_run_name="validate-{read.stream}")
 async def validate(run: Run, read: ReadSide[Client]) -> ReadSide[Client]:
     """The part of what was read that may be worked with."""
     snapshot = await validated(run.store, read.stream, read.snapshot, read.saved.digest)
     return ReadSide(read.name, read.stream, read.scope, read.client, snapshot, read.saved)
 
 
-@task(name="confirm", task_run_name="confirm {count} gone", **SHARED)
+@task(name="confirm", task_run_name="confirm {count} gone")
 async def confirm_gone(
     source: Source,
     gone: pd.DataFrame,
@@ -129,19 +154,19 @@ async def confirm_others(source: Source, plan: Plan) -> None:
 # Decide
 
 
-@task(name="filter", task_run_name="filter", **SHARED)
+@task(name="filter", task_run_name="filter")
 async def filter_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int], whole: bool = True) -> Scoped:
     """The part of the source that is in scope."""
     return in_scope(snapshot, policy, known, whole=whole)
 
 
-@task(name="map", task_run_name="map", **SHARED)
+@task(name="map", task_run_name="map")
 async def map_names(snapshot: Snapshot, policy: Policy, whole: bool = True) -> Desired:
     """What the source wants in Crowd."""
     return desired(snapshot, policy, whole=whole)
 
 
-@task(name="match", task_run_name="match", **SHARED)
+@task(name="match", task_run_name="match")
 async def match_accounts(  # (the arguments of `match`)
     desired: Desired,
     directory: Snapshot,
@@ -155,7 +180,7 @@ async def match_accounts(  # (the arguments of `match`)
     return match(desired, directory, links, policy, source, read, advice)
 
 
-@task(name="plan", task_run_name="plan", **SHARED)
+@task(name="plan", task_run_name="plan")
 async def make_plan(  # (the arguments of `plan`)
     matched: Matched,
     source: Snapshot,
@@ -173,7 +198,7 @@ async def make_plan(  # (the arguments of `plan`)
     )
 
 
-@task(name="impact", task_run_name="impact", **SHARED)
+@task(name="impact", task_run_name="impact")
 async def measure(
     operations: pd.DataFrame,
     directory: Snapshot,
@@ -185,7 +210,7 @@ async def measure(
     return impact_of(operations, directory, policy, past, recent)
 
 
-@task(name="guard", task_run_name="guard", **SHARED)
+@task(name="guard", task_run_name="guard")
 async def guard_plan(plan: Plan, policy: Policy, impact: Impact, force: bool) -> Verdict:
     """Whether the plan may be carried out."""
     return judge(plan, policy, impact, force=force)
@@ -255,7 +280,6 @@ def _again(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool: 
 @task(
     name="apply",
     task_run_name="apply {number} of {total}",
-    **SHARED,
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
@@ -276,7 +300,6 @@ async def apply_chunk(
 @task(
     name="canary",
     task_run_name="canary of {count}",
-    **SHARED,
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_condition_fn=_again,
@@ -292,10 +315,16 @@ async def apply_canary(
     await canary.apply_canary(run, plan, first, progress)
 
 
+async def _untold(_: float) -> None:
+    """How far a plan is, where there is no page to show it on."""
+
+
 class _AsTasks:
     """The parts of a plan as tasks, with a progress bar on the run's page."""
 
     async def begin(self, run: Run, operations: int) -> Callable[[float], Awaitable[None]]:
+        if not has_page():
+            return _untold
         shown = await acreate_progress_artifact(
             progress=0.0, key=run.key("apply"), description=f"{operations:,} operations"
         )
@@ -318,18 +347,18 @@ apply_runner: Final[Runner] = _AsTasks()
 """How the flow has a plan carried out."""
 
 
-async def carry_out(run: Run, stored: StoredPlan) -> Applied:
-    """A stored plan → what became of it. All others from whom something is taken are asked for by key before; an error
-    there, or on the way, stops it, and stands in what is returned."""
+async def carry_out(run: Run, stored: StoredPlan, runner: Runner = apply_runner) -> Applied:
+    """A stored plan → what became of it, its parts run by `runner`. All others from whom something is taken are asked
+    for by key before; an error there, or on the way, stops it, and stands in what is returned."""
     assert stored.number is not None
     try:
         await confirm_others(run.source, stored.plan)
     except CrowdsyncError as error:
         return Applied(0, error)
-    return await apply_plan(run, stored.plan, stored.number, apply_runner)
+    return await apply_plan(run, stored.plan, stored.number, runner)
 
 
 # Tell
 
 
-conclude = task(name="report", task_run_name="report", **SHARED)(concluded)
+conclude = task(name="report", task_run_name="report")(concluded)

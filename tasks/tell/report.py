@@ -8,8 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pandas as pd
-from prefect import get_run_logger
-from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 
 from connectors.errors import CrowdsyncError
@@ -20,8 +18,9 @@ from tasks.decide.names import among
 from tasks.decide.plan import Plan
 from tasks.policy import Policy
 from tasks.read.remember import held_keys, remember_in_step
-from tasks.run import Run, finish
+from tasks.run import WRITING, Run, finish
 from tasks.tell.events import emit
+from tasks.tell.page import say, show_markdown
 from tasks.tell.render import left_in, report_markdown, unheeded, wanted_names
 from tasks.tell.rows import count_line, written
 from tasks.tell.stored_plan import StoredPlan
@@ -148,7 +147,7 @@ def ended(run: Run, stored: StoredPlan, mode: str, applied: Applied | None) -> E
         return Ending("refused", why)
     if stored.rejected:
         return Ending("rejected", why)
-    if mode == "sync" and verdict.asks and (number or stored.waits):
+    if mode in WRITING and verdict.asks and (number or stored.waits):
         way = f"plan {number} needs agreement: crowdsync approve {number} --by NAME --reason TEXT, then apply it"
         return Ending("waiting", why or way)
     if number is None:
@@ -206,13 +205,11 @@ async def concluded(
     if ending.in_step(stored, run.policy):
         basis = stored.proposal.basis
         await remember_in_step(run, basis.cursors, basis.source.saved.id)
-    await acreate_markdown_artifact(
-        markdown=report_markdown(report), key=run.key("report"), description="What this run did"
-    )
+    await show_markdown(run.key("report"), report_markdown(report), "What this run did")
     await in_thread(finish, run, ending.status, report.summary())
     line = f"Written: {written(ending.outcomes)}." if ending.outcomes else f"Planned: {count_line(report.planned)}."
-    get_run_logger().info("%s. %s Held: %d.", report.headline.capitalize(), line, len(report.held))
-    if report.loud and mode == "sync":
+    say("%s. %s Held: %d.", report.headline.capitalize(), line, len(report.held))
+    if report.loud and mode in WRITING:
         await in_thread(emit_unheeded, run, report)
     if report.refusals:
         emit("plan.refused", run.source_name, plan=report.plan, refusals=list(report.refusals))
@@ -279,5 +276,5 @@ def raise_if_short(report: Report, ending: Ending) -> None:
 
 async def skipped_report(source: str, directory: str, why: str) -> Report:
     """The report of a run that left the field to another one, or its source alone."""
-    get_run_logger().info("Skipped: %s", why)
+    say("Skipped: %s", why)
     return Report(run=str(flow_run.id or ""), source=source, directory=directory, status="skipped", plan=None, why=why)

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 from prefect import get_client
-from prefect.artifacts import acreate_table_artifact
 from prefect.exceptions import ObjectNotFound
 
 from connectors.errors import ConfigurationError, RefusedError
@@ -19,6 +18,7 @@ from tasks.decide.impact import Impact
 from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.run import Run
+from tasks.tell.page import show_table
 from tasks.tell.proposal import Proposal
 from tasks.tell.render import plain, plan_markdown
 from tasks.tell.rows import plan_rows
@@ -152,4 +152,4 @@ async def create_table(run: Run, stored: StoredPlan) -> None:
     used = [column for column in (shown[0] if shown else ()) if any(row[column] for row in shown)]
     rows: list[dict[str, Any]] = [{column or "±": plain(row[column]) for column in used} for row in shown]
     description = plan_markdown(stored.plan, stored.number, stored.verdict, stored.impact)
-    await acreate_table_artifact(table=rows, key=run.key("plan"), description=description)
+    await show_table(run.key("plan"), rows, description)

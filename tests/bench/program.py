@@ -1,7 +1,7 @@
 """The program in a process of its own: the flow as Prefect runs it, and the same road without Prefect.
 
-Both run `flows.sync` itself. Without Prefect, every task there is replaced by its plain function and
-artifacts by nothing; so the difference is what the orchestration costs.
+Both run `flows.sync` itself. Outside of a flow run, every stage there is its plain function, and there is no page to
+show anything on; so the difference is what the orchestration costs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import logging
 import os
 import threading
 import time
@@ -21,10 +20,7 @@ from unittest.mock import patch
 import pandas as pd
 from prefect.tasks import Task
 
-import flows.sync
 import tasks.stages
-import tasks.tell.report
-import tasks.tell.stored_plan
 from flows.sync import SyncRequest, sync
 from tasks.read.deltas import Reading
 from tests.bench.child import answer
@@ -111,32 +107,10 @@ def frame_bytes(frame: pd.DataFrame) -> int:
 
 
 @contextmanager
-def watched(watch: Watch, *, orchestrated: bool) -> Iterator[None]:
-    """Every task notes its time; without orchestration, it is no task any more."""
-    patches: list[Any] = []
+def watched(watch: Watch) -> Iterator[None]:
+    """Every stage notes its time."""
     stages = [value for value in vars(tasks.stages).values() if isinstance(value, Task)]
-    noted = {id(value): watch.timed(value.name, value.fn) for value in stages}
-    if orchestrated:
-        patches += [patch.object(value, "fn", noted[id(value)]) for value in stages]
-    else:
-        for module in (flows.sync, tasks.stages):
-            for name, value in vars(module).items():
-                if isinstance(value, Task):
-                    patches.append(patch.object(module, name, noted[id(value)]))
-    if not orchestrated:
-
-        async def nothing(*args: Any, **kwargs: Any) -> None:
-            pass
-
-        for module, name in (
-            (tasks.stages, "acreate_progress_artifact"),
-            (tasks.stages, "aupdate_progress_artifact"),
-            (tasks.tell.stored_plan, "acreate_table_artifact"),
-            (tasks.tell.report, "acreate_markdown_artifact"),
-        ):
-            patches.append(patch.object(module, name, nothing))
-        for module in (tasks.stages, tasks.tell.report):
-            patches.append(patch.object(module, "get_run_logger", lambda: logging.getLogger("bench")))
+    patches = [patch.object(value, "fn", watch.timed(value.name, value.fn)) for value in stages]
     for one in patches:
         one.start()
     try:
@@ -151,7 +125,7 @@ def run(orchestrated: bool = True, mode: str = "sync", person: str = "", force: 
     request = SyncRequest(source="acme", mode=mode, person=person, force=force)
     watch = Watch()
     before = resident()
-    with watched(watch, orchestrated=orchestrated), watch.sampling():
+    with watched(watch), watch.sampling():
         start, cpu = time.perf_counter(), time.process_time()
         report = asyncio.run(sync(request) if orchestrated else sync.fn(request))
         wall, used = time.perf_counter() - start, time.process_time() - cpu

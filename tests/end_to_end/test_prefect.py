@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pandas as pd
@@ -296,7 +296,7 @@ def test_no_content_in_prefects_logs_of_debugging(served: Served) -> None:
 
 
 def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path: Path) -> None:
-    from prefect import flow
+    from prefect import Task, flow
 
     from connectors.contract import Outcome
     from connectors.errors import RetryableError
@@ -320,7 +320,7 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
 
     wanted = Snapshot.of(users_frame([("1", "ann", "", "", "", "Ann", True, "{}")]))
     directory = Faltering()
-    chunk = apply_chunk.with_options(retry_delay_seconds=0)
+    chunk = cast("Task[Any, Any]", apply_chunk).with_options(retry_delay_seconds=0)
 
     @flow(name="retry")
     async def retried() -> Any:
