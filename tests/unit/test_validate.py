@@ -73,6 +73,13 @@ def test_validate_holds_the_row_that_breaks_a_rule_and_names_it(
     assert held.to_numpy().tolist() == [[kind, _key(n, row[0]), row[1], "validate", reason, away]]
 
 
+def test_validate_says_of_a_few_what_it_says_of_all(all_rows: tuple[Snapshot, pd.DataFrame]) -> None:
+    whole, held = all_rows
+    pd.testing.assert_frame_equal(validate.broken_few(whole), held)
+    several = snapshot([person("1", "ann"), person("9", "\x01" + "z" * 256, "nowhere"), person("8", "\u2028")])
+    pd.testing.assert_frame_equal(validate.broken_few(several), validate.broken_rows(several))
+
+
 def test_validate_leaves_the_good_rows_and_all_memberships(all_rows: tuple[Snapshot, pd.DataFrame]) -> None:
     whole, held = all_rows
     rest = validate.without(whole, held)
@@ -130,8 +137,12 @@ USER, GROUP = users_frame([person("1", "ann"), person("2", "bob")]), groups_fram
 def test_validate_stops_the_run_where_a_table_is_wrong(kind: str, frame: pd.DataFrame, words: str) -> None:
     good = snapshot()
     whole = Snapshot(**{"users": USER, "groups": GROUP, "memberships": good.memberships} | {kind: frame})
-    with pytest.raises(RefusedError, match=f"^{kind}: .*{words}"):
-        validate.broken_rows(whole)
+    said = set[str]()
+    for judge in (validate.broken_rows, validate.broken_few):
+        with pytest.raises(RefusedError, match=f"^{kind}: .*{words}") as error:
+            judge(whole)
+        said.add(str(error.value))
+    assert len(said) == 1
 
 
 def test_validate_stops_where_a_rule_cannot_be_checked() -> None:
