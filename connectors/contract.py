@@ -121,7 +121,7 @@ class Group:
 class Hint:
     """News that somebody may have changed: who, never what to write."""
 
-    kind: str  # user | group
+    kind: str  # user | group | account (in hints about a source)
     key: str
 
 

@@ -1,4 +1,5 @@
-"""A run about one person, one group, or those who changed: the same road, and of its plan only what concerns them."""
+"""A run about one person or some, one group, or those who changed: the same road, and of its plan only what concerns
+them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import orjson
 import pandas as pd
 
 from connectors.errors import ConfigurationError
@@ -20,18 +22,21 @@ CHANGED: Final = "changed"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """One person (id) or one group (Crowd name): the part of a plan that concerns them, and what it needs. Or
-    everybody who changed, and whoever that concerns (ids): a plan made of these alone, but for the accounts (ids)
-    `beside` them, about which nothing is decided."""
+    """One person (id), some `people` (ids), or one group (Crowd name): the part of a plan that concerns them, and what
+    it needs. Or everybody who changed, and whoever that concerns (ids): a plan made of these alone, but for the
+    accounts (ids) `beside` them, about which nothing is decided."""
 
     person: str = ""
     group: str = ""
+    people: frozenset[str] = frozenset()
     changed: frozenset[str] | None = None
     beside: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         if self.changed is not None:
             return CHANGED
+        if self.people:
+            return f"people:{orjson.dumps(sorted(self.people)).decode()}"
         return f"person:{self.person}" if self.person else f"group:{self.group}"
 
     @classmethod
@@ -44,7 +49,14 @@ class Selection:
             raise ConfigurationError("this plan changes ownership by hand; only `crowdsync links` carries it out")
         if not about:
             return None
+        if kind == "people":
+            return cls(people=frozenset(orjson.loads(key)))
         return cls(person=key) if kind == "person" else cls(group=key)
+
+    @property
+    def persons(self) -> frozenset[str]:
+        """The one person, or the several, that it is about (ids)."""
+        return frozenset({self.person}) if self.person else self.people
 
     def of(
         self,
@@ -53,8 +65,8 @@ class Selection:
         then: Iterable[str] = (),
         nestings: Collection[tuple[str, str]] | None = None,
     ) -> pd.DataFrame:
-        """Operations of a plan → those of the person or group, in their order. `now` and `then`: the Crowd names that
-        the person's account has and gets; `nestings`: the (parent, child) of Crowd's groups, None where they are not
+        """Operations of a plan → those of the people or group, in their order. `now` and `then`: the Crowd names that
+        their accounts have and get; `nestings`: the (parent, child) of Crowd's groups, None where they are not
         known."""
         if self.changed is not None:
             return operations[~among(crowd_ids(operations["name"]), self.beside)]
@@ -73,7 +85,7 @@ class Selection:
             chosen |= creates & among(name, comes) | renames & among(target, comes)
             chosen |= marks & (among(name, goes) | among(name, comes) & ~among(name, name[renames]))
         else:
-            chosen = ~of_group & (identity == self.person).to_numpy()
+            chosen = ~of_group & among(identity, self.persons)
             has, gets = ({crowd_id(one) for one in names if one} for names in (now, then))
             chosen |= member & np.where(removes, among(name, has), among(name, gets))
         groups = pd.concat([target[chosen & (member | nesting)], name[chosen & nesting]])
@@ -94,12 +106,12 @@ class Selection:
         return operations[chosen]
 
     def holding(self, held: pd.DataFrame) -> pd.DataFrame:
-        """Held records → those of the person or group, or all of those who changed."""
+        """Held records → those of the people or group, or all of those who changed."""
         if self.changed is not None:
             return held
         if self.group:
             return held[(held["kind"] != "user") & (crowd_ids(held["name"]) == crowd_id(self.group))]
-        return held[(held["kind"] == "user") & (held["id"] == self.person)]
+        return held[(held["kind"] == "user") & among(held["id"], self.persons)]
 
 
 def _unwinding(

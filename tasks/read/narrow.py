@@ -17,13 +17,12 @@ from typing import Final
 import pandas as pd
 
 from connectors.answers import NEVER
-from connectors.contract import Directory, Person, Source
+from connectors.contract import Directory, Hint, Person, Source
 from connectors.errors import RecordError, RefusedError
 from connectors.model import (
     MEMBERSHIPS,
     MembershipRow,
     Snapshot,
-    crowd_id,
     held_frame,
     memberships_frame,
     memberships_from_columns,
@@ -36,7 +35,7 @@ from tasks.decide.neighbourhood import OWNER, account_keys
 from tasks.decide.owners import split_mark
 from tasks.decide.plan import Plan
 from tasks.decide.removals import as_left
-from tasks.decide.selection import Selection, nobody
+from tasks.decide.selection import Selection
 from tasks.policy import Policy
 from tasks.read import validate
 from tasks.read.around import Around, users_of
@@ -45,6 +44,7 @@ from tasks.read.group import members_of
 from tasks.read.known import Known, KnownSides, NotNarrowError, known_sides, people_and_accounts
 from tasks.read.listing import as_listed
 from tasks.read.news import News, last_in_step, most_by_key, news
+from tasks.read.who import named, of_groups, who
 from tasks.run import Client, ReadSide, Run, Side
 
 MOST: Final = 20
@@ -131,7 +131,7 @@ async def read_narrow(run: Run, asked: str) -> Few:
     base = await in_thread(known_sides, run)
     around = Around(run, base, MOST, "that person")
     try:
-        identity, found = await _who(run, base, asked)
+        identity, found = await who(run, base, asked)
         if found is not None:
             around.people[identity] = found
         await around.read({identity})
@@ -187,42 +187,25 @@ async def read_changed(run: Run, also: Collection[str] = (), told: News | None =
     return replace(few, unread=unread, since=last.since.at, news=found)
 
 
-# Who
-
-
-async def _who(run: Run, base: KnownSides, asked: str) -> tuple[str, Person | None]:
-    """The one person who is asked for → the id, and the record where it was read already. Raises `ConfigurationError`
-    for somebody whom neither the source, nor the store, nor a link knows."""
-    known, named = await in_thread(_asked, run, base, asked)
-    if asked in known:
-        return asked, None
-    found = await run.source.user(asked, run.source_side.scope)
-    if found is not None:
-        if named - {found.user[0]}:
-            raise NotNarrowError(f"{asked!r} fits several people of {run.source_name}")
-        return found.user[0], found
-    gone = await in_thread(_gone, run, asked)
-    if not gone:
-        raise nobody(run.source_name, asked)
-    if len(gone) > 1:
-        raise NotNarrowError(f"{asked!r} fits several people of {run.source_name}")
-    return gone.pop(), None
-
-
-def _asked(run: Run, base: KnownSides, asked: str) -> tuple[set[str], set[str]]:
-    """Of the people of whom the store knows: the one who has this id, and those who have this username or address."""
-    ids = base.keys.people({f"asked:{asked.lower()}"})
-    users = run.store.users_now(run.source_side.stream, {asked, *ids})
-    wanted = asked.strip().lower()
-    named = (users["username"].str.strip().str.lower() == wanted) | (users["email"].str.strip().str.lower() == wanted)
-    return set(users["id"]) & {asked}, set(users["id"][named])
-
-
-def _gone(run: Run, asked: str) -> set[str]:
-    """The ids of those who are linked under this id or Crowd username."""
-    links = run.store.links_about(run.directory_name, run.source_name, {asked}, {crowd_id(asked)})
-    ours = links[(links["source"] == run.source_name) & (links["kind"] == "user")]
-    return set(ours["id"][(ours["id"] == asked) | (crowd_ids(ours["name"]) == crowd_id(asked))])
+async def read_named(run: Run, base: KnownSides, hints: Collection[Hint]) -> Few:
+    """People and groups of the source (by id; people also by username or e-mail address) and accounts of Crowd (by
+    name) that may have changed → both sides as far as a plan about them depends on them, saved into history. Whoever is
+    connected with them is read again, too, and decided on. Hints of whom nobody knows lead to nobody. Raises
+    `NotNarrowError`."""
+    accounts = {hint.key for hint in hints if hint.kind == "account"}
+    most = most_by_key(base.source.saved.users, run.policy)
+    around = Around(run, base, 2 * most, "those who may have changed")
+    try:
+        around.people |= await named(run, base, {hint.key for hint in hints if hint.kind == "user"})
+        people = {*around.people} | await of_groups(run, base, {hint.key for hint in hints if hint.kind == "group"})
+        if len(people) + len(accounts) > most:
+            share = f"more than {most} (reads.by_key_percent)"
+            raise NotNarrowError(f"{people_and_accounts(len(people), len(accounts))} may have changed, {share}")
+        around.people = {key: one for key, one in around.people.items() if one is not None}
+        await around.read(people, accounts)
+    except (RecordError, RefusedError) as error:
+        raise NotNarrowError(f"one who may have changed cannot be read by key ({error})") from None
+    return await in_thread(_few, run, base, around, Selection(people=frozenset(around.everybody)))
 
 
 # Both sides of a few
@@ -275,7 +258,7 @@ def _side(
     if side.stream.startswith("source:"):
         snapshot, changed = validate.trimmed(snapshot), validate.trimmed(changed)
     still = _without(known.invalid, {*changed.users["id"], *gone})
-    invalid = pd.concat([still, validate.broken_rows(changed)], ignore_index=True)
+    invalid = pd.concat([still, validate.broken_few(changed)], ignore_index=True)
     if saved.digest != known.saved.digest:
         run.store.save_verdict(saved.digest, validate.RULES, invalid, at=datetime.now(UTC))
     return ReadSide(side.name, side.stream, side.scope, side.client, validate.without(snapshot, invalid), saved)

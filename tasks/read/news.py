@@ -99,7 +99,7 @@ async def news(run: Run, base: KnownSides, last: LastInStep) -> News:
         people = await unlike(run, base.source, last, changes.snapshot)
         since = replace(last.since, cursor=changes.cursor, source_answers=changes.answers)
     else:
-        people = await in_thread(_people, run, base.source, changes)
+        people = await in_thread(people_of, run, base.source, changes)
         since = replace(last.since, cursor=changes.cursor)
     people |= await in_thread(_due, run, last)
     others, accounts = await in_thread(_ours, run, last)
@@ -162,7 +162,7 @@ async def crowd_members(run: Run, known: Known, group: str) -> tuple[set[str], s
     return {member for member, kind in members if kind == "user"}, {member for member, _ in different}
 
 
-def _people(run: Run, known: Known, changes: Changes) -> set[str]:
+def people_of(run: Run, known: Known, changes: Changes) -> set[str]:
     """Who may have changed in the source (ids). Raises `NotNarrowError` where a group did."""
     for row in changes.groups:
         if known.groups.get(row[0]) != tuple(row):

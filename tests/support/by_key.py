@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -437,10 +437,16 @@ def unknown(run: Run, world: World, identity: str) -> str:
 async def compare(run: Run, world: World, identity: str, found: Counter[str], note: str) -> Plan | None:
     """The narrow plan of a person beside the wide one; the plan, where they are the same and there is one."""
     try:
-        few = await read_narrow(run, identity)
+        return await compare_few(run, world, read_narrow(run, identity), found, note)
     except ConfigurationError:
         found[unknown(run, world, identity)] += 1
         return None
+
+
+async def compare_few(run: Run, world: World, reading: Awaitable[Few], found: Counter[str], note: str) -> Plan | None:
+    """The plan of what is read narrow beside the wide one for the same selection; it, where they are the same."""
+    try:
+        few = await reading
     except NotNarrowError as error:
         found[f"wide: {str(error)[:40]}"] += 1
         remember(run, world)

@@ -48,7 +48,7 @@ def plan(
     doubts: Sequence[str] = (),
 ) -> Plan:
     """Matched records → plan. `digests` are those of both snapshots, where they are known already. Without `departures`
-    nobody has been gone for long; with `selection` it is the part that concerns one person or group, or
+    nobody has been gone for long; with `selection` it is the part that concerns some people or one group, or
     all who changed. `doubts` are those
     that the stages before had."""
     inputs = plan_inputs(
@@ -112,10 +112,10 @@ def _selected(inputs: PlanInputs, named: Renames, operations: pd.DataFrame, sele
     """Operations → those of a selection."""
     if selection.changed is not None:
         return selection.of(operations).reset_index(drop=True)
-    wanted = (inputs.users["id"] == selection.person).to_numpy()
+    wanted = among(inputs.users["id"], selection.persons)
     at = inputs.user_at[wanted]
     now = {
-        *inputs.accounts["username"][inputs.accounts["owner"] == selection.person],
+        *inputs.accounts["username"][among(inputs.accounts["owner"], selection.persons)],
         *inputs.accounts["username"].iloc[at[at >= 0]],
     }
     nested = inputs.directory.memberships[(inputs.directory.memberships["member_kind"] == "group").to_numpy()]
