@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import pandas as pd
 from prefect.exceptions import Pause
@@ -30,6 +30,9 @@ from tasks.read.quarantine import quarantined
 from tasks.write.lease import BusyError, Writing, only_writer
 
 Client = TypeVar("Client", Source, Directory)
+
+WRITING: Final = ("sync", "react")
+"""The modes of runs that write to Crowd."""
 
 
 @sizes_only
@@ -123,38 +126,62 @@ class SkippedError(RefusedError):
     """The run had to leave the field to another one, or its source alone; nothing is wrong with it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """What a run works through: a source, a directory, and the store."""
+
+    source: Source
+    directory: Directory
+    store: Store
+
+
+@asynccontextmanager
+async def connected(settings: Settings, source: str) -> AsyncIterator[Connections]:
+    """The connections of a source's runs, closed at the end."""
+    async with (
+        open_source(source, settings.source(source)) as idp,
+        open_directory(settings.directory_of(source)) as (directory, _),
+        open_store(settings) as store,
+    ):
+        yield Connections(idp, directory, store)
+
+
 @asynccontextmanager
 async def begin(
-    settings: Settings, source: str, policy: Policy, mode: str, *, unattended: bool = False
+    settings: Settings,
+    source: str,
+    policy: Policy,
+    mode: str,
+    *,
+    unattended: bool = False,
+    through: Connections | None = None,
 ) -> AsyncIterator[Run]:
     """Opens a run; whatever ends it before `finish` is recorded as its failure.
 
     A run that writes is the only one of its directory. An `unattended` one is skipped while its source is in
     quarantine. Raises `SkippedError` there, and where another run writes and the directory's `busy` is "skip".
+    `through`: the connections, where they are open already and stay so.
     """
     chosen, crowd = settings.source(source), settings.directory_of(source)
-    async with (
-        open_source(source, chosen) as idp,
-        open_directory(crowd) as (directory, _),
-        open_store(settings) as store,
-    ):
+    async with nullcontext(through) if through else connected(settings, source) as opened:
+        store = opened.store
         run = Run(
             id=str(flow_run.id or uuid.uuid4()),
             source_name=source,
             directory_name=crowd.name,
             policy=policy,
-            source=idp,
-            directory=directory,
+            source=opened.source,
+            directory=opened.directory,
             store=store,
             concurrency=crowd.concurrency,
             request_digest=request_digest(chosen, policy),
-            lasting=mode == "sync" and policy == policy_of(settings, source),
+            lasting=mode in WRITING and policy == policy_of(settings, source),
             sources=settings.sources_of(crowd.name),
         )
         async with recorded(run, settings, mode):
             if unattended and (why := await in_thread(quarantined, store, source)):
                 raise SkippedError(why)
-            async with writer(run, crowd) if mode == "sync" else nullcontext(), limited(source, chosen.run_hours):
+            async with writer(run, crowd) if mode in WRITING else nullcontext(), limited(source, chosen.run_hours):
                 yield run
 
 

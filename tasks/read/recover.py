@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,7 +11,8 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from connectors.model import MEMBERSHIPS, Snapshot, crowd_id
+from connectors.contract import Directory, Scope
+from connectors.model import MEMBERSHIPS, Snapshot, crowd_id, memberships_frame, users_frame
 from connectors.operations import KINDS, Found, Kind, Operation, stands
 from connectors.store import Store, in_thread
 from tasks.decide.links import lost_links, new_links, recorded_by
@@ -105,3 +107,25 @@ def _settle_unfinished(store: Store, directory_name: str, directory: Snapshot) -
             )
         store.set_plan_status(number, "superseded", at=now)
     return plans
+
+
+MOST_BY_KEY: Final = 500
+"""So many operations whose end is not known are asked for by key."""
+
+
+async def settle_by_key(store: Store, directory_name: str, client: Directory, scope: Scope) -> None:
+    """As `settle_unfinished`, with what Crowd says of the accounts that they are about. Where groups are concerned, or
+    too many, they stay for a run that reads all of it."""
+    plans = await in_thread(store.unfinished_plans, directory_name)
+    open_ = [await in_thread(store.operations, number, states=["intended"]) for number in plans]
+    operations = pd.concat(open_, ignore_index=True) if open_ else None
+    if operations is None or len(operations) > MOST_BY_KEY:
+        return
+    entities = operations["kind"].map(lambda kind: KINDS[Kind(kind)].entity)
+    if entities.isin(["group", "nesting"]).any():
+        return
+    users = operations[(entities == "user").to_numpy()]
+    names = {crowd_id(name) for name in (*operations["name"], *users["target"]) if name}
+    found = [one for one in await asyncio.gather(*(client.user(name, scope) for name in sorted(names))) if one]
+    pairs = memberships_frame(pair for one in found for pair in one.memberships)
+    await settle_unfinished(store, directory_name, Snapshot.of(users_frame(one.user for one in found), None, pairs))

@@ -1,0 +1,79 @@
+"""News of some people, groups and accounts leads Crowd to where a run about everybody would, on real servers and
+without Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from connectors.contract import Hint
+from connectors.settings import load
+from deployments.sandbox.organisation import Organisation, changed, organisation
+from deployments.sandbox.server import members_of
+from flows.react import Part, react
+from flows.sync import SyncRequest, sync
+from tests.support.place import Place, place, wide
+
+__all__ = ["place", "wide"]
+
+SIZE = {"users": 40, "groups": 6, "memberships": 90}
+CHANGES = {"seed": 5, "joiners": 2, "disabled": 2, "renamed": 2, "updated": 3, "moved": 3}
+
+
+def groups_of(company: Organisation) -> dict[str, set[str]]:
+    """The groups (ids) of each person."""
+    found: dict[str, set[str]] = {person.id: set() for person in company.people}
+    for team, members in zip(company.teams, members_of(company), strict=True):
+        for member in members:
+            found.setdefault(member, set()).add(team.id)
+    return found
+
+
+def different(before: Organisation, after: Organisation) -> set[str]:
+    """Who is not as before (ids)."""
+    people = [{person.id: person for person in one.people} for one in (before, after)]
+    groups = [groups_of(one) for one in (before, after)]
+    return {
+        key
+        for key in {*people[0], *people[1]}
+        if people[0].get(key) != people[1].get(key) or groups[0].get(key) != groups[1].get(key)
+    }
+
+
+async def everybody() -> str:
+    return (await sync.fn(SyncRequest(source="acme"))).status
+
+
+async def of(*hints: Hint) -> list[Part]:
+    async def gather(_: str) -> Sequence[Hint]:
+        return hints
+
+    return await react(load(), "acme", gather)
+
+
+@pytest.fixture
+async def in_step(place: Place) -> None:
+    place.configure(f"sqlite:///{place.home}/store.db")
+    assert await everybody() == "applied"
+    assert await everybody() == "nothing to do"
+
+
+@pytest.mark.usefixtures("in_step")
+async def test_of_whom_nothing_changed_nothing_is_written(place: Place) -> None:
+    place.crowd.reset_counts()
+    people = organisation(**SIZE).people[:5]
+    (part,) = await of(*(Hint("user", person.id) for person in people), Hint("user", "nobody"))
+    assert (part.status, part.plan) == ("nothing to do", None)
+    assert place.crowd.counts()["writes"] == 0
+    assert place.idp.counts().get("GET /Users", 0) <= 20
+
+
+@pytest.mark.usefixtures("in_step")
+async def test_a_batch_leaves_nothing_to_do_for_everybody(place: Place) -> None:
+    company = organisation(**SIZE)
+    place.idp.change(**CHANGES)
+    ids = different(company, changed(company, **CHANGES))
+    (part,) = await of(*(Hint("user", one) for one in sorted(ids)))
+    assert part.status == "applied", part
+    assert await everybody() == "nothing to do"
