@@ -44,6 +44,15 @@ class DirectorySettings(Strict):
     busy: Literal["wait", "skip"] = Field("wait", description="What a run does while another one writes here.")
     wait_minutes: float = Field(60, gt=0, description="How long it waits.")
     ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
+    webhook_secret_env: str = Field("CROWDSYNC_CROWD_WEBHOOK_SECRET", description="Variable with its webhook's secret.")
+    webhook_secret_file: str = Field("", description="Or the file that holds it.")
+
+
+class ReceiverSettings(Strict):
+    """What `crowdsync receive` needs to know."""
+
+    public_url: str = Field("", pattern=r"^(https?://[^/]+(/.*)?)?$", description="Its address as others reach it.")
+    max_megabytes: int = Field(4, ge=1, le=64, description="The largest request that is taken.")
 
 
 if TYPE_CHECKING:
@@ -62,6 +71,7 @@ class Settings(Strict):
     store: StoreSettings = StoreSettings()
     directory: DirectorySettings | None = None
     directories: dict[str, DirectorySettings] = Field(default_factory=dict, description="Where there are several.")
+    receiver: ReceiverSettings = ReceiverSettings()
     sources: dict[str, AnySource] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -1,0 +1,308 @@
+"""`crowdsync receive`: what comes in by itself, proved, put into the inbox, and answered; in this order.
+
+    GET|POST /webhooks/SOURCE    what an identity provider sends (`connectors.hooks`)
+    POST     /events/SOURCE      security event tokens
+    POST     /crowd/DIRECTORY    Crowd's own webhook, which says that something changed
+             /scim/SOURCE/v2/…   what an identity provider pushes (`deployments.scim`)
+    GET      /health  /ready  /metrics
+
+Nothing is read from a source or from Crowd here, and nothing of Prefect is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+import uvicorn
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from connectors.errors import ConfigurationError, CrowdsyncError, RecordError
+from connectors.hook import Accepted, Answer, Delivery, Hook, MalformedError, News, NotVerifiedError, fits
+from connectors.hooks import events_of, hook_of, webhook_secrets
+from connectors.http import Http
+from connectors.settings import DirectorySettings, Settings
+from connectors.source import EventSettings, secret
+from connectors.store import Store, in_thread
+from connectors.store.inbox import Incoming
+from deployments.gate import Gate
+
+FRESH: Final = 10.0
+"""Seconds after which secrets are read anew, so that they can be exchanged without a restart."""
+KEYS: Final = 600.0
+"""Seconds after which the public keys of issuers are read anew."""
+KEEP: Final = timedelta(days=7)
+"""So long the inbox keeps what is done, and which deliveries came."""
+
+log = logging.getLogger("crowdsync.receive")
+
+
+@dataclass(slots=True)
+class Committer:
+    """Keeps what was accepted: whatever comes while one transaction runs goes into the next one together."""
+
+    store: Store
+    queue: list[tuple[Incoming, asyncio.Future[int]]] = field(default_factory=list)
+    running: asyncio.Task[None] | None = None
+
+    async def keep(self, incoming: Incoming) -> int:
+        """How many rows are new. It is kept for good on return. Raises what the store raises."""
+        kept: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.queue.append((incoming, kept))
+        if self.running is None or self.running.done():
+            self.running = asyncio.create_task(self._run())
+        return await kept
+
+    async def _run(self) -> None:
+        while self.queue:
+            some, self.queue = self.queue, []
+            waiting = [(one, kept) for one, kept in some if not kept.cancelled()]
+            try:
+                counts = await in_thread(self.store.accept_all, [one for one, _ in waiting])
+            except Exception as error:  # each of them is told
+                for _, kept in waiting:
+                    if not kept.done():
+                        kept.set_exception(error)
+            else:
+                for (_, kept), count in zip(waiting, counts, strict=True):
+                    if not kept.done():
+                        kept.set_result(count)
+
+
+class Figures:
+    """What Prometheus is told."""
+
+    def __init__(self, store: Store) -> None:
+        mine = self.registry = CollectorRegistry()
+        said, named = "Requests that came in, by what was answered.", "People and groups that were named."
+        turned, lost = "Requests turned away before they were looked at.", "Requests that could not be taken (503)."
+        self.deliveries = Counter("crowdsync_deliveries", said, ["source", "answer"], registry=mine)
+        self.hints = Counter("crowdsync_hints", named, ["source", "via"], registry=mine)
+        self.refused = Counter("crowdsync_requests_refused", turned, ["status"], registry=mine)
+        self.failed = Counter("crowdsync_requests_failed", lost, registry=mine)
+        self.seconds = Histogram("crowdsync_delivery_seconds", "From a request to its answer.", registry=mine)
+        self.store = store
+        self.registry.register(self)
+
+    def collect(self) -> Sequence[GaugeMetricFamily]:
+        """How much of the inbox is open, as the store has it now."""
+        by = ["source", "status"]
+        rows = GaugeMetricFamily("crowdsync_inbox_hints", "Hints that wait, or are held.", labels=by)
+        age = GaugeMetricFamily("crowdsync_inbox_oldest_seconds", "Age of the oldest of them.", labels=by)
+        now = datetime.now(UTC)
+        for one in self.store.waiting().to_dict("records"):
+            labels = [one["source"] or one["directory"], one["status"]]
+            rows.add_metric(labels, one["rows"])
+            age.add_metric(labels, (now - one["oldest"]).total_seconds())
+        return rows, age
+
+
+@dataclass(slots=True)
+class Keys:
+    """The public keys of those who sign event tokens, read again now and then. A token under a key that is not known
+    yet is turned away, and comes again."""
+
+    settings: Settings
+    hooks: dict[str, Hook] = field(default_factory=dict)
+
+    async def watch(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            for name, source in self.settings.sources.items():
+                if source.events is not None:
+                    try:
+                        self.hooks[name] = events_of(name, source, await self._read(name, source.events))
+                    except CrowdsyncError as error:  # those that are known stay so
+                        log.error("%s", error)
+            await asyncio.sleep(KEYS)
+
+    async def _read(self, name: str, events: EventSettings) -> Any:
+        """The keys of one issuer, as JSON. Raises `ConfigurationError`, and what a call may."""
+        if events.jwks_file:
+            try:
+                return orjson.loads(await in_thread(Path(events.jwks_file).read_bytes))
+            except (OSError, orjson.JSONDecodeError) as error:
+                raise ConfigurationError(f"sources.{name}.events.jwks_file: {events.jwks_file}: {error}") from None
+        address = urlsplit(events.jwks_url)
+        base = f"{address.scheme}://{address.netloc}"
+        async with Http(base, name=f"sources.{name}.events") as client:
+            return (await client.call("GET", f"{address.path}{'?' if address.query else ''}{address.query}")).json()
+
+
+@dataclass(slots=True)
+class Receiver:
+    """The routes, and what they need."""
+
+    settings: Settings
+    committer: Committer
+    figures: Figures
+    keys: Keys
+    secrets: dict[str, tuple[float, tuple[str, ...]]] = field(default_factory=dict)
+
+    async def webhook(self, request: Request) -> Response:
+        """What an identity provider sends."""
+        name = request.path_params["source"]
+        try:
+            chosen = self.settings.source(name)
+            hook = hook_of(name, chosen)
+        except ConfigurationError:  # as where the secret is wrong: nobody learns which sources there are
+            return await self._answered(name, request, None, ())
+        return await self._answered(name, request, hook, self._secrets(name, lambda: webhook_secrets(name, chosen)))
+
+    async def event(self, request: Request) -> Response:
+        """A security event token."""
+        name = request.path_params["source"]
+        return await self._answered(name, request, self.keys.hooks.get(name), ())
+
+    async def crowd(self, request: Request) -> Response:
+        """Crowd says that something changed."""
+        name = request.path_params["directory"]
+        chosen = next((one for one in self.settings.all_directories() if one.name == name), None)
+        secrets = self._secrets(f"directory {name}", lambda: ping_secrets(chosen)) if chosen else ()
+        return await self._answered("", request, Ping(), secrets, directory=name)
+
+    async def _answered(
+        self, source: str, request: Request, hook: Hook | None, secrets: Sequence[str], *, directory: str = ""
+    ) -> Response:
+        began = time.perf_counter()
+        body = await request.body()
+        headers = {name.decode(): value.decode() for name, value in request.scope["headers"]}
+        delivery = Delivery(request.method, request.url.path, dict(request.query_params), headers, body)
+        label = source if source in self.settings.sources else directory if hook and directory else "unknown"
+        try:
+            if hook is None:
+                raise NotVerifiedError
+            accepted = hook.verify(delivery, secrets, datetime.now(UTC))
+            await self._keep(source, directory, accepted)
+            answer = accepted.answer
+        except (NotVerifiedError, MalformedError) as error:
+            answer = error.answer
+        except RecordError as error:
+            answer = Answer(400, str(error).encode(), "text/plain; charset=utf-8")
+        self.figures.deliveries.labels(label, str(answer.status)).inc()
+        self.figures.seconds.observe(time.perf_counter() - began)
+        return Response(answer.body, answer.status, media_type=answer.content_type or None)
+
+    async def _keep(self, source: str, directory: str, accepted: Accepted) -> None:
+        """Puts the news into the inbox, for good."""
+        if accepted.confirm:
+            log.warning("%s: confirm the subscription once, by opening %s", source, accepted.confirm)
+        if not accepted.news:
+            return
+        where = directory or self.settings.directory_of(source).name
+        news = tuple((one.kind, one.key, one.via) for one in accepted.news)
+        await self.committer.keep(Incoming(where, source, news, accepted.delivery, datetime.now(UTC)))
+        for one in accepted.news:
+            self.figures.hints.labels(source or where, one.via).inc()
+
+    def _secrets(self, name: str, read: Any) -> tuple[str, ...]:
+        """The live secrets; none where they cannot be read, so that nobody is let in."""
+        at, known = self.secrets.get(name, (0.0, ()))
+        if time.monotonic() - at > FRESH:
+            try:
+                known = read()
+            except ConfigurationError as error:
+                log.error("%s", error)
+                known = ()
+            self.secrets[name] = time.monotonic(), known
+        return known
+
+    async def health(self, _: Request) -> Response:
+        """That the process lives."""
+        return PlainTextResponse("ok\n")
+
+    async def ready(self, _: Request) -> Response:
+        """That what comes in can be kept."""
+        await in_thread(self.committer.store.next_due, "")
+        return PlainTextResponse("ready\n")
+
+    async def metrics(self, _: Request) -> Response:
+        """As Prometheus reads them."""
+        text = await in_thread(generate_latest, self.figures.registry)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class Ping:
+    """Crowd's own webhook: it says nothing but that something changed (https://docs.atlassian.com/crowd, webhooks)."""
+
+    def verify(self, delivery: Delivery, secrets: Sequence[str], now: datetime) -> Accepted:  # noqa: ARG002
+        """As `Hook.verify`. The secret stands in `Authorization`, or as `token` in the query."""
+        given = delivery.headers.get("authorization", "").removeprefix("Basic ").removeprefix("Bearer ")
+        if not fits(given or delivery.query.get("token", ""), secrets):
+            raise NotVerifiedError
+        if delivery.method != "POST":
+            raise MalformedError("is no POST")
+        return Accepted((News("crowd", "", "crowd"),), "", Answer(204))
+
+
+def ping_secrets(directory: DirectorySettings) -> tuple[str, ...]:
+    """The one or two live secrets of Crowd's webhook. Raises `ConfigurationError`."""
+    field = f"directory.webhook_secret_{'file' if directory.webhook_secret_file else 'env'}"
+    return tuple(secret(field, directory.webhook_secret_env, directory.webhook_secret_file).split())
+
+
+@asynccontextmanager
+async def receiving(settings: Settings, store: Store) -> AsyncIterator[Gate]:
+    """The application, and what goes on beside it."""
+    figures, keys = Figures(store), Keys(settings)
+    receiver = Receiver(settings, Committer(store), figures, keys)
+    routes = [
+        Route("/webhooks/{source}", receiver.webhook, methods=["GET", "POST"]),
+        Route("/events/{source}", receiver.event, methods=["POST"]),
+        Route("/crowd/{directory}", receiver.crowd, methods=["POST"]),
+        Route("/health", receiver.health),
+        Route("/ready", receiver.ready),
+        Route("/metrics", receiver.metrics),
+    ]
+    gate = Gate(
+        Starlette(routes=routes),
+        settings.receiver.max_megabytes << 20,
+        lambda status: figures.refused.labels(str(status)).inc(),
+        figures.failed.inc,
+    )
+    beside = [asyncio.create_task(keys.watch()), asyncio.create_task(forget(store))]
+    try:
+        yield gate
+    finally:
+        for one in beside:
+            one.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+
+
+async def forget(store: Store) -> None:
+    """Once an hour: what the inbox has kept for long enough goes. Until it is cancelled."""
+    while True:
+        with suppress(CrowdsyncError):  # the next hour will do
+            await in_thread(store.prune_inbox, datetime.now(UTC) - KEEP)
+        await asyncio.sleep(3600)
+
+
+async def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Listens until the process is told to end; `ready` is told the address. Raises `ConfigurationError`."""
+    try:
+        listening = socket.create_server((host, port), backlog=1024)
+    except OSError as error:
+        raise ConfigurationError(f"--host {host} --port {port}: cannot be listened on: {error}") from None
+    with await in_thread(Store.open, settings.store_url(), busy=settings.store.busy) as store:
+        async with receiving(settings, store) as application:
+            config = uvicorn.Config(
+                application, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
+                timeout_keep_alive=75, timeout_graceful_shutdown=10,
+            )  # fmt: skip
+            ready("http://{}:{}".format(*listening.getsockname()[:2]))
+            await uvicorn.Server(config).serve([listening])
