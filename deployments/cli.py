@@ -29,7 +29,7 @@ from connectors.idp import SOURCES
 from connectors.model import Snapshot
 from connectors.settings import DEFAULT_PATH, DirectorySettings, Settings, load
 from connectors.source import secret
-from deployments import govern, serving, show
+from deployments import govern, realtime, serving, show
 from deployments.inbox import inbox
 from deployments.notify import create, create_webhook
 from deployments.server import ended_as_by_hand, prefect_there
@@ -65,7 +65,10 @@ notify = typer.Typer(help="Messages to people, through automations of Prefect.",
 app.add_typer(notify, name="notify")
 app.add_typer(govern.policy, name="policy")
 app.add_typer(govern.links, name="links")
-for _command in (govern.explain, govern.approve, govern.reject, govern.decisions, govern.audit, inbox):
+for _command in (
+    *(govern.explain, govern.approve, govern.reject, govern.decisions, govern.audit),
+    *(realtime.receive, realtime.react, inbox),
+):
     app.command()(_command)
 
 SourceName = Annotated[str, typer.Argument(help="A source of crowdsync.toml; may be left out where there is one.")]

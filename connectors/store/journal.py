@@ -491,6 +491,22 @@ class Journal:
             row = connection.execute(statement).first()
         return None if row is None else (str(row[0]), datetime.fromisoformat(row[1]))
 
+    def without_page(self, mode: str, since: datetime, limit: int) -> pd.DataFrame:
+        """The runs of a mode that ended since, and that Prefect does not know: as `runs`, the oldest first."""
+        statement = (
+            select(RUN)
+            .where(RUN.c.mode == mode, RUN.c.flow_run_id == "", RUN.c.finished_at >= instant(since))
+            .order_by(RUN.c.finished_at)
+            .limit(limit)
+        )
+        with self._db.read() as connection:
+            return rows_frame(connection, statement, times=("started_at", "finished_at"))
+
+    def set_page(self, run: str, flow_run_id: str) -> None:
+        """Note which flow run of Prefect shows a run."""
+        with self._db.write() as connection:
+            connection.execute(update(RUN).where(RUN.c.run == run).values(flow_run_id=flow_run_id))
+
     def run(self, run: str) -> dict[str, Any]:
         """One run; `summary` is a dict, the times datetimes or None. Raises `RecordError` if unknown."""
         with self._db.read() as connection:

@@ -1,0 +1,226 @@
+"""`crowdsync react`: one warm process per directory, which takes what the inbox has and brings Crowd in step.
+
+News is gathered for a moment and taken in batches: while one runs, the next one grows. What must not be lost stands in
+the inbox and in the journal; Prefect is shown the runs when it answers (`deployments.shown`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+from connectors.contract import Hint
+from connectors.errors import CrowdsyncError, StaleCursorError
+from connectors.settings import Settings, load
+from connectors.store import ReadCursor, Store, in_thread
+from connectors.store.inbox import Hint as Item
+from deployments.shown import prefect_answers, show
+from flows.react import Part, react
+from flows.sync import SyncRequest, sync
+from tasks.read.connections import open_directory
+from tasks.run import Connections, connected
+from tasks.tell.report import ReportedError
+
+GATHER: Final = 0.05
+"""Seconds for which news is gathered before a batch begins."""
+LARGEST: Final = 500
+"""Hints in a batch, at most."""
+IDLE: Final = 5.0
+"""Seconds after which the inbox is looked at though nothing woke us."""
+SHOW: Final = 1.0
+"""Seconds after which runs that ended are shown in Prefect."""
+BETWEEN: Final = timedelta(minutes=1)
+"""So long after a run about everybody that news led to, the next one may begin."""
+ALONE: Final = 3
+"""What failed so often is tried alone, so that nobody else fails with it."""
+log = logging.getLogger("crowdsync.react")
+
+
+@dataclass(slots=True)
+class Wide:
+    """That everybody of a source is to be read: because of which items of the inbox, and when that was last done."""
+
+    items: set[int] = field(default_factory=set)
+    at: datetime | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to be done now."""
+        return bool(self.items) and (self.at is None or datetime.now(UTC) - self.at >= BETWEEN)
+
+
+@dataclass(slots=True)
+class Reactor:
+    """What `crowdsync react` does for one directory."""
+
+    directory: str
+    store: Store
+    wide: dict[str, Wide] = field(default_factory=dict)
+    opened: dict[str, tuple[str, Connections, AsyncExitStack]] = field(default_factory=dict)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def work(self) -> None:
+        """Until `end`; a batch that runs then is finished."""
+        showing = asyncio.create_task(self._show())
+        try:
+            async with self.store.wake(self.directory) as wake:
+                over = asyncio.ensure_future(self.ended.wait())
+                while not self.ended.is_set():
+                    if not await self.turn():
+                        woken = asyncio.ensure_future(wake(IDLE))
+                        await asyncio.wait({woken, over}, return_when=asyncio.FIRST_COMPLETED)
+                        woken.cancel()
+                over.cancel()
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+            for *_, stack in self.opened.values():
+                await stack.aclose()
+
+    def end(self) -> None:
+        """Ends `work` after the batch that runs."""
+        self.ended.set()
+
+    async def _show(self) -> None:
+        """Shows the runs in Prefect, while it answers. Until it is cancelled."""
+        while True:
+            await asyncio.sleep(SHOW)
+            try:
+                await show(self.store, load())
+            except Exception as error:  # a page is not worth a hint
+                log.warning("Prefect: %s", error)
+
+    async def turn(self) -> bool:
+        """A batch of each source that has news, or a run about everybody; whether there was anything."""
+        try:
+            settings = load()
+            if due := await self._due():
+                await asyncio.sleep(GATHER)
+                for source in sorted({item.source for item in due}):
+                    await (self._batch(settings, source) if source else self._of_crowd(settings))
+                return True
+            for source, wide in self.wide.items():
+                if wide.due:
+                    await self._everybody(source, wide)
+                    return True
+        except CrowdsyncError as error:  # the store, or the configuration: it may be mended
+            log.warning("%s: %s", self.directory, error)
+        return False
+
+    async def _due(self, source: str | None = None) -> list[Item]:
+        """What is to be looked at now, the oldest first; what failed often alone."""
+        found = await in_thread(self.store.due, self.directory, datetime.now(UTC), LARGEST)
+        found = [item for item in found if source in (None, item.source)]
+        return [item for item in found if item.attempts < ALONE] or found[:1]
+
+    async def _batch(self, settings: Settings, source: str) -> None:
+        """What the inbox has of a source, together."""
+        taken: list[Item] = []
+
+        async def gather(run: str) -> Sequence[Hint]:
+            due = await self._due(source)
+            still = await in_thread(self.store.take, [item.id for item in due], run, datetime.now(UTC))
+            taken.extend(item for item in due if item.id in {*still})
+            return [Hint(item.kind, item.key) for item in taken if item.kind != "everybody"]
+
+        try:
+            parts = await react(settings, source, gather, await self._connections(settings, source))
+        except Exception as error:  # whatever it is, what came in is tried again
+            known = isinstance(error, CrowdsyncError)
+            log.warning("%s: %s", source, error, exc_info=None if known else error)
+            await self._later(taken, str(error) if known else f"{type(error).__name__}: {error}")
+            return
+        by_hint = {(hint.kind, hint.key): part for part in parts for hint in part.hints}
+        unnamed = Part((), "wide", "something changed that no key names")
+        of_part: dict[int, list[Item]] = {}
+        for item in taken:
+            of_part.setdefault(id(by_hint.get((item.kind, item.key), unnamed)), []).append(item)
+        for part in (*parts, unnamed):
+            await self._came(source, of_part.get(id(part), []), part)
+
+    async def _came(self, source: str, items: Sequence[Item], part: Part) -> None:
+        """A part of a batch came to an end, with these items."""
+        if part.settled:
+            note = f"plan {part.plan}: {part.status}" if part.plan else part.status
+            await self._settle(items, "done", note)
+        elif part.status == "wide":
+            self.wide.setdefault(source, Wide()).items |= {item.id for item in items}
+            await self._again(items, 600, f"everybody is read, because {part.why}")
+        else:
+            await self._later(items, f"{part.status}: {part.why}" if part.why else part.status)
+
+    async def _later(self, items: Sequence[Item], note: str) -> None:
+        """These failed: they are tried again, after growing pauses, and at last no more."""
+        held = await in_thread(self.store.give_back, [item.id for item in items], note, datetime.now(UTC))
+        if held:
+            log.error("%s: %d hints are held, because %s; see `crowdsync inbox`", self.directory, len(held), note)
+
+    async def _again(self, items: Sequence[Item], pause: float, note: str) -> None:
+        if items:
+            due = datetime.now(UTC) + timedelta(seconds=pause)
+            await in_thread(self.store.retry, [item.id for item in items], due, note)
+
+    async def _settle(self, items: Sequence[Item], status: Literal["done", "held"], note: str) -> None:
+        if items:
+            await in_thread(self.store.settle, [item.id for item in items], status, note, datetime.now(UTC))
+
+    async def _everybody(self, source: str, wide: Wide) -> None:
+        """A run about everybody, because of some news: as a flow run where Prefect answers, plainly where it does
+        not."""
+        items, wide.items, wide.at = wide.items, set(), datetime.now(UTC)
+        request = SyncRequest(source=source, mode="sync", unattended=True)
+        try:
+            report = await (sync(request) if await prefect_answers() else sync.fn(request))
+        except ReportedError as error:
+            report = error.report
+        except Exception as error:  # they are due again after their pause
+            unknown = None if isinstance(error, CrowdsyncError) else error
+            log.warning("%s, everybody: %s", source, error, exc_info=unknown)
+            return
+        if report.status == "skipped":
+            return
+        status: Literal["done", "held"] = "done" if report.status in ("nothing to do", "applied") else "held"
+        note = f"the run about everybody: {report.status}"
+        await in_thread(self.store.settle, sorted(items), status, note, datetime.now(UTC))
+
+    async def _of_crowd(self, settings: Settings) -> None:
+        """Crowd says that something changed: whom, its events say; they are put into the inbox of each source."""
+        taken = await self._due("")
+        chosen = next(one for one in settings.all_directories() if one.name == self.directory)
+        stream = f"events:{self.directory}"
+        try:
+            async with open_directory(chosen) as (directory, _):
+                known = await in_thread(self.store.cursor, stream)
+                try:
+                    changes = await directory.changes(known.cursor) if known else None
+                    news = {(hint.kind, hint.key) for hint in changes.hints} if changes else set()
+                    token = changes.token if changes else await directory.token()
+                except StaleCursorError:
+                    news, token = {("group", "")}, await directory.token()
+        except CrowdsyncError as error:
+            await self._later(taken, str(error))
+            return
+        # Of a group everybody is read: a few records do not tell what follows.
+        wanted = {("account", key, "crowd") if kind == "user" else ("everybody", "", "crowd") for kind, key in news}
+        now = datetime.now(UTC)
+        for source in settings.sources_of(self.directory):
+            await in_thread(self.store.accept, self.directory, source, sorted(wanted), "", now)
+        cursor = ReadCursor(token, "", now, 0) if token else None
+        await in_thread(self.store.save_cursor, stream, cursor, at=now)
+        await self._settle(taken, "done", f"{len(wanted)} named")
+
+    async def _connections(self, settings: Settings, source: str) -> Connections:
+        """The connections of a source, which stay open as long as its settings are the same."""
+        which = repr((settings.source(source), settings.directory_of(source)))
+        if source in self.opened and self.opened[source][0] != which:
+            await self.opened.pop(source)[2].aclose()
+        if source not in self.opened:
+            stack = AsyncExitStack()
+            connections = await stack.enter_async_context(connected(settings, source))
+            self.opened[source] = which, connections, stack
+        return self.opened[source][1]

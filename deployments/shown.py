@@ -1,0 +1,130 @@
+"""Runs outside of Prefect, shown there afterwards: they neither wait for its server nor are forgotten where it is away.
+
+Everything that is shown stands in our store, so that another process, or a later one, may show it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+import pandas as pd
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.objects import State
+from prefect.flows import flow
+from prefect.settings import get_current_settings
+from prefect.states import Completed, Failed, Running
+
+from connectors.settings import Settings
+from connectors.store import Store, in_thread
+from tasks.policy import policy_of
+from tasks.tell.render import plain
+from tasks.tell.rows import count_line, plan_rows, written
+
+AGE: Final = timedelta(hours=24)
+"""What ended longer ago is not shown any more."""
+AT_ONCE: Final = 50
+ROWS: Final = 200
+"""Rows of a table, at most: the page takes seconds for more."""
+
+log = logging.getLogger("crowdsync.react")
+
+
+@flow(name="react", persist_result=False)
+async def react(source: str, hints: int) -> None:
+    """News of a source, taken by the process of `crowdsync react`. Its runs are shown when they are over; this flow is
+    not started by hand."""
+
+
+async def prefect_answers() -> bool:
+    """Whether a Prefect server is named (PREFECT_API_URL), and answers."""
+    if not get_current_settings().api.url:
+        return False
+    async with get_client() as client:
+        return await client.api_healthcheck() is None
+
+
+async def show(store: Store, settings: Settings) -> int:
+    """Makes flow runs of the batches that ended lately and that Prefect does not know; how many. Where it does not
+    answer, they are shown another time."""
+    runs = await in_thread(store.without_page, "react", datetime.now(UTC) - AGE, AT_ONCE)
+    if runs.empty or not await prefect_answers():
+        return 0
+    shown = 0
+    try:
+        async with get_client() as client:
+            for row in runs.to_dict("records"):
+                page = await _page(client, store, settings, row)
+                await in_thread(store.set_page, row["run"], page)
+                shown += 1
+    except Exception as error:  # a page is not worth a hint
+        log.info("Prefect cannot be shown %d runs now: %s", len(runs) - shown, error)
+    return shown
+
+
+async def _page(client: PrefectClient, store: Store, settings: Settings, row: Mapping[Any, Any]) -> str:
+    """One run of our store as a flow run: its id."""
+    summary = orjson.loads(row["summary"])
+    source, hints = row["source"], summary.get("hints", 0)
+    news = await in_thread(store.inbox, batch=row["run"], limit=ROWS)
+    who = str(news["key"].iloc[0]) if len(news) == 1 else f"{hints} changes"
+    made = await client.create_flow_run(
+        react,
+        name=f"{source}: {who}",
+        parameters={"source": source, "hints": hints},
+        tags=["crowdsync", f"source:{source}"],
+        state=Running(),
+    )
+    for kind, key, data, description in _shown(store, settings, row, summary, news):
+        artifact = ArtifactCreate(key=key, type=kind, data=data, description=description, flow_run_id=made.id)
+        await client.create_artifact(artifact)
+    await client.set_flow_run_state(made.id, _state(row["status"], summary), force=True)
+    return str(made.id)
+
+
+def _state(status: str, summary: Mapping[str, Any]) -> State[Any]:
+    why = summary.get("error", "")
+    message = f"{status}{f': {why}' if why else ''}"
+    return Failed(message=message) if status in ("failed", "stopped", "partly applied") else Completed(message=message)
+
+
+def _shown(
+    store: Store, settings: Settings, row: Mapping[Any, Any], summary: Mapping[str, Any], news: pd.DataFrame
+) -> list[tuple[str, str, Any, str]]:
+    """The artifacts of a run: type, key, data, description."""
+    source = row["source"]
+    key = f"{source}-react".lower().replace("_", "-")
+    lines = [
+        f"**{row['status']}**" + (f": {summary['error']}" if summary.get("error") else ""),
+        f"Planned: {count_line(summary.get('planned', {}))}.",
+        *([f"Written: {written(summary['outcomes'])}."] if summary.get("outcomes") else []),
+        *([f"Held: {summary['held']}."] if summary.get("held") else []),
+    ]
+    told = [
+        {
+            "who": one["key"],
+            "what": one["kind"],
+            "by": one["via"],
+            "since": f"{one['received_at']:%H:%M:%S}",
+            "became": one["note"],
+        }
+        for one in news.to_dict("records")
+    ]
+    found: list[tuple[str, str, Any, str]] = [("markdown", key, "\n\n".join(lines), "What this run did")]
+    if told:
+        found.append(("table", f"{key}-news", orjson.dumps(told).decode(), "What it was told, and what became of it"))
+    for number in summary.get("plans", [])[:5]:
+        operations = store.operations(number)
+        rows = [
+            {column: plain(value) for column, value in one.items() if column}
+            for one in plan_rows(operations, policy_of(settings, source).disclose)
+        ]
+        if rows:
+            counts = {str(kind): int(count) for kind, count in operations["kind"].value_counts().items()}
+            title = f"Plan {number}: {count_line(counts)}"
+            found.append(("table", f"{key}-plan", orjson.dumps(rows[:ROWS]).decode(), title))
+    return found
