@@ -40,7 +40,9 @@ client that passes here needs no luck elsewhere):
   position; it stays while nothing happens, or moves (`EventSettings`, with what is kept and given again). A load, clear
   or configure expires all tokens. The JSON form of event bodies is a guess, and so is the inside of those in XML. A
   user or group that is deleted or renamed is told of alone (a rename as DELETED and CREATED): the memberships that go
-  or come with it raise no events of their own. Webhooks are registered but never called.
+  or come with it raise no events of their own.
+- Webhooks (how they are pinged says `crowd_pings`): the names of members and what comes back are a guess. The token
+  never comes back. A second registration of an endpoint is the first one, its token unchanged.
 - Adding a member needs a directory that holds user and group both; other rules for several
   directories are those of section 13.
 """
@@ -74,6 +76,7 @@ import orjson
 from deployments.process import ending
 from deployments.sandbox.crowd_data import PERMISSION_SETS
 from deployments.sandbox.crowd_faults import Fault
+from deployments.sandbox.crowd_pings import send_pings
 from deployments.sandbox.crowd_rest import JSON, VERSION, Answer, Crowd, page
 
 CONTROL: Final = "/_sandbox/"
@@ -93,6 +96,7 @@ def control(crowd: Crowd, method: str, path: str, query: str, body: bytes, addre
     | `POST load[?directory=D]` | adds `{"users","groups","memberships" or "members","nestings"}` |
     | `GET state[?directory=D][&keys=true]` | the whole content, in canonical order |
     | `GET digest[?directory=D]` | `{"digest"}` of that state |
+    | `GET webhooks` | what is registered, with the successes and failures of its pings |
     | `GET counts`, `POST reset-counts` | requests per kind, reads, writes, statuses, faults fired |
     | `POST faults` | replaces the fault rules by this list |
     | `POST interrupt?application=A` | changes an alias, the application or its mapping, so that no event tells of it |
@@ -107,6 +111,8 @@ def control(crowd: Crowd, method: str, path: str, query: str, body: bytes, addre
     try:
         if (method, name) == ("GET", "counts"):
             return _json(crowd.counts())
+        if (method, name) == ("GET", "webhooks"):
+            return _json(crowd.pings())
         if (method, name) == ("GET", "state"):
             return _json(crowd.state(directory, keys=parameters.get("keys") == "true"))
         if (method, name) == ("GET", "digest"):
@@ -417,10 +423,12 @@ async def _serve(crowd: Crowd, host: str, port: int, announce: Callable[[str], N
     server = await loop.create_server(lambda: _Connection(crowd, connections), host, port, backlog=1024)
     shown = f"[{host}]" if ":" in host else host
     crowd.listen_at(f"http://{shown}:{server.sockets[0].getsockname()[1]}")
+    pings = asyncio.create_task(send_pings(crowd))
     if announce is not None:
         announce(crowd.url)
     await stop.wait()
     server.close()
+    pings.cancel()
     for connection in list(connections):
         connection.transport.abort()
 
@@ -513,6 +521,10 @@ class RunningCrowd:
     def counts(self) -> dict[str, Any]:
         """`{"requests": {"GET /user": 3}, "reads", "writes", "statuses", "faults"}` since the last reset."""
         return cast(dict[str, Any], self._call("GET", "counts"))
+
+    def webhooks(self) -> list[dict[str, Any]]:
+        """The webhooks that are registered: `{"id", "application", "endpoint", "successes", "failures"}`."""
+        return cast(list[dict[str, Any]], self._call("GET", "webhooks"))
 
     def reset_counts(self) -> None:
         self._call("POST", "reset-counts")

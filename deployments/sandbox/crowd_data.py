@@ -257,7 +257,8 @@ class EventSettings:
     `replay`: events from so long before a token are given again with it. `lifetime`: older events are reaped, and so
     is what an older token asks for. `kept`: of each directory no more events than that. `most`: an answer holds no
     more new events than that (what is given again comes on top); its token then stands behind the last of them.
-    `moving`: the token is another one with every call, though nothing happened.
+    `moving`: the token is another one with every call, though nothing happened. A webhook is removed (section 12) after
+    `ping_failures` failures in a row that took at least `ping_patience` seconds.
     """
 
     replay: float = 300.0
@@ -265,6 +266,8 @@ class EventSettings:
     kept: int = 10_000
     most: int = 1000
     moving: bool = False
+    ping_failures: int = 10
+    ping_patience: float = 3600.0
 
 
 class Directory:

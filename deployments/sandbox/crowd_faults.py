@@ -4,6 +4,7 @@ A rule is a dict. It selects by `method`, `path` (prefix of the path after the A
 `path_regex` (searched in it) and `query` (part of the raw query string); it fires on the `nth`
 matching request (a number or a list, from 1), on `every` k-th, or with a `probability` drawn from
 `seed`, and always if none of these is given; at most `times` times. The first rule that fires wins.
+A `lost-ping` is about the pings to webhooks alone, and its `path` is the beginning of the endpoint.
 
 | kind | what happens |
 |---|---|
@@ -22,6 +23,7 @@ matching request (a number or a list, from 1), on `every` k-th, or with a `proba
 | `alias-event` | the application's event stream is interrupted first, as by a changed alias |
 | `foreign-token` | the event token in the answer is that of another server |
 | `endless-events` | events since a token: one more of somebody else, and one more token, each time |
+| `lost-ping` | a ping is taken from the queue and never sent; Crowd counts neither a success nor a failure |
 | `committed-reset` | processed, then the connection is reset instead of an answer |
 | `committed-silence` | processed, then nothing for `delay` seconds (default 3600), then reset |
 """
@@ -51,11 +53,13 @@ KINDS: Final = frozenset(
         "alias-event",
         "foreign-token",
         "endless-events",
+        "lost-ping",
         "committed-reset",
         "committed-silence",
     }
 )
 EVENT_KINDS: Final = frozenset({"replayed-events", "expired-token", "alias-event", "foreign-token", "endless-events"})
+PING_KINDS: Final = frozenset({"lost-ping"})
 PAGE_KINDS: Final = frozenset({"empty-list", "repeated-page", "dropped-items"})
 
 Item = TypeVar("Item")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import itertools
 import random
 import re
 import time
@@ -40,7 +41,8 @@ from deployments.sandbox.crowd_data import (
     check_text,
     fold,
 )
-from deployments.sandbox.crowd_faults import EVENT_KINDS, PAGE_KINDS, Fault
+from deployments.sandbox.crowd_faults import EVENT_KINDS, PAGE_KINDS, PING_KINDS, Fault
+from deployments.sandbox.crowd_pings import Webhook, is_endpoint, is_token
 from deployments.sandbox.crowd_wire import Wire, attributes_of, factors_of, secret_of, text_of, truth_of
 
 VERSION: Final = "Crowd/6.1.3"
@@ -825,30 +827,34 @@ def events_since(crowd: Crowd, request: Request) -> Answer:
 
 def post_webhook(crowd: Crowd, request: Request) -> Answer:
     document = request.document("webhook")
-    endpoint = text_of(document, "endpointUrl") or ""
-    if not endpoint.startswith(("http://", "https://")):
+    app, endpoint, token = request.app, text_of(document, "endpointUrl") or "", text_of(document, "token") or ""
+    if not is_endpoint(endpoint):
         raise Refusal(400, "ILLEGAL_ARGUMENT", f"<{endpoint}> is not a valid endpoint")
-    known = (one for one, row in crowd.webhooks.items() if row[:2] == (request.app.name, endpoint))
-    identifier = next(known, max(crowd.webhooks, default=0) + 1)
-    crowd.webhooks[identifier] = request.app.name, endpoint, text_of(document, "token")
-    return request.answer(201, wire.webhook(identifier, endpoint, json=request.json))
+    if not is_token(token):
+        raise Refusal(400, "ILLEGAL_ARGUMENT", "The token cannot be sent in a header")
+    known = (one for one in crowd.webhooks.values() if (one.application, one.endpoint) == (app.name, endpoint))
+    webhook = next(known, None)
+    if webhook is None:
+        webhook = Webhook(next(crowd.webhook_ids), app.name, endpoint, token, crowd.position(app))
+        crowd.webhooks[webhook.id] = webhook
+    return request.answer(201, wire.webhook(webhook.id, endpoint, json=request.json))
 
 
-def _webhook(crowd: Crowd, request: Request) -> tuple[int, str]:
+def _webhook(crowd: Crowd, request: Request) -> Webhook:
     text = request.path.rpartition("/")[2]
-    known = crowd.webhooks.get(int(text)) if text.isdecimal() else None
-    if known is None or known[0] != request.app.name:
+    known = crowd.webhooks.get(int(text)) if re.fullmatch("[0-9]{1,18}", text) else None
+    if known is None or known.application != request.app.name:
         raise Refusal(404, "WEBHOOK_NOT_FOUND", f"Webhook <{text}> does not exist")
-    return int(text), known[1]
+    return known
 
 
 def get_webhook(crowd: Crowd, request: Request) -> Answer:
-    identifier, endpoint = _webhook(crowd, request)
-    return request.answer(200, wire.webhook(identifier, endpoint, json=request.json))
+    webhook = _webhook(crowd, request)
+    return request.answer(200, wire.webhook(webhook.id, webhook.endpoint, json=request.json))
 
 
 def delete_webhook(crowd: Crowd, request: Request) -> Answer:
-    del crowd.webhooks[_webhook(crowd, request)[0]]
+    del crowd.webhooks[_webhook(crowd, request).id]
     return Answer(NO_CONTENT)
 
 
@@ -935,7 +941,9 @@ class Crowd:
         self.instance = ""
         self.tokens = 0  # counts the event tokens that were given
         self.sessions: dict[str, Session] = {}
-        self.webhooks: dict[int, tuple[str, str, str | None]] = {}
+        self.webhooks: dict[int, Webhook] = {}
+        self.webhook_ids = itertools.count(1)  # none is given twice
+        self.wake: Callable[[], None] = lambda: None  # told that a ping is queued, see `crowd_pings`
         self.mails: list[tuple[str, str]] = []
         self.searches: dict[Any, tuple[tuple[int, ...], list[Any]]] = {}
         self.faults: list[Fault] = []
@@ -1009,6 +1017,7 @@ class Crowd:
     def load(self, content: Mapping[str, Any], directory: str | None = None) -> None:
         """Add users, groups, memberships and nestings to a directory, see `Directory.load`."""
         self.directory(directory).load(dict(content))
+        self.queue_pings()
 
     def state(self, directory: str | None = None, *, keys: bool = False) -> dict[str, Any]:
         """The whole content of a directory in canonical order."""
@@ -1034,6 +1043,36 @@ class Crowd:
         No token from before is good any more, nor one that is given before the replay has forgotten it.
         """
         self.applications[application].interruptions.append(self.now())
+        self.queue_pings()
+
+    def position(self, app: Application) -> tuple[int, ...]:
+        """Where the application's events stand: another one whenever they change."""
+        return *(directory.sequence for directory in app.directories), len(app.interruptions)
+
+    def queue_pings(self) -> None:
+        """Queue a ping for each webhook whose application's events changed since the last call."""
+        for webhook in self.webhooks.values():
+            position = self.position(self.applications[webhook.application])
+            if position != webhook.seen:
+                webhook.seen, webhook.queued = position, True
+                self.wake()
+
+    def loses_ping(self, endpoint: str) -> bool:
+        """Whether a fault takes the ping to this endpoint. Call once per ping."""
+        return self._fired("POST", endpoint, "", of_pings=True) is not None
+
+    def pings(self) -> list[dict[str, Any]]:
+        """The webhooks: id, application, endpoint, successes and failures of their pings."""
+        return [
+            {
+                "id": one.id,
+                "application": one.application,
+                "endpoint": one.endpoint,
+                "successes": one.successes,
+                "failures": one.failures,
+            }
+            for one in self.webhooks.values()
+        ]
 
     def set_faults(self, rules: Sequence[Mapping[str, Any]]) -> None:
         """Replace the fault rules, see `deployments.sandbox.crowd_faults`."""
@@ -1072,10 +1111,13 @@ class Crowd:
     def fault_for(self, method: str, path: str, query: str) -> Fault | None:
         """The rule that makes this request go wrong. Call once per request."""
         resource = self.resource(path)
+        return None if resource is None else self._fired(method, resource, query)
+
+    def _fired(self, method: str, path: str, query: str, *, of_pings: bool = False) -> Fault | None:
         fired = None
-        for fault in self.faults if resource is not None else ():
+        for fault in self.faults:
             # Every rule counts every request that matches it, also when an earlier rule won.
-            if fault.fires(method, resource or "", query) and fired is None:
+            if (fault.kind in PING_KINDS) is of_pings and fault.fires(method, path, query) and fired is None:
                 fired = fault
         if fired is not None:
             fired.fired += 1
@@ -1107,6 +1149,8 @@ class Crowd:
         self.requests[key] += 1
         answer = self._answer(method, resource, route, query, headers, body, address, fault)
         self.statuses[answer.status] += 1
+        if self.webhooks:
+            self.queue_pings()
         return answer
 
     def _answer(

@@ -1,4 +1,4 @@
-"""Events, their tokens, and webhooks (sections 11 and 12 of the reference)."""
+"""Events and their tokens (section 11 of the reference)."""
 
 from __future__ import annotations
 
@@ -247,15 +247,3 @@ def test_a_configured_and_an_interrupted_crowd_know_no_token_of_before(crowd: Ru
     assert since(http, token)["reason"] == "EVENT_TOKEN_EXPIRED"
     with pytest.raises(ValueError, match="refused configure"):
         crowd.configure(directories=[{"name": "a"}], applications=[app], events={"replays": 0})
-
-
-def test_webhooks_are_registered(http: httpx.Client) -> None:
-    """12: "register(endpointUrl, optional token), get(id), unregister(id); reasons WEBHOOK_NOT_FOUND …"."""
-    body = {"endpointUrl": "http://localhost:1/hook", "token": "t"}
-    made = http.post("/webhook", json=body).json()
-    assert http.post("/webhook", json=body).json()["id"] == made["id"]
-    path = f"/webhook/{made['id']}"
-    assert http.get(path).json()["endpointUrl"] == body["endpointUrl"]
-    assert http.get(path, auth=("other", "other-pw")).status_code == 404
-    assert http.delete(path).status_code == 204
-    assert http.get(path).json()["reason"] == "WEBHOOK_NOT_FOUND"
