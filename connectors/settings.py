@@ -93,6 +93,14 @@ class Settings(Strict):
         named = [one.model_copy(update={"name": name}) for name, one in self.directories.items()]
         return ([self.directory] if self.directory else []) + named
 
+    def directory_named(self, name: str) -> DirectorySettings:
+        """One directory. Raises `ConfigurationError`."""
+        found = next((one for one in self.all_directories() if one.name == name), None)
+        if found is None:
+            known = ", ".join(one.name for one in self.all_directories())
+            raise ConfigurationError(f"{name!r} is none of the directories {known}: name one of these")
+        return found
+
     def directory_of(self, source: str) -> DirectorySettings:
         """The directory that a source is synced into."""
         wanted = self.source(source).directory

@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from connectors.contract import Hint
 from connectors.errors import CrowdsyncError, StaleCursorError
+from connectors.hooks.crowd import ping_secrets
 from connectors.settings import Settings, load
 from connectors.store import ReadCursor, Store, in_thread
 from connectors.store.inbox import Hint as Item
@@ -23,6 +24,7 @@ from deployments.shown import prefect_answers, show
 from flows.react import Part, react
 from flows.sync import SyncRequest, sync
 from tasks.read.connections import open_directory
+from tasks.read.webhook import look_after
 from tasks.run import Connections, connected
 from tasks.tell.report import ReportedError
 
@@ -32,6 +34,8 @@ LARGEST: Final = 500
 """Hints in a batch, at most."""
 IDLE: Final = 5.0
 """Seconds after which the inbox is looked at though nothing woke us."""
+LOOK: Final = timedelta(minutes=10)
+"""So often it is seen to that Crowd pings us."""
 SHOW: Final = 1.0
 """Seconds after which runs that ended are shown in Prefect."""
 BETWEEN: Final = timedelta(minutes=1)
@@ -63,6 +67,7 @@ class Reactor:
     wide: dict[str, Wide] = field(default_factory=dict)
     opened: dict[str, tuple[str, Connections, AsyncExitStack]] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_after: datetime | None = None
 
     async def work(self) -> None:
         """Until `end`; a batch that runs then is finished."""
@@ -108,6 +113,7 @@ class Reactor:
                 if wide.due:
                     await self._everybody(source, wide)
                     return True
+            await self._look_after(settings)
         except CrowdsyncError as error:  # the store, or the configuration: it may be mended
             log.warning("%s: %s", self.directory, error)
         return False
@@ -191,7 +197,7 @@ class Reactor:
     async def _of_crowd(self, settings: Settings) -> None:
         """Crowd says that something changed: whom, its events say; they are put into the inbox of each source."""
         taken = await self._due("")
-        chosen = next(one for one in settings.all_directories() if one.name == self.directory)
+        chosen = settings.directory_named(self.directory)
         stream = f"events:{self.directory}"
         try:
             async with open_directory(chosen) as (directory, _):
@@ -213,6 +219,20 @@ class Reactor:
         cursor = ReadCursor(token, "", now, 0) if token else None
         await in_thread(self.store.save_cursor, stream, cursor, at=now)
         await self._settle(taken, "done", f"{len(wanted)} named")
+
+    async def _look_after(self, settings: Settings) -> None:
+        """Now and then: that Crowd still pings us. Where it did not, its events tell what was missed."""
+        now, chosen = datetime.now(UTC), settings.directory_named(self.directory)
+        secrets = ping_secrets(chosen)
+        if not settings.receiver.public_url or not secrets or (self.looked_after and now - self.looked_after < LOOK):
+            return
+        self.looked_after = now
+        endpoint = f"{settings.receiver.public_url.rstrip('/')}/crowd/{self.directory}"
+        async with open_directory(chosen) as (_, client):
+            found = await look_after(self.store, self.directory, client, endpoint, secrets[0])
+        if not found.startswith("Crowd's webhook stands"):
+            log.info("%s: %s", self.directory, found)
+            await in_thread(self.store.accept, self.directory, "", [("crowd", "", "crowd")], "", now)
 
     async def _connections(self, settings: Settings, source: str) -> Connections:
         """The connections of a source, which stay open as long as its settings are the same."""

@@ -62,8 +62,6 @@ async def _until_ended(reactor: Reactor) -> None:
 
 def _directory(settings: Settings, name: str) -> str:
     known = [one.name for one in settings.all_directories()]
-    if name and name not in known:
-        raise ConfigurationError(f"{name!r} is none of the directories {', '.join(known)}: name one of these")
     if not name and len(known) > 1:
         raise ConfigurationError(f"there are several directories: name one of {', '.join(known)}")
-    return name or known[0]
+    return settings.directory_named(name or known[0]).name

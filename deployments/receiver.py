@@ -33,17 +33,20 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from connectors.errors import ConfigurationError, CrowdsyncError, RecordError
-from connectors.hook import Accepted, Answer, Delivery, Hook, MalformedError, News, NotVerifiedError, fits
+from connectors.hook import Accepted, Answer, Delivery, Hook, MalformedError, NotVerifiedError
 from connectors.hooks import events_of, hook_of, webhook_secrets
+from connectors.hooks.crowd import Ping, ping_secrets
 from connectors.http import Http
-from connectors.settings import DirectorySettings, Settings
-from connectors.source import EventSettings, secret
+from connectors.settings import Settings
+from connectors.source import EventSettings
 from connectors.store import Store, in_thread
 from connectors.store.inbox import Incoming
 from deployments.gate import Gate
 
 FRESH: Final = 10.0
 """Seconds after which secrets are read anew, so that they can be exchanged without a restart."""
+PATIENCE: Final = 2.5
+"""Seconds in which the store must have kept what came: senders wait for three."""
 KEYS: Final = 600.0
 """Seconds after which the public keys of issuers are read anew."""
 KEEP: Final = timedelta(days=7)
@@ -61,12 +64,13 @@ class Committer:
     running: asyncio.Task[None] | None = None
 
     async def keep(self, incoming: Incoming) -> int:
-        """How many rows are new. It is kept for good on return. Raises what the store raises."""
+        """How many rows are new. It is kept for good on return. Raises what the store raises, and `TimeoutError` where
+        it says nothing; then it may be kept all the same, and is not taken twice when it is sent again."""
         kept: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.queue.append((incoming, kept))
         if self.running is None or self.running.done():
             self.running = asyncio.create_task(self._run())
-        return await kept
+        return await asyncio.wait_for(kept, PATIENCE)
 
     async def _run(self) -> None:
         while self.queue:
@@ -237,25 +241,6 @@ class Receiver:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class Ping:
-    """Crowd's own webhook: it says nothing but that something changed (https://docs.atlassian.com/crowd, webhooks)."""
-
-    def verify(self, delivery: Delivery, secrets: Sequence[str], now: datetime) -> Accepted:  # noqa: ARG002
-        """As `Hook.verify`. The secret stands in `Authorization`, or as `token` in the query."""
-        given = delivery.headers.get("authorization", "").removeprefix("Basic ").removeprefix("Bearer ")
-        if not fits(given or delivery.query.get("token", ""), secrets):
-            raise NotVerifiedError
-        if delivery.method != "POST":
-            raise MalformedError("is no POST")
-        return Accepted((News("crowd", "", "crowd"),), "", Answer(204))
-
-
-def ping_secrets(directory: DirectorySettings) -> tuple[str, ...]:
-    """The one or two live secrets of Crowd's webhook. Raises `ConfigurationError`."""
-    field = f"directory.webhook_secret_{'file' if directory.webhook_secret_file else 'env'}"
-    return tuple(secret(field, directory.webhook_secret_env, directory.webhook_secret_file).split())
-
-
 @asynccontextmanager
 async def receiving(settings: Settings, store: Store) -> AsyncIterator[Gate]:
     """The application, and what goes on beside it."""
@@ -298,7 +283,7 @@ async def serve(settings: Settings, host: str, port: int, ready: Callable[[str],
         listening = socket.create_server((host, port), backlog=1024)
     except OSError as error:
         raise ConfigurationError(f"--host {host} --port {port}: cannot be listened on: {error}") from None
-    with await in_thread(Store.open, settings.store_url(), busy=settings.store.busy) as store:
+    with await in_thread(Store.open, settings.store_url(), busy=min(settings.store.busy, PATIENCE)) as store:
         async with receiving(settings, store) as application:
             config = uvicorn.Config(
                 application, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
