@@ -42,6 +42,7 @@ class Lock(IntEnum):
     DEPARTURES = 5
     HEALTH = 6
     HELD = 7
+    MIRROR = 9
     INBOX = 8
     AUDIT = 3
 

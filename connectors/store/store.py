@@ -18,14 +18,30 @@ from connectors.store.inbox import Inbox
 from connectors.store.journal import Journal
 from connectors.store.leases import Leases
 from connectors.store.links import Links
+from connectors.store.mirror import Mirror
 from connectors.store.records import Records
+from connectors.store.tokens import Tokens
 
 
 class Store(
-    History, Links, Journal, AuditChain, Leases, DepartureLog, Decisions, Health, Holds, Records, InStepLog, Inbox
+    History,
+    Links,
+    Journal,
+    AuditChain,
+    Leases,
+    DepartureLog,
+    Decisions,
+    Health,
+    Holds,
+    Records,
+    InStepLog,
+    Inbox,
+    Mirror,
+    Tokens,
 ):
-    """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health, what is held,
-    since when Crowd is in step, and what was told in real time; each part is a file of its own.
+    """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health, what is held, since
+    when Crowd is in step, what was told in real time, what sources push to us, and their tokens; each part is a file of
+    its own.
 
     Every public write is one transaction. Times are timezone-aware. Methods may be called from any thread;
     they block, so that a coroutine calls them through a thread. Raises `RetryableError` where the database

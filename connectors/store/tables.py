@@ -16,6 +16,8 @@ from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, 
 from sqlalchemy import text as text_clause
 from sqlmodel import Field, SQLModel
 
+_LARGE: Final = BigInteger().with_variant(Integer, "sqlite")
+
 OPEN: Final = 2**31 - 1
 """`valid_to` of a version that still holds."""
 
@@ -491,6 +493,88 @@ class DeliveryRow(SQLModel, table=True):
     source: str = key(Text)
     directory: str = key(Text)
     at: str = text()
+
+
+class MirrorState(SQLModel, table=True):
+    """How far the mirror of a source is: the number of its latest change. It only rises."""
+
+    __tablename__: ClassVar[Any] = "mirror"
+    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    source: str = key(Text)
+    change: int = number(_LARGE)
+
+
+class MirrorRecord(SQLModel, table=True):
+    """A user or group as an identity provider pushed it; `body` is its JSON text, without id, times and members.
+
+    `name` is the username or the group's name, folded (`crowd_id`), `email` the work address, folded. `place` orders
+    lists and never changes; `change` is the number of the change that made the record what it is.
+    """
+
+    __tablename__: ClassVar[Any] = "mirror_record"
+    __table_args__: ClassVar[Any] = (
+        UniqueConstraint("source", "kind", "name", name="mirror_record_name"),
+        *(
+            Index(f"mirror_record_{name}", "source", "kind", name)
+            for name in ("external_id", "email", "place", "change")
+        ),
+    )
+    source: str = key(Text)
+    kind: str = key(Text)  # user | group
+    id: str = key(Text)
+    name: str = text()
+    external_id: str = text()
+    email: str = text()
+    body: str = text()
+    place: int = number(_LARGE)
+    change: int = number(_LARGE)
+    created: str = text()
+    modified: str = text()
+
+
+class MirrorMember(SQLModel, table=True):
+    """A member of a group in the mirror, a user or a group; it may be one that the mirror does not know."""
+
+    __tablename__: ClassVar[Any] = "mirror_member"
+    __table_args__: ClassVar[Any] = (
+        Index("mirror_member_of", "source", "member_id", "group_id"),
+        {"sqlite_with_rowid": False},
+    )
+    source: str = key(Text)
+    group_id: str = key(Text)
+    member_id: str = key(Text)
+    kind: str = text()
+
+
+class MirrorGone(SQLModel, table=True):
+    """A record that an identity provider deleted, by which change."""
+
+    __tablename__: ClassVar[Any] = "mirror_gone"
+    __table_args__: ClassVar[Any] = (
+        Index("mirror_gone_change", "source", "kind", "change"),
+        {"sqlite_with_rowid": False},
+    )
+    source: str = key(Text)
+    kind: str = key(Text)
+    id: str = key(Text)
+    change: int = number(_LARGE)
+
+
+class TokenRow(SQLModel, table=True):
+    """A bearer token of a source, by its digest; `revoked_at` and `used_on` (a date) are "" where there is none."""
+
+    __tablename__: ClassVar[Any] = "token"
+    __table_args__: ClassVar[Any] = (
+        UniqueConstraint("digest", name="token_digest"),
+        {"sqlite_with_rowid": False},
+    )
+    id: str = key(Text)
+    source: str = text()
+    digest: str = text()
+    made_at: str = text()
+    expires_at: str = text()
+    used_on: str = text()
+    revoked_at: str = text()
 
 
 METADATA: Final = SQLModel.metadata
