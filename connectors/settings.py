@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from connectors.errors import ConfigurationError
 from connectors.idp import SOURCES
+from connectors.idp.push import PushSettings
 from connectors.source import SourceSettings, Strict, secret
 
 DEFAULT_PATH = "crowdsync.toml"
@@ -86,6 +87,8 @@ class Settings(Strict):
                 raise ValueError(f"sources.{name}.directory: is none of {', '.join(known)}; name one of these")
             if not source.directory and len(known) > 1:
                 raise ValueError(f"sources.{name}.directory: is missing; name one of {', '.join(known)}")
+            if isinstance(source, PushSettings):
+                source.keep(self.store_url, self.store.busy)
         return self
 
     def all_directories(self) -> list[DirectorySettings]:

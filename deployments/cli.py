@@ -46,6 +46,7 @@ from deployments.terminal import (
     quiet_prefect,
     settings_store,
 )
+from deployments.tokens import tokens
 
 app = typer.Typer(
     help="Keeps Atlassian Crowd in step with a company's identity providers.",
@@ -63,8 +64,8 @@ blocks = typer.Typer(help="Credentials as Prefect blocks.", no_args_is_help=True
 app.add_typer(blocks, name="blocks")
 notify = typer.Typer(help="Messages to people, through automations of Prefect.", no_args_is_help=True)
 app.add_typer(notify, name="notify")
-app.add_typer(govern.policy, name="policy")
-app.add_typer(govern.links, name="links")
+for _name, _group in (("policy", govern.policy), ("links", govern.links), ("tokens", tokens)):
+    app.add_typer(_group, name=_name)
 for _command in (
     *(govern.explain, govern.approve, govern.reject, govern.decisions, govern.audit),
     *(realtime.receive, realtime.react, inbox),
@@ -72,7 +73,8 @@ for _command in (
     app.command()(_command)
 
 SourceName = Annotated[str, typer.Argument(help="A source of crowdsync.toml; may be left out where there is one.")]
-Idp = Annotated[str, typer.Option(help=f"Which identity provider: {', '.join(SOURCES)}.")]
+_IDPS = [kind for kind in SOURCES if kind != "push"]  # (what pushes is not emulated)
+Idp = Annotated[str, typer.Option(help=f"Which identity provider: {', '.join(_IDPS)}.")]
 Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.")]
 
 
@@ -477,8 +479,8 @@ def up(
 
 
 def _kind(idp: str) -> str:
-    if idp not in SOURCES:
-        raise ConfigurationError(f"--idp: {idp!r} is none of {', '.join(SOURCES)}")
+    if idp not in _IDPS:
+        raise ConfigurationError(f"--idp: {idp!r} is none of {', '.join(_IDPS)}")
     return idp
 
 

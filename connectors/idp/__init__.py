@@ -11,9 +11,10 @@ from connectors.idp.idcs import Idcs
 from connectors.idp.keycloak import Keycloak
 from connectors.idp.okta import Okta
 from connectors.idp.onelogin import OneLogin
+from connectors.idp.push import Push
 from connectors.idp.scim import Scim
 
 SOURCES: Final[Mapping[str, type[Any]]] = {
-    source.name: source for source in (Entra, Google, Idcs, Keycloak, Okta, OneLogin, Scim)
+    source.name: source for source in (Entra, Google, Idcs, Keycloak, Okta, OneLogin, Push, Scim)
 }
 """Name in the configuration → class, each a `connectors.contract.Source`."""

@@ -40,22 +40,8 @@ from connectors.errors import (
 from connectors.http import Answer, Http
 from connectors.model import DISABLED, GroupRow, Members, UserRow
 from connectors.paging import Part, by_cursor, by_index, distinct, in_order
-from connectors.records import (
-    Doubts,
-    Flaw,
-    Record,
-    Rows,
-    address,
-    as_dict,
-    each,
-    inner,
-    listed,
-    names,
-    optional,
-    scim_path,
-    text,
-)
-from connectors.records import attributes as attributes_of
+from connectors.records import Record, as_dict, listed, text
+from connectors.scim_rows import folded, group_rows, user_rows
 from connectors.source import SourceSettings, WithToken, client
 
 _ACCEPT: Final = {"accept": "application/scim+json, application/json;q=0.9"}
@@ -63,11 +49,6 @@ _SINGLES: Final = 20
 """Up to so many groups are read one by one rather than out of the whole list."""
 _AT_ONCE: Final = 8
 _ROWS: Final = 10_000
-_READ: Final = (
-    *("id", "userName", "name", "givenName", "familyName", "formatted", "displayName", "emails", "value", "type"),
-    *("primary", "active", "members", "description", "$ref", "display", "groups"),
-)
-_CORE: Final = {name.lower(): name for name in _READ}
 
 
 class ScimSettings(WithToken, SourceSettings):
@@ -195,7 +176,7 @@ class Scim:
         """One person by id, then by username, then by e-mail, with the groups they are a direct member of."""
         await self._discover()
         record = await self._single("Users", key)
-        identity = None if record is None else _folded(record).get("id")
+        identity = None if record is None else folded(record).get("id")
         if record is not None and not isinstance(identity, str):
             raise IncompleteError(f"{self._at('Users')}: a user that was asked for has no id, or one that is not text.")
         if record is not None and identity != key and not (_same_name(record, key) or _same_email(record, key)):
@@ -463,7 +444,7 @@ class Scim:
         if answer.status == 403:
             raise ForbiddenError(f"{self._at(what)}: 403{_detail(answer)}. Give the token the right to read these.")
         record = as_dict(answer.json()) if answer.status == 200 else {}
-        if _folded(record).get("id") != key:
+        if folded(record).get("id") != key:
             raise IncompleteError(f"{self._at(what)}/…: {answer.status}{_detail(answer)}, not the record asked for.")
         return record
 
@@ -516,7 +497,7 @@ class Scim:
 
     async def _groups_of(self, record: Record, key: str) -> list[Record]:
         """Groups of one user: by their `groups` where these say that they are direct, or by a filter."""
-        entries = _folded(record).get("groups")
+        entries = folded(record).get("groups")
         if isinstance(entries, list) and all(isinstance(as_dict(x).get("type"), str) for x in entries) and entries:
             ids = [x.get("value") for x in entries if x["type"].lower() == "direct"]
             return [x async for x in in_order(self._group, ids, _AT_ONCE)]
@@ -529,7 +510,7 @@ class Scim:
 
     async def _group(self, key: str) -> Record:
         found = await self._single("Groups", key, excludedAttributes="members") if isinstance(key, str) else None
-        if found is None or _folded(found).get("id") != key:
+        if found is None or folded(found).get("id") != key:
             raise IncompleteError(f"{self._at('Groups')}: a group of the user cannot be found; run again.")
         return found
 
@@ -667,75 +648,10 @@ def _sound(kind: str, title: str, records: Sequence[Any], held: list[Held]) -> S
         return records
     for one in records:
         if isinstance(one, _Unreadable):
-            found = _folded(one.fields)
+            found = folded(one.fields)
             away = DISABLED if kind == "user" and found.get("active") is False else ""
             held.append(Held(kind, text(found.get("id")), text(found.get(title)), one.reason, away))
     return [one for one in records if not isinstance(one, _Unreadable)]
-
-
-# --- record → row ------------------------------------------------------------------------------
-
-
-def user_rows(attributes: Iterable[str], absent_active: bool = True) -> Rows[UserRow]:
-    """A function (records, where they stand, held) → rows; what cannot be a row is added to `held`."""
-    extra = attributes_of(attributes, scim_path("scim"))
-
-    def one(record: Record, doubts: Doubts) -> UserRow:
-        if not isinstance(record, dict):
-            raise Flaw("the record is not an object")
-        if "active" not in record or "userName" not in record:
-            record = _folded(record)
-        key, username = record.get("id"), record.get("userName")
-        if type(key) is not str or not key:
-            raise Flaw("no id, or one that is not text")
-        if type(username) is not str or not username:
-            raise Flaw("no userName, or one that is not text")
-        active = record.get("active")
-        if active is not True and active is not False:
-            if active is None:
-                active = absent_active
-            else:
-                active = {"true": True, "false": False}.get(active.lower() if type(active) is str else "")
-                if active is None:
-                    raise Flaw("`active` is neither true nor false")
-        name = record.get("name")
-        if type(name) is not dict:
-            name = inner(record, "name", doubts, "first_name", "last_name")
-        first, last, whole = name.get("givenName", ""), name.get("familyName", ""), name.get("formatted", "")
-        if not type(first) is type(last) is type(whole) is str:
-            first, last, whole = names(name, ("givenName", "familyName", "formatted"), doubts)
-        display = record.get("displayName", "")
-        if type(display) is not str:
-            display = optional(record, "displayName", doubts, "display_name")
-        display = display or whole or f"{first} {last}".strip()
-        email = address(record.get("emails"), doubts)
-        return key, username, email, first, last, display, active, extra(record, doubts)
-
-    return each(one, "user", "userName", _disabled, _folded)
-
-
-def group_rows(attributes: Iterable[str]) -> Rows[GroupRow]:
-    """As `user_rows`."""
-    extra = attributes_of(attributes, scim_path("scim"))
-
-    def one(record: Record, doubts: Doubts) -> GroupRow:
-        if not isinstance(record, dict):
-            raise Flaw("the record is not an object")
-        if "displayName" not in record:
-            record = _folded(record)
-        key, name = record.get("id"), record.get("displayName")
-        if type(key) is not str or not key:
-            raise Flaw("no id, or one that is not text")
-        if type(name) is not str or not name:
-            raise Flaw("no displayName, or one that is not text")
-        return key, name, optional(record, "description", doubts), extra(record, doubts)
-
-    return each(one, "group", "displayName", spelt=_folded)
-
-
-def _disabled(record: Record) -> bool:
-    active = record.get("active")
-    return active is False or (type(active) is str and active.lower() == "false")
 
 
 def _listed(group: Record) -> Any:
@@ -744,20 +660,12 @@ def _listed(group: Record) -> Any:
     return "its `members` stand there twice" if len(found) > 1 else found[0] if found else None
 
 
-def _folded(value: Any, deep: int = 3) -> Any:
-    """The same with the attributes we read spelt as in RFC 7643: names are case-insensitive (2.1). We read none that
-    is deeper than `emails`, a list, an object."""
-    if isinstance(value, dict) and deep:
-        return {_CORE.get(key.lower(), key): _folded(one, deep - 1) for key, one in value.items()}
-    return [_folded(one, deep - 1) for one in value] if isinstance(value, list) and deep else value
-
-
 def _same_name(record: Record, key: str) -> bool:
-    return str(_folded(record).get("userName")).lower() == key.lower()
+    return str(folded(record).get("userName")).lower() == key.lower()
 
 
 def _same_email(record: Record, key: str) -> bool:
-    emails = listed(_folded(record).get("emails"))
+    emails = listed(folded(record).get("emails"))
     return any(str(as_dict(one).get("value", one)).lower() == key.lower() for one in emails)
 
 

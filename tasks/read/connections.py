@@ -15,15 +15,24 @@ from connectors.crowd import Crowd
 from connectors.errors import AuthenticationError, ConfigurationError, IncompleteError
 from connectors.http import Http
 from connectors.idp import SOURCES
+from connectors.idp.push import Push, PushSettings
 from connectors.settings import DirectorySettings, Settings
 from connectors.source import SourceSettings
+from connectors.store import Store, in_thread
 from tasks.policy import Policy
 from tasks.read.blocks import directory_secret, source_secrets
 
 
 @asynccontextmanager
 async def open_source(name: str, settings: SourceSettings) -> AsyncIterator[Source]:
-    """One source, its clients closed at the end. Raises `ConfigurationError`; nothing is called yet."""
+    """One source, its clients closed at the end. Raises `ConfigurationError`; nothing is called yet.
+
+    What one that pushes gave us is in the store, which is opened for it."""
+    if isinstance(settings, PushSettings):
+        url, busy = settings.database()
+        with await in_thread(Store.open, url, busy=busy) as store:
+            yield Push(name, lambda: store.mirror(name), page_size=settings.page_size)
+        return
     source = SOURCES[settings.kind].open(name, settings, await source_secrets(name, settings))
     try:
         yield source

@@ -224,7 +224,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.sources", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--idp", choices=[*SOURCES, "all"], default="all")
+    parser.add_argument("--idp", choices=[*sandbox.EMULATORS, "all"], default="all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--one", action="store_true", help="in this process, as JSON")
     given = parser.parse_args()
@@ -252,7 +252,7 @@ def main() -> None:
     ):
         table.add_column(name, justify="left" if name in ("source", "target") else "right", no_wrap=True)
     results = []
-    for kind in SOURCES if given.idp == "all" else [given.idp]:
+    for kind in sandbox.EMULATORS if given.idp == "all" else [given.idp]:
         console.print(f"[dim]… {kind}[/dim]")
         command = [sys.executable, "-m", "tests.bench.sources", "--one", "--idp", kind, "--size", given.size]
         command += ["--repeats", str(given.repeats)]

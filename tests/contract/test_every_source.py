@@ -170,9 +170,10 @@ def check_whole(snapshot: Snapshot, whole: Organisation, case: Case) -> None:
 
 
 def test_no_connector_escapes() -> None:
-    assert set(CASES) == set(SOURCES)
-    assert set(SOURCES) <= set(sandbox.EMULATORS)
-    for name, source in SOURCES.items():
+    asked = {name: source for name, source in SOURCES.items() if name != "push"}
+    assert set(CASES) == set(asked)  # (what pushes has no answers to spoil: test_push_source.py)
+    assert set(asked) <= set(sandbox.EMULATORS)
+    for name, source in asked.items():
         assert (CASES[name].kind, source.name) == (name, name)
         assert source.settings.model_fields["kind"].default == name
         assert len(source.settings.known) >= 1

@@ -32,8 +32,9 @@ from connectors.errors import (
 )
 from connectors.http import Http
 from connectors.idp import SOURCES
-from connectors.idp.scim import Scim, ScimSettings, user_rows
+from connectors.idp.scim import Scim, ScimSettings
 from connectors.paging import Part, by_cursor
+from connectors.scim_rows import user_rows
 from tasks.read.extract import read_source
 from tests.support.clients import node_package
 from tests.support.long import long_after

@@ -25,7 +25,7 @@ replacement = ""
 """
 
 
-@pytest.mark.parametrize("kind", long_after(4, sorted(SOURCES)))
+@pytest.mark.parametrize("kind", long_after(4, sorted(sandbox_idp.EMULATORS)))
 async def test_the_whole_road(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         sandbox_idp.running(kind, users=60, groups=10, memberships=200, seed=7) as idp,
