@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,6 +23,7 @@ from connectors.store.inbox import Hint as Item
 from deployments.shown import prefect_answers, show
 from flows.react import Part, react
 from flows.sync import SyncRequest, sync
+from tasks.decide.names import crowd_ids
 from tasks.read.connections import open_directory
 from tasks.read.webhook import look_after
 from tasks.run import Connections, connected
@@ -38,8 +39,10 @@ LOOK: Final = timedelta(minutes=10)
 """So often it is seen to that Crowd pings us."""
 SHOW: Final = 1.0
 """Seconds after which runs that ended are shown in Prefect."""
-BETWEEN: Final = timedelta(minutes=1)
-"""So long after a run about everybody that news led to, the next one may begin."""
+SHARE: Final = 5
+"""A run about everybody that news led to is followed by the next one after so many times its own length, so that most
+of the time is left to those who were named."""
+LEAST: Final = timedelta(seconds=2)
 ALONE: Final = 3
 """What failed so often is tried alone, so that nobody else fails with it."""
 log = logging.getLogger("crowdsync.react")
@@ -47,15 +50,15 @@ log = logging.getLogger("crowdsync.react")
 
 @dataclass(slots=True)
 class Wide:
-    """That everybody of a source is to be read: because of which items of the inbox, and when that was last done."""
+    """That everybody of a source is to be read: because of which items of the inbox, and not before when."""
 
     items: set[int] = field(default_factory=set)
-    at: datetime | None = None
+    after: datetime | None = None
 
     @property
     def due(self) -> bool:
         """Whether it is to be done now."""
-        return bool(self.items) and (self.at is None or datetime.now(UTC) - self.at >= BETWEEN)
+        return bool(self.items) and (self.after is None or datetime.now(UTC) >= self.after)
 
 
 @dataclass(slots=True)
@@ -178,7 +181,7 @@ class Reactor:
     async def _everybody(self, source: str, wide: Wide) -> None:
         """A run about everybody, because of some news: as a flow run where Prefect answers, plainly where it does
         not."""
-        items, wide.items, wide.at = wide.items, set(), datetime.now(UTC)
+        items, wide.items, began = wide.items, set(), datetime.now(UTC)
         request = SyncRequest(source=source, mode="sync", unattended=True)
         try:
             report = await (sync(request) if await prefect_answers() else sync.fn(request))
@@ -188,6 +191,9 @@ class Reactor:
             unknown = None if isinstance(error, CrowdsyncError) else error
             log.warning("%s, everybody: %s", source, error, exc_info=unknown)
             return
+        finally:
+            ended = datetime.now(UTC)
+            wide.after = ended + max(LEAST, SHARE * (ended - began))
         if report.status == "skipped":
             return
         status: Literal["done", "held"] = "done" if report.status in ("nothing to do", "applied") else "held"
@@ -211,14 +217,28 @@ class Reactor:
         except CrowdsyncError as error:
             await self._later(taken, str(error))
             return
-        # Of a group everybody is read: a few records do not tell what follows.
-        wanted = {("account", key, "crowd") if kind == "user" else ("everybody", "", "crowd") for kind, key in news}
         now = datetime.now(UTC)
-        for source in settings.sources_of(self.directory):
-            await in_thread(self.store.accept, self.directory, source, sorted(wanted), "", now)
+        for source, named in (await in_thread(self._whose, settings, news)).items():
+            await in_thread(self.store.accept, self.directory, source, sorted(named), "", now)
         cursor = ReadCursor(token, "", now, 0) if token else None
         await in_thread(self.store.save_cursor, stream, cursor, at=now)
-        await self._settle(taken, "done", f"{len(wanted)} named")
+        await self._settle(taken, "done", f"{len(news)} named")
+
+    def _whose(self, settings: Settings, news: Collection[tuple[str, str]]) -> dict[str, set[tuple[str, str, str]]]:
+        """What changed in Crowd (kind, name) → what each source is told. An account concerns the source that it is
+        linked to, and one that is linked to none all those that were ever read. Of a group everybody is read: a few
+        records do not tell what follows."""
+        names = {key for kind, key in news if kind == "user"}
+        links = self.store.links_about(self.directory, "", (), names)
+        links = links[links["kind"] == "user"]
+        owner = dict(zip(crowd_ids(links["name"]), links["source"], strict=True))
+        told: dict[str, set[tuple[str, str, str]]] = {}
+        for source in settings.sources_of(self.directory):
+            if self.store.wide_totals(self.directory, source) is None:
+                continue
+            named = {("account", name, "crowd") for name in names if owner.get(name, source) == source}
+            told[source] = named | ({("everybody", "", "crowd")} if len(names) < len(news) else set())
+        return told
 
     async def _look_after(self, settings: Settings) -> None:
         """Now and then: that Crowd still pings us. Where it did not, its events tell what was missed."""

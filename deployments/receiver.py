@@ -37,11 +37,14 @@ from connectors.hook import Accepted, Answer, Delivery, Hook, MalformedError, No
 from connectors.hooks import events_of, hook_of, webhook_secrets
 from connectors.hooks.crowd import Ping, ping_secrets
 from connectors.http import Http
+from connectors.idp.push import PushSettings
 from connectors.settings import Settings
 from connectors.source import EventSettings
 from connectors.store import Store, in_thread
 from connectors.store.inbox import Incoming
-from deployments.gate import Gate
+from deployments.gate import Gate, Receive, Scope, Send
+from deployments.scim import ScimEndpoint
+from deployments.scim.app import PushedTo
 
 FRESH: Final = 10.0
 """Seconds after which secrets are read anew, so that they can be exchanged without a restart."""
@@ -254,8 +257,19 @@ async def receiving(settings: Settings, store: Store) -> AsyncIterator[Gate]:
         Route("/ready", receiver.ready),
         Route("/metrics", receiver.metrics),
     ]
+    others = Starlette(routes=routes)
+    pushed = {
+        name: PushedTo(settings.directory_of(name).name, source.scim_address(name))
+        for name, source in settings.sources.items()
+        if isinstance(source, PushSettings)
+    }
+    scim = ScimEndpoint(store, pushed)
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        await (scim if scope["path"].startswith("/scim/") else others)(scope, receive, send)
+
     gate = Gate(
-        Starlette(routes=routes),
+        inside,
         settings.receiver.max_megabytes << 20,
         lambda status: figures.refused.labels(str(status)).inc(),
         figures.failed.inc,

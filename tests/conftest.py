@@ -34,6 +34,7 @@ WHOLE = (
     "notify",
     "narrow_runs",
     "prefect",
+    "real_time",
     "requests",
     "wheel",
 )
@@ -46,6 +47,7 @@ LONGEST = (
     "approval",
     "notify",
     "prefect",
+    "real_time",
     "incomplete_reads",
     "requests",
     "narrow_runs",

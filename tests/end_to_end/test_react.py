@@ -9,36 +9,16 @@ import pytest
 
 from connectors.contract import Hint
 from connectors.settings import load
-from deployments.sandbox.organisation import Organisation, changed, organisation
-from deployments.sandbox.server import members_of
+from deployments.sandbox.organisation import changed, organisation
 from flows.react import Part, react
 from flows.sync import SyncRequest, sync
+from tests.support.organisations import different
 from tests.support.place import Place, place, wide
 
 __all__ = ["place", "wide"]
 
 SIZE = {"users": 40, "groups": 6, "memberships": 90}
 CHANGES = {"seed": 5, "joiners": 2, "disabled": 2, "renamed": 2, "updated": 3, "moved": 3}
-
-
-def groups_of(company: Organisation) -> dict[str, set[str]]:
-    """The groups (ids) of each person."""
-    found: dict[str, set[str]] = {person.id: set() for person in company.people}
-    for team, members in zip(company.teams, members_of(company), strict=True):
-        for member in members:
-            found.setdefault(member, set()).add(team.id)
-    return found
-
-
-def different(before: Organisation, after: Organisation) -> set[str]:
-    """Who is not as before (ids)."""
-    people = [{person.id: person for person in one.people} for one in (before, after)]
-    groups = [groups_of(one) for one in (before, after)]
-    return {
-        key
-        for key in {*people[0], *people[1]}
-        if people[0].get(key) != people[1].get(key) or groups[0].get(key) != groups[1].get(key)
-    }
 
 
 async def everybody() -> str:
