@@ -27,10 +27,9 @@ import orjson
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from connectors.errors import ConfigurationError, CrowdsyncError, RecordError
 from connectors.hook import Accepted, Answer, Delivery, Hook, MalformedError, NotVerifiedError
@@ -257,7 +256,8 @@ async def receiving(settings: Settings, store: Store) -> AsyncIterator[Gate]:
         Route("/ready", receiver.ready),
         Route("/metrics", receiver.metrics),
     ]
-    others = Starlette(routes=routes)
+    # (Not `Starlette`, which would answer what goes wrong with a 500 before it is told.)
+    others = Router(routes)
     pushed = {
         name: PushedTo(settings.directory_of(name).name, source.scim_address(name))
         for name, source in settings.sources.items()
