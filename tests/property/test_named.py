@@ -36,7 +36,7 @@ from tests.support.long import long_after
 from tests.support.sides import worlds
 from tests.support.worlds import World, applied
 
-SEEDS, PARTS, SERIES = int(os.environ.get("CROWDSYNC_SEEDS", "2")), 2, 8
+SEEDS, PARTS, SERIES = int(os.environ.get("CROWDSYNC_SEEDS", "4")), 2, 8
 
 pytestmark = pytest.mark.usefixtures("unvalidated")
 

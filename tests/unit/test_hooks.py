@@ -46,7 +46,7 @@ ALL = pytest.mark.parametrize("sender", SENDERS, ids=lambda one: one.name)
 
 
 def test_every_kind_of_source_has_a_hook_and_a_sender_here() -> None:
-    assert set(HOOKS) >= set(SOURCES)
+    assert set(HOOKS) >= set(SOURCES) - {"push"}  # (what it sends is no hint)
     assert {type(one.hook) for one in SENDERS} == set(HOOKS.values())
     assert all(isinstance(one.hook, Hook) for one in SENDERS)
 

@@ -723,7 +723,12 @@ def test_from_schema_0002_with_data(url: str, tmp_path: Path, monkeypatch: pytes
         "indexed_key",
         "indexed_space",
         "lease",
+        "mirror",
+        "mirror_gone",
+        "mirror_member",
+        "mirror_record",
         "source_health",
+        "token",
         "wide_read",
     ]
     old = [t for t in TABLES if t not in new]
