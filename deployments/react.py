@@ -142,7 +142,10 @@ class Reactor:
         except Exception as error:  # whatever it is, what came in is tried again
             known = isinstance(error, CrowdsyncError)
             log.warning("%s: %s", source, error, exc_info=None if known else error)
-            await self._later(taken, str(error) if known else f"{type(error).__name__}: {error}")
+            if taken:
+                await self._later(taken, str(error) if known else f"{type(error).__name__}: {error}")
+            else:  # it did not come so far; what is due stays so
+                await asyncio.sleep(IDLE)
             return
         by_hint = {(hint.kind, hint.key): part for part in parts for hint in part.hints}
         unnamed = Part((), "wide", "something changed that no key names")
@@ -209,11 +212,12 @@ class Reactor:
             async with open_directory(chosen) as (directory, _):
                 known = await in_thread(self.store.cursor, stream)
                 try:
-                    changes = await directory.changes(known.cursor) if known else None
-                    news = {(hint.kind, hint.key) for hint in changes.hints} if changes else set()
-                    token = changes.token if changes else await directory.token()
-                except StaleCursorError:
-                    news, token = {("group", "")}, await directory.token()
+                    if known is None:
+                        raise StaleCursorError("nobody asked yet")
+                    changes = await directory.changes(known.cursor)
+                    news, token = {(hint.kind, hint.key) for hint in changes.hints}, changes.token
+                except StaleCursorError:  # or it has no events: anybody may have changed
+                    news, token = {("group", "")}, await directory.token() or ""
         except CrowdsyncError as error:
             await self._later(taken, str(error))
             return

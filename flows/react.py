@@ -81,9 +81,8 @@ async def in_parts(run: Run, hints: tuple[Hint, ...], advice: str) -> list[Part]
         try:
             found.append(await in_one(run, base, part, advice))
         except BeyondError as why:
-            takers = tuple(hint for hint in part if hint not in why.others)
-            found.append(Part(takers, "wide", str(why)))
-            todo.append(tuple(why.others))
+            found.append(Part(tuple(hint for hint in part if hint not in why.others), "wide", str(why)))
+            todo += [why.others] if why.others else []
         except NotNarrowError as why:
             if len(part) == 1 or len(found) + len(todo) >= MOST_PARTS:
                 found.append(Part(part, "wide", str(why)))
@@ -93,9 +92,10 @@ async def in_parts(run: Run, hints: tuple[Hint, ...], advice: str) -> list[Part]
 
 
 class BeyondError(NotNarrowError):
-    """A plan that everybody has to be looked at for; `others`: the hints of people from whom it takes nothing."""
+    """Something stands against a plan, such as a limit; `others`: the hints of people from whom it takes nothing. (In
+    halves, it would be carried out as far as the limit lets it.)"""
 
-    def __init__(self, why: str, others: Sequence[Hint]) -> None:
+    def __init__(self, why: str, others: tuple[Hint, ...]) -> None:
         super().__init__(why)
         self.others = others
 
@@ -112,9 +112,9 @@ async def in_one(run: Run, base: KnownSides, hints: tuple[Hint, ...], advice: st
         takes = plan.operations[plan.operations["kind"].isin(TAKES)]
         owners = few.links[among(crowd_ids(few.links["name"]), crowd_ids(takes["name"]))]["id"]
         others = few.selection.people - {*takes["source_id"], *owners}
-        keep = [hint for hint in hints if hint.kind == "user" and hint.key in others]
-        if proposal.verdict.stops and 0 < len(keep) < len(hints):
-            raise BeyondError(why, keep)
+        keep = tuple(hint for hint in hints if hint.kind == "user" and hint.key in others)
+        if proposal.verdict.stops:
+            raise BeyondError(why, keep if len(keep) < len(hints) else ())
         raise NotNarrowError(why)
     stored = await store_plan(run, proposal, replaces=None)
     applied = None

@@ -163,6 +163,8 @@ async def begin(
     `through`: the connections, where they are open already and stay so.
     """
     chosen, crowd = settings.source(source), settings.directory_of(source)
+    if mode == "react":  # news is taken when the other run is done
+        crowd = crowd.model_copy(update={"busy": "wait"})
     async with nullcontext(through) if through else connected(settings, source) as opened:
         store = opened.store
         run = Run(

@@ -262,6 +262,26 @@ def test_secrets_come_from_blocks(served: Served, monkeypatch: pytest.MonkeyPatc
         _sync("preview")
 
 
+async def test_what_was_done_outside_of_prefect_is_shown_there_afterwards(served: Served) -> None:
+    from connectors.settings import load
+    from connectors.store import Store
+    from deployments.react import Reactor
+    from deployments.shown import show
+
+    with Store.open(f"sqlite:///{served.home}/crowdsync.db") as store:
+        person = store.links("crowd").query("kind == 'user'")["id"].iloc[0]
+        store.accept("crowd", "acme", [("user", person, "webhook")], "", datetime.now(UTC))
+        assert await Reactor("crowd", store).turn()
+        assert await show(store, load()) == 1
+        assert await show(store, load()) == 0, "once"
+        (row,) = [one for one in store.runs(5).to_dict("records") if one["mode"] == "react"]
+    (run,) = served.list("flow_runs", flow_runs={"name": {"any_": [f"acme: {person}"]}})
+    assert (run["id"], run["state_type"]) == (row["flow_run_id"], "COMPLETED")
+    assert row["status"] in served.artifact(run, "acme-react")["data"]
+    (told,) = json.loads(served.artifact(run, "acme-react-news")["data"])
+    assert (told["who"], told["what"], told["by"]) == (person, "user", "webhook")
+
+
 def test_no_secret_anywhere(served: Served) -> None:
     """In the bytes of both databases and of the server's log, which hold logs, parameters, artifacts and results."""
     served.run("acme sync", "COMPLETED")

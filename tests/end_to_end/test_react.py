@@ -50,6 +50,25 @@ async def test_of_whom_nothing_changed_nothing_is_written(place: Place) -> None:
 
 
 @pytest.mark.usefixtures("in_step")
+async def test_whom_a_limit_concerns_is_left_to_a_run_about_everybody_and_the_others_go_on(place: Place) -> None:
+    company = organisation(**SIZE)
+    place.idp.change(seed=3, disabled=20, joiners=2)
+    after = changed(company, seed=3, disabled=20, joiners=2)
+    ids = different(company, after)
+    place.crowd.reset_counts()
+    parts = await of(*(Hint("user", one) for one in sorted(ids)))
+    wide = [part for part in parts if part.status == "wide"]
+    assert sum(len(part.hints) for part in wide) >= 20, parts
+    assert all("judged over everybody" in part.why for part in wide)
+    there = {row["name"]: row["active"] for row in place.crowd.state()["users"]}
+    joiners = {person.id: person.username for person in after.people if person.id not in {p.id for p in company.people}}
+    assert {*joiners.values()} <= there.keys()
+    assert sum(not active for active in there.values()) < 20, "the limit holds though they come one by one"
+    before = sum(not person.active for person in company.people)
+    assert sum(not active for active in there.values()) <= before
+
+
+@pytest.mark.usefixtures("in_step")
 async def test_a_batch_leaves_nothing_to_do_for_everybody(place: Place) -> None:
     company = organisation(**SIZE)
     place.idp.change(**CHANGES)

@@ -213,7 +213,7 @@ def test_a_strangers_key_is_none() -> None:
         {"keys": [{**jwk(), "alg": "RS512"}]},
         {"keys": [{**jwk("ec"), "kid": "rsa"}]},
     ],
-    ids=str,
+    ids=[*map(str, range(8)), "use", "alg", "kind"],
 )
 def test_keys_that_prove_nothing(keys: Any) -> None:
     assert refused(signed(set_claims()), EventTokens(ISSUER, AUDIENCE, keys)) == "invalid_key"
