@@ -64,6 +64,8 @@ class Served:
         ids = {"flow_runs": {"id": {"any_": [found["id"]]}}}
         until(lambda: {t["state_type"] for t in self.list("task_runs", **ids)} - {"PENDING", "RUNNING"})
         until(lambda: not {t["state_type"] for t in self.list("task_runs", **ids)} & {"PENDING", "RUNNING"})
+        if state == "COMPLETED":  # (it is written down some at a time)
+            until(lambda: "report" in {t["name"] for t in self.list("task_runs", **ids)})
         return found
 
     def tasks(self, run: dict[str, Any]) -> dict[str, str]:
