@@ -22,14 +22,12 @@ from prefect.states import Completed, Failed, Running
 from connectors.settings import Settings
 from connectors.store import Store, in_thread
 from tasks.policy import policy_of
-from tasks.tell.render import plain
-from tasks.tell.rows import count_line, plan_rows, written
+from tasks.tell.render import plain, plan_table
+from tasks.tell.rows import ROWS, count_line, written
 
 AGE: Final = timedelta(hours=24)
 """What ended longer ago is not shown any more."""
 AT_ONCE: Final = 50
-ROWS: Final = 200
-"""Rows of a table, at most: the page takes seconds for more."""
 
 log = logging.getLogger("crowdsync.react")
 
@@ -99,18 +97,18 @@ def _shown(
     source = row["source"]
     key = f"{source}-react".lower().replace("_", "-")
     lines = [
-        f"**{row['status']}**" + (f": {summary['error']}" if summary.get("error") else ""),
+        f"**{row['status']}**" + (f": {plain(summary['error'])}" if summary.get("error") else ""),
         f"Planned: {count_line(summary.get('planned', {}))}.",
         *([f"Written: {written(summary['outcomes'])}."] if summary.get("outcomes") else []),
         *([f"Held: {summary['held']}."] if summary.get("held") else []),
     ]
     told = [
         {
-            "who": one["key"],
+            "who": plain(one["key"]),
             "what": one["kind"],
             "by": one["via"],
             "since": f"{one['received_at']:%H:%M:%S}",
-            "became": one["note"],
+            "became": plain(one["note"]),
         }
         for one in news.to_dict("records")
     ]
@@ -119,12 +117,9 @@ def _shown(
         found.append(("table", f"{key}-news", orjson.dumps(told).decode(), "What it was told, and what became of it"))
     for number in summary.get("plans", [])[:5]:
         operations = store.operations(number)
-        rows = [
-            {column: plain(value) for column, value in one.items() if column}
-            for one in plan_rows(operations, policy_of(settings, source).disclose)
-        ]
+        rows = plan_table(operations, policy_of(settings, source).disclose)
         if rows:
             counts = {str(kind): int(count) for kind, count in operations["kind"].value_counts().items()}
             title = f"Plan {number}: {count_line(counts)}"
-            found.append(("table", f"{key}-plan", orjson.dumps(rows[:ROWS]).decode(), title))
+            found.append(("table", f"{key}-plan", orjson.dumps(rows).decode(), title))
     return found

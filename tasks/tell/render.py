@@ -12,7 +12,7 @@ from connectors.operations import BY_DANGER, KINDS, Kind
 from tasks.decide.impact import Impact
 from tasks.decide.impact import lines as impact_lines
 from tasks.decide.names import spelled
-from tasks.tell.rows import ROWS, count_line, left_out, written
+from tasks.tell.rows import ROWS, count_line, left_out, plan_rows, written
 
 if TYPE_CHECKING:
     from tasks.decide.guard import Verdict
@@ -184,6 +184,13 @@ _MARKUP: Final = re.compile(r"[\\`*\[<&]|(?<![^\W_])_|_(?![^\W_])|~~|\A[-+#>=]|(
 def plain(value: Any) -> str:
     """Names come from outside: they must not become markup in the page, where every cell of a table is markdown."""
     return _MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(str(value).split()))
+
+
+def plan_table(operations: pd.DataFrame, disclose: str) -> list[dict[str, str]]:
+    """Operations → the table of a page: the columns that something stands in, none of it markup."""
+    shown = plan_rows(operations, disclose)
+    used = [column for column in (shown[0] if shown else ()) if any(row[column] for row in shown)]
+    return [{column or "±": plain(row[column]) for column in used} for row in shown]
 
 
 def unheeded(shielded: pd.DataFrame, lasting: pd.DataFrame) -> tuple[str, ...]:

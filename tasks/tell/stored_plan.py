@@ -20,8 +20,7 @@ from tasks.decide.selection import Selection
 from tasks.run import Run
 from tasks.tell.page import show_table
 from tasks.tell.proposal import Proposal
-from tasks.tell.render import plain, plan_markdown
-from tasks.tell.rows import plan_rows
+from tasks.tell.render import plan_markdown, plan_table
 
 
 @sizes_only
@@ -148,8 +147,6 @@ async def asking(run: Run, other: str) -> bool:
 
 async def create_table(run: Run, stored: StoredPlan) -> None:
     """The plan as a table artifact of the flow run."""
-    shown = plan_rows(stored.plan.operations, run.policy.disclose)
-    used = [column for column in (shown[0] if shown else ()) if any(row[column] for row in shown)]
-    rows: list[dict[str, Any]] = [{column or "±": plain(row[column]) for column in used} for row in shown]
+    rows: list[dict[str, Any]] = [*plan_table(stored.plan.operations, run.policy.disclose)]
     description = plan_markdown(stored.plan, stored.number, stored.verdict, stored.impact)
     await show_table(run.key("plan"), rows, description)
