@@ -55,11 +55,11 @@ class Server:
     password: str
 
     @contextlib.contextmanager
-    def database(self) -> Iterator[str]:
-        """The URL of a fresh, empty database, dropped afterwards."""
+    def database(self, like: str = "template1") -> Iterator[str]:
+        """The URL of a fresh database, dropped afterwards: empty, or a copy of the one named `like`."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')
             try:
                 yield self.url.rsplit("/", 1)[0] + f"/{name}"
             finally:

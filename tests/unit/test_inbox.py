@@ -242,9 +242,9 @@ def test_pruning_forgets_what_was_done_and_came_before(store: Store, monkeypatch
 
 
 @pytest.mark.parametrize("moment", ["before", "after accepting", "taken"])
-def test_a_process_that_is_killed(moment: str, store: Store, url: str) -> None:
+def test_a_process_that_is_killed(moment: str, store: Store, store_url: str) -> None:
     def work() -> None:
-        with Store.open(url) as mine:
+        with Store.open(store_url) as mine:
             if moment == "before":
                 event.listen(mine._db.engine, "commit", lambda _: killed())
             told(mine, "a", "b", delivery="d1")
@@ -261,12 +261,12 @@ def test_a_process_that_is_killed(moment: str, store: Store, url: str) -> None:
     assert len(taken(store, "b2")) == 2
 
 
-def test_many_processes_accept_and_one_takes(store: Store, url: str) -> None:
+def test_many_processes_accept_and_one_takes(store: Store, store_url: str) -> None:
     """Every record is looked at after each of its news, some looks fail, and no row is looked at twice."""
     writers, each = 4, 60
 
     def write(number: int) -> None:
-        with Store.open(url) as mine:
+        with Store.open(store_url) as mine:
             for n in range(each):
                 at = datetime.now(UTC)
                 many = [
@@ -324,9 +324,9 @@ def test_a_full_disk_is_told_and_what_was_accepted_stays(tmp_path: Path) -> None
         assert told(store, "y", delivery=f"d{kept}") == 1
 
 
-def test_a_database_that_is_held_is_told(url: str, store: Store) -> None:
+def test_a_database_that_is_held_is_told(store_url: str, store: Store) -> None:
     with (
-        Store.open(url, busy=0.2) as mine,
+        Store.open(store_url, busy=0.2) as mine,
         store._db.write() as connection,
     ):
         store._db.lock(connection, 8)  # type: ignore[arg-type]
@@ -335,8 +335,8 @@ def test_a_database_that_is_held_is_told(url: str, store: Store) -> None:
     assert told(store, "a", delivery="d1") == 1
 
 
-def test_what_is_accepted_is_synced_to_the_disk(url: str, store: Store) -> None:
-    if url.startswith("sqlite"):
+def test_what_is_accepted_is_synced_to_the_disk(store_url: str, store: Store) -> None:
+    if store_url.startswith("sqlite"):
         with store._db.write() as connection:
             assert connection.execute(text("PRAGMA synchronous")).scalar_one() == 2  # FULL
 
@@ -355,11 +355,11 @@ def test_accepting_costs_little(store: Store) -> None:
 # Waking
 
 
-async def test_news_wakes_whoever_waits_for_them(store: Store, url: str) -> None:
+async def test_news_wakes_whoever_waits_for_them(store: Store, store_url: str) -> None:
     async with store.wake("crowd") as wake:
         assert await wake(5)  # the first call is for what came before
         assert not await wake(0.2)
-        with Store.open(url) as other:
+        with Store.open(store_url) as other:
             await asyncio.to_thread(told, other, "a")
             began = time.monotonic()
             assert await wake(20)  # came between two calls
