@@ -19,9 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from connectors import oauth
-from connectors.model import Snapshot
 from connectors.store import Store
-from tasks.read import validate
 from tests.support import postgres
 
 vars(oauth)["load_pem_private_key"] = lru_cache(load_pem_private_key)
@@ -118,12 +116,6 @@ def store(tmp_path: Path, schema: Path) -> Iterator[Store]:
     """An empty store of one file, for tests of something else."""
     with Store.open(f"sqlite:///{shutil.copy(schema, tmp_path)}") as opened:
         yield opened
-
-
-@pytest.fixture
-def unvalidated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For worlds without a row that validation holds, of which Great Expectations needs 0.1 s to say so."""
-    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

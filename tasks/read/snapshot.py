@@ -39,6 +39,6 @@ async def validated(store: Store, stream: str, snapshot: Snapshot, digest: str) 
         snapshot = validate.trimmed(snapshot)
     held = await in_thread(store.verdict, digest, validate.RULES)
     if held is None:
-        held = validate.broken_rows(snapshot)
+        held = validate.broken(snapshot)
         await in_thread(store.save_verdict, digest, validate.RULES, held, at=datetime.now(UTC))
     return validate.without(snapshot, held)

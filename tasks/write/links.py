@@ -164,7 +164,7 @@ def last_seen(store: Store, source: str, policy: Policy) -> Wanted | None:
         return None
     snapshot = store.load_snapshot(int(latest["id"].iloc[0]))
     held = store.verdict(str(latest["digest"].iloc[0]), validate.RULES)
-    sound = validate.without(snapshot, validate.broken_rows(snapshot) if held is None else held)
+    sound = validate.without(snapshot, validate.broken(snapshot) if held is None else held)
     return wanted(source, latest["taken_at"].iloc[0], sound, policy)
 
 

@@ -36,7 +36,6 @@ from connectors.model import (
     Snapshot,
     attributes_text,
     groups_frame,
-    held_frame,
     memberships_frame,
     users_frame,
 )
@@ -45,7 +44,6 @@ from connectors.store import Store
 from deployments.sandbox import crowd as sandbox
 from tasks.decide.plan import Plan
 from tasks.policy import Policy
-from tasks.read import validate
 from tasks.write import chunks
 from tests import road
 from tests.support import postgres
@@ -322,7 +320,6 @@ def emulator() -> Iterator[Any]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "FLUSH", FLUSH)
     # Validation is not the subject, and takes half a second for every new content.
-    monkeypatch.setattr(validate, "broken_rows", lambda _: held_frame())
 
 
 async def _in_step(emulator: Any, store: Store) -> None:

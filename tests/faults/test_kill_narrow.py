@@ -17,9 +17,7 @@ from typing import Any
 
 import pytest
 
-from connectors.model import Snapshot
 from connectors.store import Store
-from tasks.read import validate
 from tasks.read.narrow import read_changed, read_narrow
 from tests.support.by_key import a_run, compare, everybody, link, remember, spoil, unhindered, without_limits
 from tests.support.in_step import compare_changed, settle
@@ -53,7 +51,6 @@ def killing(call: Callable[..., Any], nth: int, when: str) -> Callable[..., Any]
 def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
     rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
     first, sides = worlds(100)
     with Store.open(f"sqlite:///{tmp_path}/first.db") as store:
@@ -84,7 +81,6 @@ def test_killed_anywhere_the_next_run_decides_what_a_wide_one_does(
 def test_killed_among_those_who_changed_the_next_run_decides_what_a_wide_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validate, "broken_rows", lambda _: Snapshot.of().held)
     rng, killed, found = random.Random(5), Counter[str](), Counter[str]()
     first, sides = worlds(102)
     policy = unhindered(without_limits(sides.policy))

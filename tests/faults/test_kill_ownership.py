@@ -26,12 +26,12 @@ import pytest
 from connectors.contract import Outcome
 from connectors.crowd import Crowd
 from connectors.errors import ConfigurationError
-from connectors.model import ID_ATTRIBUTE, held_frame
+from connectors.model import ID_ATTRIBUTE
 from connectors.operations import Operation
 from connectors.settings import load
 from connectors.store import Store
 from tasks.decide.ownership import ByHand
-from tasks.read import connections, validate
+from tasks.read import connections
 from tasks.write import chunks
 from tasks.write import links as transfer
 from tests import road
@@ -80,7 +80,6 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "Store", DyingStore)
     monkeypatch.setattr(connections, "Crowd", DyingCrowd)
     # Validation is not the subject, and takes half a second for every new content.
-    monkeypatch.setattr(validate, "broken_rows", lambda _: held_frame())
 
 
 def killed(moment: str, seq: int, work: Any) -> None:

@@ -35,9 +35,6 @@ from tests.support.sides import worlds
 SEEDS, PARTS, SERIES = int(os.environ.get("CROWDSYNC_SEEDS", "2")), 2, 8
 
 
-pytestmark = pytest.mark.usefixtures("unvalidated")
-
-
 @pytest.mark.parametrize("part", long_after(1, range(PARTS)))
 async def test_what_follows_from_whom_both_sides_name_is_what_a_wide_run_finds(store: Store, part: int) -> None:
     found: Counter[str] = Counter()

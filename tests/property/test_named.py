@@ -38,8 +38,6 @@ from tests.support.worlds import World, applied
 
 SEEDS, PARTS, SERIES = int(os.environ.get("CROWDSYNC_SEEDS", "4")), 2, 8
 
-pytestmark = pytest.mark.usefixtures("unvalidated")
-
 
 async def news_of(
     world: World, source: BySource, crowd: ByCrowd, since: tuple[str, str], rng: random.Random

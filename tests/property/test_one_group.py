@@ -24,8 +24,6 @@ from tests.support.worlds import applied
 SEEDS, PARTS = int(os.environ.get("CROWDSYNC_SEEDS", "2")), 2
 SERIES = 10
 
-pytestmark = pytest.mark.usefixtures("unvalidated")
-
 
 @pytest.mark.parametrize("part", long_after(1, range(PARTS)))
 async def test_what_follows_for_a_group_is_what_a_wide_run_finds(store: Store, part: int) -> None:

@@ -29,7 +29,6 @@ RUNS = 8
 _RUNS = """
 import asyncio, os, sys, time
 from pathlib import Path
-import great_expectations
 from connectors.settings import load
 from tasks.policy import policy_of
 from tasks.run import SkippedError, begin

@@ -31,9 +31,6 @@ from tests.support.worlds import SOURCE, World
 DAYS = 30
 
 
-pytestmark = pytest.mark.usefixtures("unvalidated")
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store.open(f"sqlite:///{tmp_path}/store.db") as opened:

@@ -22,7 +22,7 @@ from tests.support.in_step import settle
 from tests.support.of_group import compare_group, narrow
 from tests.support.worlds import SOURCE, World
 
-pytestmark = [pytest.mark.usefixtures("unvalidated"), pytest.mark.parametrize("url", ["sqlite"], indirect=True)]
+pytestmark = pytest.mark.parametrize("backend", ["sqlite"])
 
 
 def company() -> World:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -102,9 +101,19 @@ def test_validate_without_takes_only_the_kind_that_is_held() -> None:
     assert list(rest.held["id"]) == ["8", "1"]
 
 
-async def test_validate_takes_blanks_off_what_a_source_says_and_leaves_crowd_alone(tmp_path: Path) -> None:
-    Store.upgrade(url := f"sqlite:///{tmp_path}/crowdsync.db")
-    store = Store.open(url)
+@pytest.mark.parametrize(("few", "by_suite"), [(2, ["users", "groups"]), (3, [])])
+async def test_validate_takes_blanks_off_what_a_source_says_and_leaves_crowd_alone(
+    few: int, by_suite: list[str], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Great Expectations where they are more than a few, and without it."""
+    judged, suite = list[str](), validate._by_suite
+
+    def counted(kind: str, frame: pd.DataFrame) -> Any:
+        judged.append(kind)
+        return suite(kind, frame)
+
+    monkeypatch.setattr(validate, "_by_suite", counted)
+    monkeypatch.setattr(validate, "FEW", few)
     odd = person("1", "\u00a0ann\n", " a@x.org ", first_name=" A", last_name="L\t", display_name=" ", active=False)
     whole = snapshot([odd, person("2", "\x00", active=False)], [team("g", " Core ")])
     for _ in range(2):  # the second time, the verdict is a kept one
@@ -116,7 +125,7 @@ async def test_validate_takes_blanks_off_what_a_source_says_and_leaves_crowd_alo
     rest = await validated(store, "directory:crowd", other, other.digest())
     assert rest.users.equals(other.users)
     assert rest.held.empty
-    store.close()
+    assert judged == by_suite
 
 
 USER, GROUP = users_frame([person("1", "ann"), person("2", "bob")]), groups_frame([team("a", "a"), team("b", "b")])
