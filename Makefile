@@ -5,7 +5,8 @@ SIZE   ?= small
 
 # Nothing but what the locks name by its hash: no source that would be built with what nobody locked, and no build of
 # ours in a place of its own, which would fetch the newest tools for it.
-INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+	--no-compile
 COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header
 
@@ -56,5 +57,6 @@ $(VENV)/ready: pyproject.toml requirements.lock
 	@echo "Setting up $(VENV) (a minute or two, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -r requirements.lock
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true  # as pip would, on one core after the other
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-index --no-build-isolation -e .
 	@touch $@
