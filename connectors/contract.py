@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from connectors.model import GroupRow, Members, MembershipRow, UserRow, sizes_only
@@ -216,6 +217,58 @@ class Source(Protocol):
 
         Raises `ConfigurationError`, `AuthenticationError` or `RefusedError` with the way out.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriptions:
+    """What there is to subscribe to at a source (`of`), how long a subscription lasts, and after how much of that it is
+    renewed."""
+
+    of: tuple[str, ...]
+    lasts: timedelta
+    renewed: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """That a source tells an address of ours who changed, `until` it ends (UTC).
+
+    `of` is one of `Subscriptions.of`. `resource` is what the source must be told beside the `id` to end it, "" where
+    it needs nothing, or nobody knows."""
+
+    of: str
+    id: str
+    until: datetime
+    resource: str = ""
+
+
+@runtime_checkable
+class Subscribable(Protocol):
+    """A source that tells who changed (`connectors.hook`) once it is asked to, and for a time only.
+
+    Each call raises what other calls of a source may, and `ConfigurationError` where the source does not take our
+    address or secret."""
+
+    subscriptions: ClassVar[Subscriptions]
+
+    async def subscribed(self, address: str) -> Sequence[str] | None:
+        """Ids of the subscriptions that lead to this address; None where the source cannot say which there are."""
+        ...
+
+    async def subscribe(self, of: str, address: str, secret: str, key: str) -> Subscription:
+        """Makes one, by which the source tells `address` and says `secret` each time.
+
+        `key` is new for each one, and the same where the call is repeated within an hour because nobody knows what
+        became of it: then there is one all the same, or `subscribed` names both."""
+        ...
+
+    async def renew(self, old: Subscription, address: str, secret: str, key: str) -> Subscription | None:
+        """One that lasts longer: the same, or another one beside it, which `key` is for. None where it is gone."""
+        ...
+
+    async def unsubscribe(self, old: Subscription) -> None:
+        """Ends it; where it is gone, nothing happens."""
         ...
 
 

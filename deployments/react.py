@@ -21,6 +21,7 @@ from connectors.settings import Settings, load
 from connectors.store import ReadCursor, Store, in_thread
 from connectors.store.inbox import Hint as Item
 from deployments.shown import prefect_answers, show
+from deployments.subscribed import keep_subscribed
 from flows.react import Part, react
 from flows.sync import SyncRequest, sync
 from tasks.decide.names import crowd_ids
@@ -74,7 +75,7 @@ class Reactor:
 
     async def work(self) -> None:
         """Until `end`; a batch that runs then is finished."""
-        showing = asyncio.create_task(self._show())
+        showing = asyncio.gather(self._show(), keep_subscribed(self.directory, self.store))
         try:
             async with self.store.wake(self.directory) as wake:
                 over = asyncio.ensure_future(self.ended.wait())

@@ -15,6 +15,7 @@ import base64
 import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -26,7 +27,18 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
+from connectors.contract import (
+    PLAIN,
+    Capabilities,
+    Changes,
+    Group,
+    Held,
+    Page,
+    Person,
+    Scope,
+    Subscription,
+    Subscriptions,
+)
 from connectors.errors import (
     ConfigurationError,
     ForbiddenError,
@@ -35,7 +47,7 @@ from connectors.errors import (
     RetryableError,
     StaleCursorError,
 )
-from connectors.http import Http
+from connectors.http import Answer, Http
 from connectors.model import GroupRow, Members, MembershipRow, UserRow, pairs_of
 from connectors.oauth import Form, Tokens, assertion, private_key, with_assertion, with_secret
 from connectors.paging import Part, by_cursor, drained, in_order, of_groups
@@ -80,6 +92,9 @@ _RIGHTS: Final = {
     "servicePrincipals": "Application.Read.All",
 }
 
+_SUBSCRIBE: Final = {"users": "User.Read.All", "groups": "Group.Read.All"}
+"""What a subscription to it takes: to groups more than reading them."""
+
 Ids = frozenset[str]
 
 
@@ -113,6 +128,11 @@ class Entra:
     name: ClassVar[str] = "entra"
     capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True, delta=True)
     settings: ClassVar[type[EntraSettings]] = EntraSettings
+    # At most 41,760 minutes, of which an hour is left out for clocks that differ. Graph asks to be authorised anew
+    # whenever it likes, such as when a token ends, and then tells no more; each renewal does that, so they are many.
+    subscriptions: ClassVar[Subscriptions] = Subscriptions(
+        ("users", "groups"), lasts=timedelta(minutes=41_700), renewed=timedelta(minutes=55)
+    )
 
     @classmethod
     def open(cls, name: str, settings: EntraSettings, secrets: Mapping[str, str]) -> Entra:
@@ -483,6 +503,92 @@ class Entra:
                 (joined if here_now else left).extend((group, member, one) for one in kinds)
         return joined, left, replaced
 
+    # --- subscriptions -------------------------------------------------------------------------
+
+    async def subscribed(self, address: str) -> Sequence[str] | None:
+        """As `Subscribable.subscribed`: those of this app. Graph shows no `clientState`."""
+        found = [as_dict(one) async for page, _ in self._list("/subscriptions") for one in page]
+        return [needed(one, "id") for one in found if one.get("notificationUrl") == address]
+
+    async def subscribe(self, of: str, address: str, secret: str, key: str) -> Subscription:  # noqa: ARG002
+        """As `Subscribable.subscribe`. Graph asks the address first whether it is one of ours."""
+        body = {
+            "resource": of,
+            "changeType": "updated,deleted",  # who is new, or goes into the bin, is updated
+            "notificationUrl": address,
+            "lifecycleNotificationUrl": address,
+            "expirationDateTime": self._until(),
+            "clientState": secret,
+        }
+        answer = await self._http.call("POST", "/subscriptions", json=body)
+        if answer.status == 409 and await self._make_room(of, address):
+            answer = await self._http.call("POST", "/subscriptions", json=body)
+        if answer.status != 201:
+            raise self._unheard(of, answer, secret)
+        return self._subscription(of, answer)
+
+    async def renew(
+        self,
+        old: Subscription,
+        address: str,  # noqa: ARG002
+        secret: str,
+        key: str,  # noqa: ARG002
+    ) -> Subscription | None:
+        """As `Subscribable.renew`: the same one, authorised anew."""
+        path = f"/subscriptions/{quote(old.id, safe='')}"
+        answer = await self._http.call("PATCH", path, json={"expirationDateTime": self._until()}, repeat=True)
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise self._unheard(old.of, answer, secret)
+        return self._subscription(old.of, answer)
+
+    async def unsubscribe(self, old: Subscription) -> None:
+        """As `Subscribable.unsubscribe`."""
+        path = f"/subscriptions/{quote(old.id, safe='')}"
+        answer = await self._http.call("DELETE", path, repeat=True)
+        if answer.status not in (200, 204, 404):
+            raise self._error(path, answer.status, answer.problem())
+
+    async def _make_room(self, of: str, address: str) -> int:
+        """Ends what leads to this address already, and of which nobody knows; how many."""
+        found = [as_dict(one) async for page, _ in self._list("/subscriptions") for one in page]
+        same = [one for one in found if one.get("notificationUrl") == address and one.get("resource") == of]
+        for one in same:
+            await self.unsubscribe(Subscription(of, needed(one, "id"), datetime.now(UTC)))
+        return len(same)
+
+    def _until(self) -> str:
+        return f"{datetime.now(UTC) + self.subscriptions.lasts:%Y-%m-%dT%H:%M:%SZ}"
+
+    def _subscription(self, of: str, answer: Answer) -> Subscription:
+        said = as_dict(answer.json())
+        until = instant_of(said.get("expirationDateTime"))
+        if until is None or type(said.get("id")) is not str or not said["id"]:
+            raise IncompleteError(f"{self._name}: /subscriptions: the answer names no id, or no time at which it ends.")
+        return Subscription(of, said["id"], until)
+
+    def _unheard(self, of: str, answer: Answer, secret: str) -> RefusedError | ConfigurationError:
+        """What to raise where Graph does not subscribe us to it."""
+        said = self._why(answer.problem()).replace(secret, "***")
+        message = f"{self._name}: the subscription to {of}: {answer.status}{said}."
+        if answer.status == 400:
+            return ConfigurationError(
+                f"{message} Graph must reach crowdsync receive, by https, at receiver.public_url, and be answered "
+                "within ten seconds; see that it runs."
+            )
+        if answer.status == 409:
+            return ConfigurationError(
+                f"{message} The app has one already that leads elsewhere: end that one, or give crowdsync an app "
+                "registration of its own."
+            )
+        if answer.status in (401, 403):
+            return ForbiddenError(
+                f"{message} {_GRANT.format(_SUBSCRIBE[of])}. Where it is granted, there are too many subscriptions: "
+                "an app may have 100 in a tenant."
+            )
+        return IncompleteError(f"{message} Run again.")
+
     # --- check ---------------------------------------------------------------------------------
 
     async def check(self) -> Sequence[str]:
@@ -717,6 +823,15 @@ _ADVICE: Final = (
     "Check tenant and client_id, and that the secret or certificate is among the app registration's Certificates & "
     "secrets and has not expired."
 )
+
+
+def instant_of(said: Any) -> datetime | None:
+    """A time as Graph says it, in UTC, with as many digits of a second as it likes; None where it is none."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)", str(said))
+    try:
+        return datetime.fromisoformat(found[1]).replace(tzinfo=UTC) if found else None
+    except ValueError:
+        return None
 
 
 def _other_mail(record: Record) -> str:

@@ -12,13 +12,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
 import orjson
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
+from connectors.contract import (
+    PLAIN,
+    Capabilities,
+    Changes,
+    Group,
+    Held,
+    Page,
+    Person,
+    Scope,
+    Subscription,
+    Subscriptions,
+)
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, Members, UserRow
@@ -43,6 +55,7 @@ from connectors.records import attributes as attributes_of
 from connectors.source import SourceSettings, WithPrivateKey, client
 
 _ROOT: Final = "/admin/directory/v1"
+_STOP: Final = "/admin/directory_v1/channels/stop"
 _AUDIENCE: Final = "https://oauth2.googleapis.com/token"
 """What an assertion is for: Google's public address, whatever `token_url` leads to."""
 SCOPES: Final = tuple(
@@ -95,6 +108,10 @@ class Google:
     name: ClassVar[str] = "google"
     capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True)
     settings: ClassVar[type[GoogleSettings]] = GoogleSettings
+    # A channel is for one event, lasts two days at most, and cannot be prolonged. Channels cannot be listed.
+    subscriptions: ClassVar[Subscriptions] = Subscriptions(
+        ("add", "update", "delete", "undelete", "makeAdmin"), lasts=timedelta(days=2), renewed=timedelta(days=1)
+    )
 
     @classmethod
     def open(cls, name: str, settings: GoogleSettings, secrets: Mapping[str, str]) -> Google:
@@ -215,6 +232,64 @@ class Google:
     async def changes(self, scope: Scope, cursor: str) -> Changes:  # noqa: ARG002
         """There are none."""
         raise StaleCursorError(f"{self._at()}: no deltas; a full read is due.")
+
+    # --- channels ------------------------------------------------------------------------------
+
+    async def subscribed(self, address: str) -> Sequence[str] | None:  # noqa: ARG002
+        """As `Subscribable.subscribed`: Google does not say."""
+        return None
+
+    async def subscribe(self, of: str, address: str, secret: str, key: str) -> Subscription:
+        """As `Subscribable.subscribe`: a channel with the id `key`."""
+        lasts = self.subscriptions.lasts
+        body = {
+            "id": key,
+            "type": "web_hook",
+            "address": address,
+            "token": secret,
+            "params": {"ttl": str(int(lasts.total_seconds()))},
+        }
+        params = {**self._where, "event": of}
+        # Repeated where an answer is lost: a second channel of this id there cannot be.
+        answer = await self._http.call("POST", f"{_ROOT}/users/watch", params=params, json=body, repeat=True)
+        reason, said = _error(answer.problem())
+        if answer.status == 400 and "channelidnotunique" in f"{reason} {said}".lower().replace(" ", ""):
+            # It was made when it was asked for before, an hour ago at most. (Without the resource it cannot be ended.)
+            return Subscription(of, key, datetime.now(UTC) + lasts - timedelta(hours=2))
+        if answer.status == 200:
+            return self._channel(of, key, as_dict(answer.json()))
+        words = answer.words(said).replace(secret, "***")
+        message = f"{self._at('users/watch')}: {answer.status} {answer.scrub(reason)}{words}."
+        if answer.status == 400 or "webhook" in reason.lower():
+            raise ConfigurationError(
+                f"{message} Google takes addresses with https and a certificate that everybody trusts only: see "
+                "receiver.public_url."
+            )
+        if answer.status == 403:
+            raise ForbiddenError(f"{message} {_ADVICE.get(reason, self._role())}")
+        raise IncompleteError(f"{message} Run again.")
+
+    async def renew(self, old: Subscription, address: str, secret: str, key: str) -> Subscription | None:
+        """As `Subscribable.renew`: always another one."""
+        return await self.subscribe(old.of, address, secret, key)
+
+    async def unsubscribe(self, old: Subscription) -> None:
+        """As `Subscribable.unsubscribe`. One whose resource nobody knows ends by itself."""
+        if not old.resource:
+            return
+        body = {"id": old.id, "resourceId": old.resource}
+        answer = await self._http.call("POST", _STOP, json=body, repeat=True)
+        if answer.status not in (200, 204, 404):
+            reason, said = _error(answer.problem())
+            raise IncompleteError(
+                f"{self._at('channels/stop')}: {answer.status} {answer.scrub(reason)}{answer.words(said)}. Run again."
+            )
+
+    def _channel(self, of: str, key: str, said: Record) -> Subscription:
+        ends = text(said.get("expiration"))
+        if said.get("id") != key or not ends.isdecimal() or len(ends) > 14:
+            raise IncompleteError(f"{self._at('users/watch')}: the answer is not about our channel; run again.")
+        return Subscription(of, key, datetime.fromtimestamp(int(ends) / 1000, UTC), text(said.get("resourceId")))
 
     async def check(self) -> Sequence[str]:
         """As `Source.check`. Google counts neither users nor groups."""

@@ -7,6 +7,7 @@ https://learn.microsoft.com/en-us/graph/api/overview
     GET  /v1.0/groups/{id}/{members,transitiveMembers}, /v1.0/users/{id}/{memberOf,transitiveMemberOf}
     GET  /v1.0/servicePrincipals/{id}[/appRoleAssignedTo]
     POST /v1.0/$batch
+         /v1.0/subscriptions[/{id}]  (`entra_subscriptions`)
 
 Every third group, one person in ten, and a service principal are assigned to the application `APP`; nothing to
 `OTHER_APP`. Options beside `client_secret`:
@@ -54,6 +55,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from deployments.sandbox.entra_subscriptions import Subscriptions
 from deployments.sandbox.organisation import Organisation, Person, Team
 from deployments.sandbox.server import Answer, Chains, Pages, Refusal, Request, children_of, members_of
 
@@ -206,6 +208,7 @@ class Entra:
         self._bin: dict[str, tuple[str, Record]] = {}  # deleted people and groups: reason, last record
         self._rounds: dict[str, list[bytes]] = {}
         self._known: dict[str, Any] = {}
+        self.subscriptions = Subscriptions(TENANT, CLIENT, base, self._roles, options, self._refuse)
         self._routes: list[tuple[re.Pattern[str], tuple[Fields, ...], int, Callable[..., Answer]]] = [
             (re.compile(pattern), needed, units, answer)
             for pattern, needed, units, answer in (
@@ -271,6 +274,24 @@ class Entra:
             then.members = {}  # the first company is nobody's change
         self._history.append(then)
         self._known = known
+        if not self.subscriptions.known:
+            return
+        purged = {key for key, (reason, _) in self._bin.items() if reason == "deleted"} - known.keys()
+        people = [(key, key in purged) for key in then.people]
+        self.subscriptions.tell(people, [(key, key in purged) for key in {**then.teams, **then.members}])
+
+    def control(self, name: str, given: Any) -> Any:
+        """As `server.Connection`: what there is, its end, and lifecycle events."""
+        if name == "subscriptions":
+            return list(self.subscriptions.known.values())
+        if name == "forget":
+            for key in given or list(self.subscriptions.known):
+                self.subscriptions.known.pop(key, None)
+        elif name == "lifecycle":
+            self.subscriptions.lifecycle(str(given))
+        else:
+            raise ValueError(f"no such control: {name}")
+        return {}
 
     def _record_of(self, one: Person | Team) -> Record:
         return self._person(one) if isinstance(one, Person) else self._team(one)
@@ -400,7 +421,7 @@ class Entra:
         """As `server.Emulator`."""
         path = re.sub(r"^/v1\.0", "", request.path)
         path = re.sub(r"^/[^/]+/oauth2", "/oauth2", path)
-        path = re.sub(r"^/(users|groups|servicePrincipals)/(?!delta)[^/]+", r"/\1/{id}", path)
+        path = re.sub(r"^/(users|groups|servicePrincipals|subscriptions)/(?!delta)[^/]+", r"/\1/{id}", path)
         return f"{request.method} {path}"
 
     def failure(self, status: int, detail: str, headers: Sequence[tuple[str, str]] = ()) -> Answer:
@@ -439,6 +460,8 @@ class Entra:
             "/delta()", "/delta"
         )
         path = re.sub(r"\((?:appId=)?'([^/]*?)'\)", lambda m: f"/={m[1]}" if "appId" in m[0] else f"/~{m[1]}", path)
+        if re.fullmatch(r"/subscriptions(/[^/]+(/reauthorize)?)?", path):
+            return self.subscriptions.answer(request, path)
         for pattern, needed, units, answer in self._routes:
             match = pattern.fullmatch(path)
             if match is None:
@@ -509,6 +532,8 @@ class Entra:
             try:
                 if not path.startswith("/"):
                     raise self._refuse(400, "Invalid batch payload format: url is not relative.", "BadRequest")
+                if path.startswith("/subscriptions"):
+                    raise self._refuse(400, "Subscriptions are not emulated in a batch.", "BadRequest")
                 done[ids[at]] = self._one(part)
             except Refusal as refusal:
                 done[ids[at]] = refusal.answer

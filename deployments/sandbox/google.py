@@ -4,7 +4,8 @@ https://developers.google.com/workspace/admin/directory/reference/rest
 
 A service account with domain-wide delegation reads users, groups and their members. Lists say no total; of a group
 alone there is `directMembersCount`. Some groups have a member from elsewhere (EXTERNAL), every seventh has everybody
-in the account (CUSTOMER, without an e-mail address). An address that somebody had before stays their alias.
+in the account (CUSTOMER, without an e-mail address). An address that somebody had before stays their alias. Changes of
+people are told through channels (`google_channels`).
 
 Options beside `email`, `key` and `key_id` (credentials):
 
@@ -47,6 +48,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from deployments.sandbox.google_channels import Channels
 from deployments.sandbox.organisation import Organisation, Person, Team
 from deployments.sandbox.server import Answer, Chains, Pages, Refusal, Request
 
@@ -156,6 +158,7 @@ class Google:
         self._former: dict[str, list[str]] = {}
         self._deleted: dict[str, tuple[Person, str]] = {}
         self._addresses: dict[str, str] = {}
+        self.channels = Channels(options)
         self._routes: list[tuple[re.Pattern[str], str, frozenset[str], Callable[..., Answer]]] = [
             (re.compile(_ROOT + pattern), scope, known | _COMMON, answer)
             for pattern, scope, known, answer in (
@@ -210,6 +213,8 @@ class Google:
 
     def load(self, company: Organisation) -> None:
         """As `server.Emulator`."""
+        earlier = {person.id: person for person in self.company.people}
+        binned = {*self._deleted}
         present = {person.id for person in company.people}
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         for person in self.company.people:
@@ -254,6 +259,29 @@ class Google:
             self._members_of.append(members)
         self._rendered: dict[Any, list[bytes]] = {}
         self._member_rows: dict[Any, list[bytes]] = {}
+        if not self.channels.known:
+            return
+        happened = [("delete", person) for key, person in earlier.items() if key not in present]
+        for person in company.people:
+            if earlier.get(person.id) != person:
+                new = "undelete" if person.id in binned else "add"
+                happened.append(("update" if person.id in earlier else new, person))
+        self.channels.tell((event, self._told(person)) for event, person in happened)
+
+    def _told(self, person: Person) -> dict[str, str]:
+        """What a message says of somebody."""
+        names = {"id": user_id(person.id), "primaryEmail": self._addresses[person.id]}
+        return names | {"etag": self._of_user["etag"](person)}
+
+    def control(self, name: str, given: Any) -> Any:
+        """As `server.Connection`: what channels there are, and their end."""
+        if name == "subscriptions":
+            return self.channels.shown()
+        if name != "forget":
+            raise ValueError(f"no such control: {name}")
+        for key in given or list(self.channels.known):
+            self.channels.known.pop(key, None)
+        return {}
 
     def _team(self, at: int) -> Team:
         return self.company.teams[at]
@@ -283,7 +311,7 @@ class Google:
 
     def label(self, request: Request) -> str:
         """As `server.Emulator`: `GET /users`, `GET /groups/{key}/members`, `POST /token`."""
-        path = re.sub(r"^(/users|/groups)/[^/]+", r"\1/{key}", request.path.removeprefix(_ROOT))
+        path = re.sub(r"^(/users|/groups)/(?!watch$)[^/]+", r"\1/{key}", request.path.removeprefix(_ROOT))
         return f"{request.method} {re.sub(r'/hasMember/.*', '/hasMember/{key}', path)}"
 
     def failure(self, status: int, detail: str, headers: Sequence[tuple[str, str]] = ()) -> Answer:
@@ -299,6 +327,14 @@ class Google:
             line = {"method": request.method, "path": request.path, "query": dict(request.query)}
             with Path(path).open("ab") as file:
                 file.write(orjson.dumps(line) + b"\n")
+        if request.path == f"{_ROOT}/users/watch" and request.method == "POST":
+            self._authorise(request, "user")
+            self._throttle()
+            return self.channels.watch(request, self._where(request.query))
+        if request.path == "/admin/directory_v1/channels/stop" and request.method == "POST":
+            self._authorise(request, "user")
+            self._throttle()
+            return self.channels.stop(request)
         for pattern, scope, known, answer in self._routes:
             if match := pattern.fullmatch(request.path):
                 self._authorise(request, scope)

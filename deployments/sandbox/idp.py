@@ -109,6 +109,19 @@ class RunningIdp:
         found: dict[str, int] = self._control("POST", "load", sizes)
         return found
 
+    def subscriptions(self) -> list[dict[str, Any]]:
+        """What the provider tells whom, as it has it itself; of Entra and Google."""
+        found: list[dict[str, Any]] = self._control("GET", "subscriptions")
+        return found
+
+    def forget(self, *ids: str) -> None:
+        """Ends some of these without telling anybody; all of them where none is named."""
+        self._control("POST", "forget", list(ids))
+
+    def lifecycle(self, event: str) -> None:
+        """Entra: sends this lifecycle event for every subscription."""
+        self._control("POST", "lifecycle", event)
+
     def _control(self, method: str, name: str, body: Any = None) -> Any:
         request = urllib.request.Request(  # noqa: S310
             f"{self.url}/_sandbox/{name}", method=method, data=None if body is None else orjson.dumps(body)

@@ -10,6 +10,7 @@ An `Emulator` answers requests about one company. Beside its own paths every ser
     POST /_sandbox/churn            {"seed", "chance", "people", "teams"}: between any two requests one leaves and one
                                     joins, by chance; {} ends it and brings the company of before back
     POST /_sandbox/load             those of `organisation.organisation`: another company; `circle` nests in a circle
+    *    /_sandbox/…                what the emulator itself has (`control`)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import socket
 import struct
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
@@ -135,8 +136,16 @@ class Refusal(Exception):
         self.answer = answer
 
 
+class Later(Exception):
+    """An answer that takes a while, because somebody else is asked first. It may raise `Refusal`."""
+
+    def __init__(self, answer: Awaitable[Answer]) -> None:
+        super().__init__()
+        self.answer = answer
+
+
 class Emulator(Protocol):
-    """One identity provider. `answer` raises `Refusal` for errors."""
+    """One identity provider. `answer` raises `Refusal` for errors, and `Later`."""
 
     company: Organisation
 
@@ -429,6 +438,10 @@ class Connection(asyncio.Protocol):
             answer = self._answer(request)
         except Refusal as refusal:
             answer = refusal.answer
+        except Later as later:
+            self.transport.pause_reading()
+            self.waiting = asyncio.ensure_future(self._send_when(later.answer, request))
+            return
         if request.fails("slow"):
             assert fault is not None
             # No reading meanwhile: answers keep the order of the requests.
@@ -451,6 +464,15 @@ class Connection(asyncio.Protocol):
         if request.fails("truncated"):
             return Answer(answer.body[: len(answer.body) // 2], answer.status, answer.kind, answer.headers)
         return answer
+
+    async def _send_when(self, coming: Awaitable[Answer], request: Request) -> None:
+        try:
+            answer = await coming
+        except Refusal as refusal:
+            answer = refusal.answer
+        if not self.transport.is_closing():
+            self._send(answer, cut=request.fails("cut"))
+            self.transport.resume_reading()
 
     def _send_late(self, answer: Answer) -> None:
         if not self.transport.is_closing():
@@ -510,6 +532,8 @@ class Connection(asyncio.Protocol):
                     circle = sizes.pop("circle", False)
                     company = organisation(**sizes)
                     answer = self._loaded(in_a_circle(company) if circle else company)
+                case (_, name) if control := getattr(state.emulator, "control", None):
+                    answer = control(name, given)
                 case _:
                     return Answer(b'{"error":"no such path"}', 404)
         except (TypeError, ValueError, re.error) as error:
