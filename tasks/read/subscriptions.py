@@ -159,9 +159,7 @@ class Carer:
         became: Became = "made anew" if of in self.whys else "made"
         return Cared(of, became, self.known[of].until, self.whys.get(of, "there was none"))
 
-    async def _ask(
-        self, of: str, ask: Callable[[str], Awaitable[Subscription | None]], *, owed: bool = False
-    ) -> bool:
+    async def _ask(self, of: str, ask: Callable[[str], Awaitable[Subscription | None]], *, owed: bool = False) -> bool:
         """Asks for one; whether there is one. The store knows of it before. `owed`: it was missing."""
         now = datetime.now(UTC)
         key, since = self.asked.get(of, ("", now))

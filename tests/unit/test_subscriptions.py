@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -260,10 +261,8 @@ async def test_what_may_have_been_made_is_asked_for_by_the_same_key(
 ) -> None:
     """Killed, or without an answer, after the source has made it: no second one is left behind."""
     source.after, source.fails["subscribe users"] = True, [error]  # type: ignore[list-item]
-    try:
+    with suppress(KeyboardInterrupt):
         assert became(await care(store, source)) == ["missing", "made"]
-    except KeyboardInterrupt:
-        pass
     assert set(became(await care(store, source))) <= {"made", "stands"}
     assert sorted(of for of, *_ in source.there.values()) == ["groups", "users"]
 
