@@ -16,12 +16,13 @@ import pytest
 
 from deployments.sandbox import entra
 from deployments.sandbox.idp import RunningIdp, running
-from deployments.sandbox.organisation import Organisation, organisation
+from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.server import members_of
 from tests.support.clients import client_package, drive
 
 SIZE: dict[str, Any] = {"users": 60, "groups": 12, "memberships": 150}
 GUESTS = 6
+BAD = [400, "InvalidRequest"]
 
 
 def ask(url: str, *, data: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], Any]:
@@ -73,6 +74,7 @@ def test_the_sdk_reads_everything() -> None:
     people = {p.id: p for p in company.people}
     members = direct(company)
     options = {"guests": GUESTS, "sparse": 3, "delta_page": 7, "delta_members": 4}
+    options["roles"] = (*entra.ROLES, "Group.Read.All")
     with (
         running("entra", **SIZE, options=options) as idp,
         running("entra", users=3, groups=1, memberships=2, options={"limit": 4, "window": 2}) as busy,
@@ -134,6 +136,21 @@ def test_the_sdk_reads_everything() -> None:
     assert set(gone) == {"changed", "deleted"}
     assert found["bin"] == gone.count("changed")
     assert found["later"][0] <= 8
+    after = changed(changed(company, seed=1, leavers=6, updated=2), seed=2, disabled=2, moved=2)
+    before = changed(company, seed=1, leavers=6, updated=2)
+    for name, wanted in {
+        "made": ["users", "state", True, True],
+        "listed": [["users", None, True], ["groups", None, True]],  # the secret is shown to nobody
+        "renewed": True,
+        "shown": True,
+        "twice": [409, "Conflict"],
+        **dict.fromkeys(("too long", "over", "plain", "deaf", "deaf to lifecycle", "long state", "created"), BAD),
+        "told": [["Groups", "updated", "state"], ["Users", "updated", "state"]],
+        "told of": sorted({person.id for person in {*after.people} - {*before.people}}),
+        "gone": [404, "ResourceNotFound"],
+        "left": ["groups"],
+    }.items():
+        assert found["subscriptions"][name] == wanted, name
     assert found["429"] == [429, "TooManyRequests", "ResourceUnitLimitExceeded"]
     assert 1 <= found["wait"] <= 2
     assert found["after it"] == 1

@@ -12,7 +12,7 @@ import pytest
 
 from deployments.sandbox.google import ADMIN, Google, group_email, group_id, user_id
 from deployments.sandbox.idp import running
-from deployments.sandbox.organisation import Person, organisation
+from deployments.sandbox.organisation import Person, changed, organisation
 from deployments.sandbox.server import Answer, Refusal, Request, children_of, members_of
 from tests.support.clients import client_package, drive
 
@@ -88,6 +88,18 @@ def test_the_client_reads_everything(tmp_path: Path, busy: str) -> None:
     assert found["owners"] in (["OWNER"], [])
     assert {*map(group_id, nested[parent.id])} < set(found["derived"])
     assert found["has"] == {"isMember": True}
+
+    told = found["channels"]
+    after = changed(company, seed=1, updated=3)
+    assert (told["made"], told["seconds"]) == (["api#channel", True, True], 600)
+    assert told["sync"] == [1, "sync", True, ""]
+    assert (told["at most"], told["by default"]) == (172_800, 7200)
+    assert told["twice"][0::2] == [400, "channelIdNotUnique"]
+    assert told["plain"][0] == told["long id"][0] == 400
+    assert sorted(told["states"]) == [["update", number] for number in (2, 3, 4)]
+    assert told["tokens"] == ["state"] * 3
+    assert told["told of"] == sorted(user_id(person.id) for person in {*after.people} - {*company.people})
+    assert (told["stopped"], told["gone"][0]) == ("", 404)
 
     assert found["nobody"] == [404, "Resource Not Found: userKey", "notFound"]
     assert found["no group"] == [404, "Resource Not Found: groupKey", "notFound"]

@@ -146,7 +146,7 @@ def servers() -> Iterator[Servers]:
         yield Servers(crowd, idps)
 
 
-@pytest.fixture(params=["entra", "google"])
+@pytest.fixture(params=["entra", pytest.param("google", marks=pytest.mark.long)])
 async def place(
     request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Place]:

@@ -9,8 +9,12 @@ import asyncio
 import json
 import logging
 import sys
+import threading
 import urllib.request
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from kiota_abstractions.authentication import BaseBearerTokenAuthenticationProvider
 from kiota_abstractions.base_request_configuration import RequestConfiguration
@@ -28,6 +32,7 @@ from msgraph.generated.models.group import Group
 from msgraph.generated.models.o_data_errors.o_data_error import ODataError
 from msgraph.generated.models.org_contact import OrgContact
 from msgraph.generated.models.service_principal import ServicePrincipal
+from msgraph.generated.models.subscription import Subscription
 from msgraph.generated.models.user import User
 from msgraph.generated.users.delta.delta_request_builder import DeltaRequestBuilder as UserDelta
 from msgraph.generated.users.item.user_item_request_builder import UserItemRequestBuilder
@@ -87,9 +92,74 @@ async def refused(call: Any) -> list[Any]:
     raise AssertionError("not refused")
 
 
-def days_pass() -> None:
-    change = json.dumps({"seed": 1, "leavers": 6, "updated": 2}).encode()
+def days_pass(**how: int) -> None:
+    change = json.dumps(how or {"seed": 1, "leavers": 6, "updated": 2}).encode()
     urllib.request.urlopen(urllib.request.Request(f"{url}/_sandbox/change", data=change, method="POST")).close()
+
+
+async def subscriptions(graph: Any) -> dict[str, Any]:
+    """Made, shown, renewed, told and ended, with an address that answers as the documentation says."""
+    found: dict[str, Any] = {}
+    told: list[Any] = []
+    came = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            token = parse_qs(urlsplit(self.path).query).get("validationToken", [""])[0].encode()
+            if body:
+                told.extend(json.loads(body)["value"])
+                came.set()
+            self.send_response(500 if "deaf" in self.path else 200 if token else 202)
+            self.send_header("content-type", "text/plain")
+            self.send_header("content-length", str(len(token)))
+            self.end_headers()
+            self.wfile.write(token)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_address[1]}"
+    ends = datetime.now(UTC) + timedelta(days=20)
+
+    def wanted(**changes: Any) -> Any:
+        given = {"resource": "users", "change_type": "updated,deleted", "notification_url": f"{here}/a?ours=1"}
+        given |= {"expiration_date_time": ends, "client_state": "state", "lifecycle_notification_url": f"{here}/life"}
+        return Subscription(**{**given, **changes})
+
+    made = await graph.subscriptions.post(wanted())
+    found["made"] = [made.resource, made.client_state, made.expiration_date_time == ends, bool(made.id)]
+    await graph.subscriptions.post(wanted(resource="groups"))
+    listed = (await graph.subscriptions.get()).value
+    found["listed"] = [[one.resource, one.client_state, one.notification_url == f"{here}/a?ours=1"] for one in listed]
+    item = graph.subscriptions.by_subscription_id(made.id)
+    later = ends + timedelta(days=5)
+    found["renewed"] = (await item.patch(Subscription(expiration_date_time=later))).expiration_date_time == later
+    await item.reauthorize.post()
+    found["shown"] = (await item.get()).expiration_date_time == later
+    for name, changes in {
+        "twice": {},
+        "too long": {"expiration_date_time": datetime.now(UTC) + timedelta(minutes=41_800)},
+        "over": {"expiration_date_time": datetime.now(UTC) - timedelta(minutes=1)},
+        "plain": {"notification_url": "http://sync.example.org/a"},
+        "deaf": {"notification_url": f"{here}/deaf"},
+        "deaf to lifecycle": {"lifecycle_notification_url": f"{here}/deaf"},
+        "long state": {"client_state": "x" * 129},
+        "created": {"change_type": "created"},
+    }.items():
+        found[name] = await refused(graph.subscriptions.post(wanted(**changes)))
+    await asyncio.to_thread(days_pass, seed=2, disabled=2, moved=2)
+    await asyncio.to_thread(came.wait, 10)
+    await asyncio.sleep(0.3)
+    found["told"] = sorted({(one["resource"].split("/")[0], one["changeType"], one["clientState"]) for one in told})
+    found["told of"] = sorted({one["resourceData"]["id"] for one in told if one["resource"].startswith("Users")})
+    await item.delete()
+    found["gone"] = await refused(item.get())
+    found["left"] = [one.resource for one in (await graph.subscriptions.get()).value]
+    server.shutdown()
+    return found
 
 
 async def main() -> None:
@@ -215,6 +285,8 @@ async def main() -> None:
         removed += [item.additional_data["@removed"]["reason"]] if "@removed" in item.additional_data else []
     found["later"] = [len(items), sorted(removed)]
     found["bin"] = len((await graph.directory.deleted_items.graph_user.get()).value)
+
+    found["subscriptions"] = await subscriptions(graph)
 
     # 429: the SDK waits as long as Retry-After says and asks again.
     graph, _ = client(busy_url, busy_token)
