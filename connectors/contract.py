@@ -267,8 +267,8 @@ class Subscribable(Protocol):
         """One that lasts longer: the same, or another one beside it, which `key` is for. None where it is gone."""
         ...
 
-    async def unsubscribe(self, old: Subscription) -> None:
-        """Ends it; where it is gone, nothing happens."""
+    async def unsubscribe(self, old: Subscription) -> bool:
+        """Ends it; whether it was there still, as far as that can be told."""
         ...
 
 

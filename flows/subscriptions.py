@@ -14,7 +14,7 @@ from connectors.idp import SOURCES
 from connectors.settings import Settings, load
 from connectors.store import Store, in_thread
 from tasks.read.connections import open_source
-from tasks.read.subscriptions import Care, care_for
+from tasks.read.subscriptions import Care, Cared, care_for
 from tasks.tell.page import say
 
 Row = dict[str, str]
@@ -71,7 +71,7 @@ async def look_after(settings: Settings, store: Store, sources: Sequence[str]) -
                 "tells of": one.of,
                 "what": one.became,
                 "until": f"{one.until:%Y-%m-%d %H:%M} UTC" if one.until else "",
-                "why": one.why + ("; everybody is read" if care.everybody and one.became.startswith("made") else ""),
+                "why": one.why + ("; everybody is read" if care.everybody and _untold(one) else ""),
             }
             for one in care.every
         ]
@@ -97,6 +97,11 @@ async def _of_source(settings: Settings, store: Store, name: str) -> Care:
     if care.everybody:
         say("%s: changes may have gone untold, so that everybody is read", name)
     return care
+
+
+def _untold(one: Cared) -> bool:
+    """Whether it was missing for a while."""
+    return one.became.startswith("made") or (one.became == "renewed" and bool(one.why))
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -543,12 +543,13 @@ class Entra:
             raise self._unheard(old.of, answer, secret)
         return self._subscription(old.of, answer)
 
-    async def unsubscribe(self, old: Subscription) -> None:
+    async def unsubscribe(self, old: Subscription) -> bool:
         """As `Subscribable.unsubscribe`."""
         path = f"/subscriptions/{quote(old.id, safe='')}"
         answer = await self._http.call("DELETE", path, repeat=True)
         if answer.status not in (200, 204, 404):
             raise self._error(path, answer.status, answer.problem())
+        return answer.status != 404
 
     async def _make_room(self, of: str, address: str) -> int:
         """Ends what leads to this address already, and of which nobody knows; how many."""

@@ -108,9 +108,10 @@ class Google:
     name: ClassVar[str] = "google"
     capabilities: ClassVar[Capabilities] = Capabilities(nested_groups=True)
     settings: ClassVar[type[GoogleSettings]] = GoogleSettings
-    # A channel is for one event, lasts two days at most, and cannot be prolonged. Channels cannot be listed.
+    # A channel is for one event, lasts two days at most, and cannot be prolonged. Channels cannot be listed, either:
+    # that one is gone is seen when it is to be stopped, in favour of the next one, and so that is soon.
     subscriptions: ClassVar[Subscriptions] = Subscriptions(
-        ("add", "update", "delete", "undelete", "makeAdmin"), lasts=timedelta(days=2), renewed=timedelta(days=1)
+        ("add", "update", "delete", "undelete", "makeAdmin"), lasts=timedelta(days=2), renewed=timedelta(hours=6)
     )
 
     @classmethod
@@ -273,10 +274,10 @@ class Google:
         """As `Subscribable.renew`: always another one."""
         return await self.subscribe(old.of, address, secret, key)
 
-    async def unsubscribe(self, old: Subscription) -> None:
+    async def unsubscribe(self, old: Subscription) -> bool:
         """As `Subscribable.unsubscribe`. One whose resource nobody knows ends by itself."""
         if not old.resource:
-            return
+            return True
         body = {"id": old.id, "resourceId": old.resource}
         answer = await self._http.call("POST", _STOP, json=body, repeat=True)
         if answer.status not in (200, 204, 404):
@@ -284,6 +285,7 @@ class Google:
             raise IncompleteError(
                 f"{self._at('channels/stop')}: {answer.status} {answer.scrub(reason)}{answer.words(said)}. Run again."
             )
+        return answer.status != 404
 
     def _channel(self, of: str, key: str, said: Record) -> Subscription:
         ends = text(said.get("expiration"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
@@ -88,7 +88,8 @@ async def care_for(
 @dataclass(slots=True)
 class Carer:
     """One look at the subscriptions of one source. `asked`: the keys under which some were asked for, and since when;
-    `ending`: those that another one has replaced; `whys`: why there is none any more; `kept`: what the store has of all
+    `ending`: those that another one has replaced; `whys`: why there is none any more; `lost`: those whose
+    predecessor was gone before its end; `kept`: what the store has of all
     this."""
 
     store: Store
@@ -102,6 +103,7 @@ class Carer:
     asked: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     ending: list[Subscription] = field(default_factory=list)
     whys: dict[str, str] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     owed: bool = False
     kept: str = ""
 
@@ -127,7 +129,8 @@ class Carer:
             self.ending += [Subscription("", one, datetime.now(UTC)) for one in sorted({*(found or ())} - ours)]
         await self._end()
         await self.keep()
-        return tuple(every)
+        lost = "the one before it was there no more"
+        return tuple(replace(one, why=lost) if one.of in self.lost else one for one in every)
 
     async def _one(self, of: str) -> Cared:
         """Sees to one of them."""
@@ -177,11 +180,14 @@ class Carer:
         return made is not None
 
     async def _end(self) -> None:
-        """Ends what others have replaced, as far as that succeeds; the rest another time."""
+        """Ends what others have replaced, as far as that succeeds; the rest another time. What should have been there
+        and was not has told nothing of late."""
         for one in list(self.ending):
             try:
-                if one.until > datetime.now(UTC) or not one.of:
-                    await self.source.unsubscribe(one)
+                lasting = one.until > datetime.now(UTC)
+                if (lasting or not one.of) and not await self.source.unsubscribe(one) and lasting:
+                    self.lost.add(one.of)
+                    self.owed = True
             except CrowdsyncError:
                 continue
             self.ending.remove(one)

@@ -182,7 +182,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def test_every_flow_is_a_deployment(place: Place) -> None:
     file = {one["name"]: one for one in yaml.safe_load(serving.FILE.read_text())["deployments"]}
-    assert set(file) == {"sync", "preview", "sync-person", "sync-group", "full-read", "sync-all"}
+    assert set(file) == {"sync", "preview", "sync-person", "sync-group", "full-read", "sync-all", "subscriptions"}
     for name, described in file.items():
         made = place.deployment(f"{name}/{name}")
         assert made["entrypoint"] == described["entrypoint"]
@@ -224,7 +224,7 @@ def test_deploying_again_changes_nothing_that_people_set(place: Place) -> None:
     after = place.deployment("sync-all/sync-all")
     assert after["id"] == before["id"]
     assert [one["active"] for one in after["schedules"]] == [False]
-    assert len(place.rows("deployments")) == 6
+    assert len(place.rows("deployments")) == 7
     assert len(place.rows("automations")) == 1
     assert len(place.rows("work_pools")) == 1
 

@@ -69,9 +69,9 @@ class Scripted:
             return Subscription(old.of, key, datetime.now(UTC) + self.lasts, "resource")
         return replace(old, until=datetime.now(UTC) + self.lasts) if old.id in self.there else None
 
-    async def unsubscribe(self, old: Subscription) -> None:
+    async def unsubscribe(self, old: Subscription) -> bool:
         await self._call("end")
-        self.there.pop(old.id, None)
+        return self.there.pop(old.id, None) is not None
 
 
 @pytest.fixture
@@ -205,6 +205,21 @@ async def test_one_that_the_provider_took_away_is_made_anew(store: Store) -> Non
     source.subscribed = then_gone  # type: ignore[method-assign]
     assert became(await care(store, source)) == ["made anew", "made anew"]
     assert told(store) == EVERYBODY
+
+
+@pytest.mark.usefixtures("read_before")
+async def test_that_one_was_gone_is_seen_when_the_next_one_takes_its_place(store: Store) -> None:
+    """Where the source cannot say which there are."""
+    source = Scripted(lists=False)
+    await care(store, source)
+    told(store)
+    del source.there[next(key for key, (of, *_) in source.there.items() if of == "groups")]
+    assert (became(await care(store, source)), told(store)) == (["stands", "stands"], [])
+    aged(store, timedelta(hours=30))
+    found = await care(store, source)
+    assert (became(found), found.everybody, told(store)) == (["renewed", "renewed"], True, EVERYBODY)
+    assert [one.why for one in found.every] == ["", "the one before it was there no more"]
+    assert (became(await care(store, source)), told(store)) == (["stands", "stands"], [])
 
 
 @pytest.mark.usefixtures("read_before")
