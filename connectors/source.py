@@ -24,6 +24,7 @@ class WebhookSettings(Strict):
     kind: Literal["standard"] | None = Field(None, description="Standard Webhooks, instead of the provider's own.")
     secret_env: str = Field("CROWDSYNC_WEBHOOK_SECRET", description="Environment variable with its secret, or two.")
     secret_file: str = Field("", description="Or the file that holds it.")
+    subscribe: bool = Field(True, description="Whether we ask the provider to send them, where that ends after a time.")
 
 
 class EventSettings(Strict):

@@ -34,7 +34,7 @@ async def keep_subscribed(directory: str, store: Store) -> None:
                 if row["what"] == "missing" or "could not" in row["why"]:
                     (log.debug if line in told else log.warning)("%s", line)
                     told.add(line)
-                elif row["what"].startswith("made"):
+                elif row["until"] and row["why"]:  # made, or another one was gone
                     log.info("%s", line)
             told = told if missing else set()
         except Exception as error:  # such as a configuration that is being written

@@ -16,9 +16,10 @@ from connectors.store import Store, in_thread
 from tasks.read.connections import open_source
 from tasks.read.subscriptions import Care, Cared, care_for
 from tasks.tell.page import say
+from tasks.tell.render import plain
 
 Row = dict[str, str]
-"""source, tells of, what (stands, renewed, made, made anew, missing), until, why"""
+"""source, tells of, what (stands, renewed, made, made anew, missing; under way, left alone), until, why"""
 
 
 @flow(name="subscriptions", persist_result=False)
@@ -36,7 +37,8 @@ async def subscriptions(sources: list[str] = []) -> list[Row]:  # noqa: B006 (no
         settings.source(name)
     with Store.open(settings.store_url(), busy=settings.store.busy) as store:
         rows = await look_after(settings, store, sources or subscribed(settings))
-    await acreate_table_artifact(rows, key="subscriptions", description=summary(rows))
+    shown = [row | {"why": plain(row["why"])} for row in rows]  # some of it others said
+    await acreate_table_artifact(shown, key="subscriptions", description=summary(rows))
     missing = [f"{row['source']}: {row['tells of']}: {row['why']}" for row in rows if row["what"] == "missing"]
     if missing:
         raise RetryableError(f"Not told of changes by {'; '.join(missing)}")
@@ -48,7 +50,10 @@ def subscribed(settings: Settings) -> list[str]:
     return [
         name
         for name, one in sorted(settings.sources.items())
-        if hasattr(SOURCES[one.kind], "subscriptions") and one.webhook is not None and one.webhook.kind is None
+        if hasattr(SOURCES[one.kind], "subscriptions")
+        and one.webhook is not None
+        and one.webhook.kind is None
+        and one.webhook.subscribe
     ]
 
 
@@ -56,6 +61,10 @@ async def look_after(settings: Settings, store: Store, sources: Sequence[str]) -
     """Looks after the subscriptions of these sources; a row for each. Never raises because of one of them."""
     rows: list[Row] = []
     for name in sources:
+        if not settings.receiver.public_url:
+            why = "receiver.public_url does not say how the provider reaches crowdsync receive"
+            rows.append({"source": name, "tells of": "", "what": "left alone", "until": "", "why": why})
+            continue
         try:
             care = await _of_source(settings, store, name)
         except Exception as error:  # whatever it is, the other sources are looked after
@@ -64,7 +73,7 @@ async def look_after(settings: Settings, store: Store, sources: Sequence[str]) -
             continue
         if care.busy:
             why = "another process looks after it just now"
-            rows.append({"source": name, "tells of": "", "what": "stands", "until": "", "why": why})
+            rows.append({"source": name, "tells of": "", "what": "under way", "until": "", "why": why})
         rows += [
             {
                 "source": name,
@@ -84,10 +93,6 @@ async def _of_source(settings: Settings, store: Store, name: str) -> Care:
         raise ConfigurationError(
             f"sources.{name}: has no subscriptions to look after; leave it out, or give a source of Entra or Google a "
             "webhook"
-        )
-    if not settings.receiver.public_url:
-        raise ConfigurationError(
-            "receiver.public_url: is missing; set it to the address of crowdsync receive as the provider reaches it"
         )
     (secret, *_) = await in_thread(webhook_secrets, name, chosen)
     address = f"{settings.receiver.public_url.rstrip('/')}/webhooks/{name}"

@@ -73,7 +73,7 @@ def test_the_sdk_reads_everything() -> None:
     company = organisation(**SIZE)
     people = {p.id: p for p in company.people}
     members = direct(company)
-    options = {"guests": GUESTS, "sparse": 3, "delta_page": 7, "delta_members": 4}
+    options: dict[str, Any] = {"guests": GUESTS, "sparse": 3, "delta_page": 7, "delta_members": 4}
     options["roles"] = (*entra.ROLES, "Group.Read.All")
     with (
         running("entra", **SIZE, options=options) as idp,
@@ -138,7 +138,7 @@ def test_the_sdk_reads_everything() -> None:
     assert found["later"][0] <= 8
     after = changed(changed(company, seed=1, leavers=6, updated=2), seed=2, disabled=2, moved=2)
     before = changed(company, seed=1, leavers=6, updated=2)
-    for name, wanted in {
+    expected: dict[str, Any] = {
         "made": ["users", "state", True, True],
         "listed": [["users", None, True], ["groups", None, True]],  # the secret is shown to nobody
         "renewed": True,
@@ -149,8 +149,8 @@ def test_the_sdk_reads_everything() -> None:
         "told of": sorted({person.id for person in {*after.people} - {*before.people}}),
         "gone": [404, "ResourceNotFound"],
         "left": ["groups"],
-    }.items():
-        assert found["subscriptions"][name] == wanted, name
+    }
+    assert found["subscriptions"] == expected
     assert found["429"] == [429, "TooManyRequests", "ResourceUnitLimitExceeded"]
     assert 1 <= found["wait"] <= 2
     assert found["after it"] == 1

@@ -304,11 +304,19 @@ async def test_the_flow_shows_what_stands_and_fails_where_something_is_missing(
     monkeypatch.setattr(flow, "acreate_table_artifact", show)
     place.store.save_wide_totals("crowd", "acme", WideTotals("", "", 1, datetime.now(UTC), {}))
     rows = await flow.subscriptions.fn()
-    assert shown[-1]["table"] == rows
+    assert [row["what"] for row in shown[-1]["table"]] == [row["what"] for row in rows] == ["made"] * len(rows)
     assert f"**{len(rows)} made**" in shown[-1]["description"]
     assert "everybody of acme is read once" in shown[-1]["description"]
     await flow.subscriptions.fn()
     assert shown[-1]["description"] == f"**{len(rows)} stand**"
+    file = place.home / "crowdsync.toml"
+    said = file.read_text()
+    file.write_text(said.replace("public_url", "# public_url"))
+    assert [row["what"] for row in await flow.subscriptions.fn()] == ["left alone"]
+    file.write_text(said.replace("[sources.acme.webhook]", "[sources.acme.webhook]\nsubscribe = false"))
+    assert await flow.subscriptions.fn() == []
+    assert "nothing to look after" in shown[-1]["description"]
+    file.write_text(said)
     await place.stop()
     place.idp.forget()
     place.aged(3)

@@ -125,7 +125,11 @@ async def subscriptions(graph: Any) -> dict[str, Any]:
     ends = datetime.now(UTC) + timedelta(days=20)
 
     def wanted(**changes: Any) -> Any:
-        given = {"resource": "users", "change_type": "updated,deleted", "notification_url": f"{here}/a?ours=1"}
+        given: dict[str, Any] = {
+            "resource": "users",
+            "change_type": "updated,deleted",
+            "notification_url": f"{here}/a?ours=1",
+        }
         given |= {"expiration_date_time": ends, "client_state": "state", "lifecycle_notification_url": f"{here}/life"}
         return Subscription(**{**given, **changes})
 
@@ -139,7 +143,7 @@ async def subscriptions(graph: Any) -> dict[str, Any]:
     found["renewed"] = (await item.patch(Subscription(expiration_date_time=later))).expiration_date_time == later
     await item.reauthorize.post()
     found["shown"] = (await item.get()).expiration_date_time == later
-    for name, changes in {
+    wrong: dict[str, dict[str, Any]] = {
         "twice": {},
         "too long": {"expiration_date_time": datetime.now(UTC) + timedelta(minutes=41_800)},
         "over": {"expiration_date_time": datetime.now(UTC) - timedelta(minutes=1)},
@@ -148,7 +152,8 @@ async def subscriptions(graph: Any) -> dict[str, Any]:
         "deaf to lifecycle": {"lifecycle_notification_url": f"{here}/deaf"},
         "long state": {"client_state": "x" * 129},
         "created": {"change_type": "created"},
-    }.items():
+    }
+    for name, changes in wrong.items():
         found[name] = await refused(graph.subscriptions.post(wanted(**changes)))
     await asyncio.to_thread(days_pass, seed=2, disabled=2, moved=2)
     await asyncio.to_thread(came.wait, 10)
