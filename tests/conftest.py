@@ -35,6 +35,7 @@ WHOLE = (
     "prefect",
     "real_time",
     "requests",
+    "subscriptions",
     "wheel",
 )
 """Files in end_to_end/ whose tests share servers."""

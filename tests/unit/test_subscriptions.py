@@ -91,7 +91,7 @@ def source(request: pytest.FixtureRequest) -> Scripted:
 @pytest.fixture
 def read_before(store: Store) -> None:
     """The source has been read once, so that Crowd has people by it."""
-    store.save_wide_totals("crowd", "acme", WideTotals("p", "r", 1, datetime.now(UTC), {}))
+    store.save_wide_totals("crowd", "acme", WideTotals("p", "r", "s", datetime.now(UTC), {}))
 
 
 async def care(store: Store, source: Scripted, address: str = ADDRESS, secret: str = SECRET) -> Care:
@@ -146,7 +146,7 @@ async def test_nobody_is_written_to_crowd_before_the_first_sync_and_nothing_is_f
     assert not (await care(store, source)).everybody
     assert told(store) == []
     assert not (await care(store, source)).everybody
-    store.save_wide_totals("crowd", "acme", WideTotals("p", "r", 1, datetime.now(UTC), {}))
+    store.save_wide_totals("crowd", "acme", WideTotals("p", "r", "s", datetime.now(UTC), {}))
     assert (await care(store, source)).everybody
     assert told(store) == EVERYBODY
     assert not (await care(store, source)).everybody
