@@ -422,7 +422,7 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
     assert len(children) >= 3
     with Patient(base_url=f"http://127.0.0.1:{port}/api", timeout=120) as api:
         rows = api.post("/deployments/filter", json={}).json()
-        assert len(rows) == 6
+        assert len(rows) == 7
         prefilled = {row["name"]: row["parameters"] for row in rows}
         assert prefilled["sync"] == {"request": {"source": "acme"}}
         assert prefilled["sync-person"] == {"source": "acme"}
