@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -40,12 +41,17 @@ LOOK: Final = timedelta(minutes=10)
 """So often it is seen to that Crowd pings us."""
 SHOW: Final = 1.0
 """Seconds after which runs that ended are shown in Prefect."""
-SHARE: Final = 5
-"""A run about everybody that news led to is followed by the next one after so many times its own length, so that most
-of the time is left to those who were named."""
+SHARE: Final = 1
+"""A run about everybody that news led to is followed by the next one after so many times its own length, so that at
+least half of the time is left to those who were named alone."""
 LEAST: Final = timedelta(seconds=2)
-ALONE: Final = 3
-"""What failed so often is tried alone, so that nobody else fails with it."""
+TOGETHER: Final = (LARGEST, 60, 8)
+"""So many are tried together that failed not at all, once, or twice; what failed more often is tried alone. Who fails
+takes ever fewer along, and never who has just come."""
+EVERY: Final = 4
+"""Of so many batches of a source one is of those that failed before, however many come anew."""
+READ: Final = timedelta(seconds=5)
+"""So often what came before everybody was read is looked for; and so far apart clocks may be."""
 log = logging.getLogger("crowdsync.react")
 
 
@@ -72,6 +78,12 @@ class Reactor:
     opened: dict[str, tuple[str, Connections, AsyncExitStack]] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     looked_after: datetime | None = None
+    settled_at: datetime | None = None
+    running: asyncio.Task[None] | None = None
+    """The run about everybody, beside which batches go on."""
+    batches: Counter[str] = field(default_factory=Counter)
+    resting: dict[str, datetime] = field(default_factory=dict)
+    """Sources that could not even be begun with: until when they are left alone."""
 
     async def work(self) -> None:
         """Until `end`; a batch that runs then is finished."""
@@ -85,14 +97,18 @@ class Reactor:
                         await asyncio.wait({woken, over}, return_when=asyncio.FIRST_COMPLETED)
                         woken.cancel()
                 over.cancel()
+                if self.running is not None:
+                    await self.running
         finally:
-            showing.cancel()
-            await asyncio.gather(showing, return_exceptions=True)
+            beside = [showing] if self.running is None else [showing, self.running]
+            for one in beside:
+                one.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             for *_, stack in self.opened.values():
                 await stack.aclose()
 
     def end(self) -> None:
-        """Ends `work` after the batch that runs."""
+        """Ends `work` after the batch, and the run about everybody, that run."""
         self.ended.set()
 
     async def _show(self) -> None:
@@ -105,28 +121,66 @@ class Reactor:
                 log.warning("Prefect: %s", error)
 
     async def turn(self) -> bool:
-        """A batch of each source that has news, or a run about everybody; whether there was anything."""
+        """A batch of each source that has news, beside a run about everybody; whether there was any news."""
         try:
             settings = load()
-            if due := await self._due():
+            self._begin_wide()
+            await self._settle_read(settings)
+            now = datetime.now(UTC)
+            due = await in_thread(self.store.sources_due, self.directory, now)
+            if due := [source for source in due if self.resting.get(source, now) <= now]:
                 await asyncio.sleep(GATHER)
-                for source in sorted({item.source for item in due}):
+                for source in due:
                     await (self._batch(settings, source) if source else self._of_crowd(settings))
                 return True
-            for source, wide in self.wide.items():
-                if wide.due:
-                    await self._everybody(source, wide)
-                    return True
             await self._look_after(settings)
         except CrowdsyncError as error:  # the store, or the configuration: it may be mended
             log.warning("%s: %s", self.directory, error)
         return False
 
-    async def _due(self, source: str | None = None) -> list[Item]:
-        """What is to be looked at now, the oldest first; what failed often alone."""
-        found = await in_thread(self.store.due, self.directory, datetime.now(UTC), LARGEST)
-        found = [item for item in found if source in (None, item.source)]
-        return [item for item in found if item.attempts < ALONE] or found[:1]
+    async def _due(self, source: str) -> list[Item]:
+        """What of a source is to be looked at now, together: what came anew, and every so often what failed before,
+        those alike that failed as often as who waits the longest of them."""
+        self.batches[source] += 1
+
+        async def ask(limit: int, least: int, most: int | None) -> list[Item]:
+            due, now = self.store.due, datetime.now(UTC)
+            return await in_thread(due, self.directory, now, limit, source=source, attempts=(least, most))
+
+        anew = self.batches[source] % EVERY != 0
+        if anew and (found := await ask(LARGEST, 0, 0)):
+            return found
+        if found := await ask(1, 1, None):
+            failed = found[0].attempts
+            return await ask(TOGETHER[failed], failed, failed) if failed < len(TOGETHER) else found
+        return await ask(LARGEST, 0, 0)
+
+    def _begin_wide(self) -> None:
+        """Begins the run about everybody that is due the longest; one at a time."""
+        if self.running is not None and self.running.done():
+            if (error := self.running.exception()) is not None:
+                log.warning("%s, everybody: %s", self.directory, error)
+            self.running = None
+        due = [source for source, wide in self.wide.items() if wide.due]
+        if due and self.running is None:
+            source = min(due, key=lambda one: self.wide[one].after or datetime.min.replace(tzinfo=UTC))
+            self.running = asyncio.create_task(self._everybody(source, self.wide[source]))
+
+    async def _settle_read(self, settings: Settings) -> None:
+        """Everything that came before everybody was read, by any run that left Crowd in step, is done; but for who is
+        held. (So is what waited for agreement to a plan that was agreed to since.)"""
+        now = datetime.now(UTC)
+        if self.settled_at is not None and now - self.settled_at < READ:
+            return
+        self.settled_at = now
+        for source in settings.sources_of(self.directory):
+            last = await in_thread(self.store.in_step, self.directory, source)
+            if last is None:
+                continue
+            held = set((await in_thread(self.store.held_records, self.directory, source))["id"])
+            note = f"everybody was read at {last.since.full_at:%Y-%m-%d %H:%M:%S} UTC"
+            settle = self.store.settle_before
+            await in_thread(settle, self.directory, source, last.since.full_at - READ, note, now, but=held)
 
     async def _batch(self, settings: Settings, source: str) -> None:
         """What the inbox has of a source, together."""
@@ -146,7 +200,7 @@ class Reactor:
             if taken:
                 await self._later(taken, str(error) if known else f"{type(error).__name__}: {error}")
             else:  # it did not come so far; what is due stays so
-                await asyncio.sleep(IDLE)
+                self.resting[source] = datetime.now(UTC) + timedelta(seconds=IDLE)
             return
         by_hint = {(hint.kind, hint.key): part for part in parts for hint in part.hints}
         unnamed = Part((), "wide", "something changed that no key names")
@@ -202,6 +256,10 @@ class Reactor:
             return
         status: Literal["done", "held"] = "done" if report.status in ("nothing to do", "applied") else "held"
         note = f"the run about everybody: {report.status}"
+        if report.status == "waiting":
+            note += f", {report.why}"
+        if status == "held":
+            log.error("%s: %d hints are held, because of %s", source, len(items), note)
         await in_thread(self.store.settle, sorted(items), status, note, datetime.now(UTC))
 
     async def _of_crowd(self, settings: Settings) -> None:

@@ -116,21 +116,40 @@ class Inbox:
 
     # Looking at it
 
-    def due(self, directory: str, now: datetime, limit: int = 1000) -> list[Hint]:
-        """What waits and is due, what was never tried first, then by when it was due.
+    def due(
+        self,
+        directory: str,
+        now: datetime,
+        limit: int = 1000,
+        *,
+        source: str | None = None,
+        attempts: tuple[int, int | None] = (0, None),
+    ) -> list[Hint]:
+        """What waits and is due, what was never tried first, then by when it was due; of one source, and what was tried
+        so often (at least, and at most; None: or more).
 
         That includes rows taken by a run that did not settle them: who calls this while it has rows in hand leaves
         those out.
         """
+        least, most = attempts
         statement = (
             select(*(INBOX.c[name] for name in Hint.__dataclass_fields__))
             .where(INBOX.c.directory == directory, _WAITING, INBOX.c.due_at <= instant(now))
+            .where(*([] if source is None else [INBOX.c.source == source]))
+            .where(INBOX.c.attempts >= least, *([] if most is None else [INBOX.c.attempts <= most]))
             .order_by(INBOX.c.due_at, INBOX.c.id)
             .limit(limit)
         )
         with self._db.read() as connection:
             rows = connection.execute(statement).mappings().all()
         return [Hint(**dict(row) | {"received_at": datetime.fromisoformat(row["received_at"])}) for row in rows]
+
+    def sources_due(self, directory: str, now: datetime) -> list[str]:
+        """The sources of which something waits and is due, "" for Crowd itself."""
+        statement = select(INBOX.c.source).distinct()
+        statement = statement.where(INBOX.c.directory == directory, _WAITING, INBOX.c.due_at <= instant(now))
+        with self._db.read() as connection:
+            return sorted(connection.execute(statement).scalars())
 
     def next_due(self, directory: str) -> datetime | None:
         """When the next row is due (that may be past); None where none waits."""
@@ -173,6 +192,24 @@ class Inbox:
             else:
                 values["done_at"] = instant(at)
             connection.execute(update(INBOX).where(_these(ids), INBOX.c.status != "done").values(**values))
+
+    def settle_before(
+        self, directory: str, source: str, before: datetime, note: str, at: datetime, *, but: Collection[str] = ()
+    ) -> int:
+        """What came before an instant, and waits or is held, is done: everybody was read after it. `but`: keys whose
+        rows stay as they are. How many were done."""
+        statement = select(INBOX.c.id, INBOX.c.key).where(
+            _LEFT, INBOX.c.directory == directory, INBOX.c.source == source, INBOX.c.received_at < instant(before)
+        )
+        with self._db.read() as connection:
+            ids = [row.id for row in connection.execute(statement) if row.key not in but]
+        if not ids:  # (most often; nobody need wait for it)
+            return 0
+        with self._db.write() as connection:
+            _lock(self._db, connection)
+            values = {"status": "done", "note": _note(note), "done_at": instant(at)}
+            connection.execute(update(INBOX).where(_these(ids), INBOX.c.status != "done").values(**values))
+        return len(ids)
 
     def give_back(self, ids: Sequence[int], note: str, at: datetime) -> list[int]:
         """These were tried and failed: they wait for another try, longer each time, and are held after `TRIES` of them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,21 @@ from tasks.policy.models import Policy
 MAX_FILE = 1_000_000
 """How many bytes a policy's file may have."""
 
+_made: dict[tuple[str, str], tuple[str, Policy]] = {}
+"""The policy that was made last of a source's section: of which text, and the policy. (A policy never changes.)"""
+
 
 def policy_of(settings: Settings, source: str) -> Policy:
-    """The policy of one source: in crowdsync.toml, or in the file that it names. Raises `ConfigurationError` naming
-    the file and the field."""
+    """The policy of one source: in crowdsync.toml, or in the file that it names; made once of the same text. Raises
+    `ConfigurationError` naming the file and the field."""
     chosen = settings.source(source)
     if not chosen.policy_file:
-        return _policy(chosen.policy, settings.file, ("sources", source, "policy"))
+        text = repr(chosen.policy)
+        made = _made.get((settings.file, source))
+        if made is None or made[0] != text:
+            made = text, _policy(chosen.policy, settings.file, ("sources", source, "policy"))
+            _made[settings.file, source] = made
+        return made[1]
     if chosen.policy:
         raise ConfigurationError(
             f"{settings.file}: sources.{source}: policy and policy_file exclude each other; keep one"
@@ -40,6 +49,11 @@ def read_policy(file: Path) -> Policy:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}; name the policy's file") from None
     if len(raw) > MAX_FILE:
         raise ConfigurationError(f"{file} is larger than {MAX_FILE:,} bytes; shorten it")
+    return _of_bytes(raw, file)
+
+
+@lru_cache(maxsize=8)
+def _of_bytes(raw: bytes, file: Path) -> Policy:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:

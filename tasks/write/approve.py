@@ -78,11 +78,14 @@ async def decided(run: Run, stored: StoredPlan) -> Decision | None:
         return known
     if stored.waits:
         return None
+    before = (await in_thread(run.store.load_plan, stored.number)).status
     await in_thread(run.store.set_plan_status, stored.number, "waiting", at=datetime.now(UTC))
-    if not deployment.id or flow_run.parent_flow_run_id:
+    if not (can_ask := bool(deployment.id and not flow_run.parent_flow_run_id)) and before == "waiting":
+        return None  # (it was told)
+    emit("plan.waiting", run.source_name, plan=stored.number, asks=[ask.text for ask in stored.verdict.asks])
+    if not can_ask:
         return None
     hours = run.policy.approval.expires_hours
-    emit("plan.waiting", run.source_name, plan=stored.number, asks=[ask.text for ask in stored.verdict.asks])
     question = question_markdown(stored, hours)
     answer = await asuspend_flow_run(
         wait_for_input=Agreement.with_initial_data(description=question),
