@@ -84,7 +84,7 @@ def plan(
         counts,
         reported,
         people,
-        evidence.links(inputs),
+        evidence.links(inputs, selection),
         evidence.stale(inputs, operations),
         evidence.owned(inputs),
         _digest(operations, digests or (source.digest(), directory.digest()), policy),

@@ -14,6 +14,7 @@ from tasks.decide.plan.differences import positions
 from tasks.decide.plan.inputs import PlanInputs
 from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
 from tasks.decide.plan.model import Owned
+from tasks.decide.selection import Selection
 
 
 def owned(inputs: PlanInputs) -> Owned:
@@ -97,15 +98,20 @@ def doubts(inputs: PlanInputs) -> Iterator[str]:
         )
 
 
-def links(inputs: PlanInputs) -> pd.DataFrame:
+def links(inputs: PlanInputs, selection: Selection | None = None) -> pd.DataFrame:
     """Ownership that Crowd's marks alone tell (kind, id, name, how), also of those who leave: a database that knows
-    only some of them would look as if it were older than Crowd."""
+    only some of them would look as if it were older than Crowd. With `selection` of people theirs alone: others may
+    be as the store had them, under a name that they have no longer."""
     parts = []
     for kind, records in (("user", inputs.accounts), ("group", inputs.directory_groups)):
         handed = among(records["owner"], inputs.matched.handed_over["after"]) & (kind == "group")
         found = records[(records["how"] == "id") & ~handed]  # (those who are handed one get theirs with the mark)
         parts.append(pd.DataFrame({"kind": kind, "id": found["owner"], "name": found["id"], "how": "id"}, dtype="str"))
-    return pd.concat(parts, ignore_index=True)
+    found = pd.concat(parts, ignore_index=True)
+    if selection is None or selection.group:
+        return found
+    people = selection.persons if selection.changed is None else selection.changed
+    return found[((found["kind"] != "user") | among(found["id"], people)).to_numpy()].reset_index(drop=True)
 
 
 def stale(inputs: PlanInputs, operations: pd.DataFrame) -> pd.DataFrame:
