@@ -25,6 +25,7 @@ from tasks.stages import carry_out, propose
 from tasks.tell.proposal import Basis
 from tasks.tell.report import ended
 from tasks.tell.stored_plan import store_plan
+from tasks.write.lease import turn_of
 
 MOST_PARTS: Final = 16
 """A batch is tried in so many parts, at most, to find those of whom a few records do not tell enough."""
@@ -61,8 +62,9 @@ async def react(settings: Settings, source: str, gather: Gather, through: Connec
     policy = policy_of(settings, source)
     async with begin(settings, source, policy, "react", through=through) as run:
         hints = tuple(dict.fromkeys(await gather(run.id)))
-        side = run.crowd_side
-        await settle_by_key(run.store, run.directory_name, side.client, side.scope)  # (of a run that was killed)
+        side, name = run.crowd_side, run.directory_name
+        run.lender = await in_thread(run.store.lending_plan, name, turn_of(name))
+        await settle_by_key(run.store, name, side.client, side.scope, run.lender)  # (of a run that was killed)
         parts = await in_parts(run, hints, settings.source(source).same_names()) if hints else []
         came = summary(run, parts)
         await in_thread(finish, run, came["status"], came)

@@ -8,6 +8,7 @@ Crowd ─extract─▶ snapshot ─▶ validate ──────────�
 # No `from __future__ import annotations` here: a worker loads this file under a name that is gone again
 # when Prefect looks up what the text "SyncRequest" means, and every run of a deployment would fail.
 from asyncio import gather
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -16,15 +17,17 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from connectors.settings import load
-from connectors.store import in_thread
+from connectors.store import StepCursors, in_thread
 from tasks.decide.ownership import abandoned
 from tasks.decide.selection import select
 from tasks.decide.width import beyond
 from tasks.policy import Policy, policy_of
+from tasks.read.deltas import Reading
 from tasks.read.known import NotNarrowError
 from tasks.read.missed import find_missed
 from tasks.read.narrow import NOBODY
 from tasks.read.news import starting_cursors
+from tasks.read.overtaken import brought_up
 from tasks.read.quarantine import watched
 from tasks.read.recover import settle_unfinished
 from tasks.read.remember import (
@@ -137,16 +140,29 @@ async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -
     return replace(proposal, plan=replace(proposal.plan, withheld=of_all["withheld"]))
 
 
-async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *, why: str) -> Proposal:
-    """What follows from both sides, read whole; `why` they are, where it was tried with less."""
+async def _both_sides(run: Run, full: bool, *, lend: bool = True) -> tuple[StepCursors | None, Reading, Reading]:
+    """Both sides, read whole, and where what happens from then on begins. While they are read, batches of news may
+    write to Crowd (`lend`); whom these touched is read again, and where that is not enough, everybody is."""
     source, crowd = run.source_side, run.crowd_side
-    with run.timed("extract"):
-        since = None if request.full else await last_read(run)
+    mark = await in_thread(run.store.newest_snapshot)
+    async with run.writing.lend() if run.writing and lend else nullcontext():
+        since = None if full else await last_read(run)
         cursors = await starting_cursors(run)
         reading, of_crowd = await gather(
             watched(run, extract_source(source.client, source.scope, source.name, since)),
             extract_directory(crowd.client, crowd.scope),
         )
+    if not run.writing or not lend:
+        return cursors, reading, of_crowd
+    both = await brought_up(run, reading, of_crowd, mark)
+    return (cursors, *both) if both else await _both_sides(run, full, lend=False)
+
+
+async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *, why: str) -> Proposal:
+    """What follows from both sides, read whole; `why` they are, where it was tried with less."""
+    source, crowd = run.source_side, run.crowd_side
+    with run.timed("extract"):
+        cursors, reading, of_crowd = await _both_sides(run, request.full)
     with run.timed("snapshot"):
         source = await save(run, source, reading.snapshot)
         crowd = await save(run, crowd, of_crowd.snapshot)

@@ -80,6 +80,9 @@ class Run:
     finished: bool = False
     writing: Writing | None = None
     """The right to write to the directory; None where the run does not."""
+    lender: int | None = None
+    """The plan that is being carried out by the run that lent this one its right to write: what it is to take away
+    counts as taken."""
 
     @property
     def source_side(self) -> Side[Source]:
@@ -106,7 +109,8 @@ class Run:
         if not hours:
             return RecentRemovals()
         who, since = (self.source_name, self.directory_name), datetime.now(UTC) - timedelta(hours=hours)
-        return RecentRemovals(self.store.removals(*who, since), self.store.passed_limits(*who, since), hours)
+        removals = self.store.removals(*who, since, pending=self.lender)
+        return RecentRemovals(removals, self.store.passed_limits(*who, since), hours)
 
     def key(self, what: str) -> str:
         """The key of an artifact: its versions on the Prefect page are those of this source."""
@@ -183,7 +187,8 @@ async def begin(
         async with recorded(run, settings, mode):
             if unattended and (why := await in_thread(quarantined, store, source)):
                 raise SkippedError(why)
-            async with writer(run, crowd) if mode in WRITING else nullcontext(), limited(source, chosen.run_hours):
+            writing = writer(run, crowd, batch=mode == "react") if mode in WRITING else nullcontext()
+            async with writing, limited(source, chosen.run_hours):
                 yield run
 
 
@@ -244,11 +249,13 @@ def close_gone(store: Store) -> None:
 
 
 @asynccontextmanager
-async def writer(run: Run, crowd: DirectorySettings) -> AsyncIterator[None]:
-    """Inside, the run is the only one that writes to its directory."""
+async def writer(run: Run, crowd: DirectorySettings, *, batch: bool) -> AsyncIterator[None]:
+    """Inside, the run is the only one that writes to its directory; a `batch` of news also where another lends it."""
     patience = crowd.wait_minutes * 60
     try:
-        async with only_writer(run.store, crowd.name, run.id, busy=crowd.busy, patience=patience) as run.writing:
+        async with only_writer(
+            run.store, crowd.name, run.id, busy=crowd.busy, patience=patience, batch=batch
+        ) as run.writing:
             yield
     except BusyError as error:
         if crowd.busy == "skip":

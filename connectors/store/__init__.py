@@ -7,6 +7,7 @@ from connectors.store.in_step import LastInStep, StepCursors
 from connectors.store.inbox import Hint, Incoming
 from connectors.store.journal import SavedPlan
 from connectors.store.leases import Lease
+from connectors.store.overtaken import Overtaken
 from connectors.store.records import IndexState, RecordChanges, WideTotals
 from connectors.store.store import Store
 from connectors.store.threads import in_thread
@@ -19,6 +20,7 @@ __all__ = [
     "IndexState",
     "LastInStep",
     "Lease",
+    "Overtaken",
     "Quarantine",
     "ReadCursor",
     "RecordChanges",

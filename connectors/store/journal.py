@@ -243,10 +243,13 @@ class Journal:
         columns = {kind: [plan.get(kind, 0) for plan in plans.values()] for kind in had}
         return pd.DataFrame({"plan": list(plans)} | columns, dtype="int64")
 
-    def removals(self, source: str | None, directory: str, since: datetime) -> pd.DataFrame:
+    def removals(
+        self, source: str | None, directory: str, since: datetime, *, pending: int | None = None
+    ) -> pd.DataFrame:
         """What any plan of a source (None: of any) has taken away since then, oldest first: kind, name, target,
         source_id, active (whether the account could log in before), at (UTC). Of every run and mode, about everybody or
-        one; what came about without us while we were to do it ("already") counts too."""
+        one; what came about without us while we were to do it ("already") counts too. `pending`: a plan of which also
+        counts, as of now, what is still to be done."""
         columns = ("kind", "name", "target", "source_id", "before", "finished_at")
         statement = (
             select(*(OPERATION.c[n] for n in columns))
@@ -254,14 +257,18 @@ class Journal:
             .where(PLAN.c.directory == directory, *([] if source is None else [PLAN.c.source == source]))
             # A plan's status is set after its last outcome, unless it was cut short.
             .where((PLAN.c.status_at >= instant(since)) | PLAN.c.status.in_(["applying", "interrupted"]))
-            .where(OPERATION.c.kind.in_(kinds(effect="takes")), OPERATION.c.state.in_(["done", "already"]))
-            .where(OPERATION.c.finished_at >= instant(since))
+            .where(OPERATION.c.kind.in_(kinds(effect="takes")))
+            .where(
+                (OPERATION.c.state.in_(["done", "already"]) & (OPERATION.c.finished_at >= instant(since)))
+                | ((OPERATION.c.plan_id == (pending or 0)) & (OPERATION.c.state == "planned"))
+            )
             .order_by(OPERATION.c.finished_at, OPERATION.c.plan_id, OPERATION.c.seq)
         )
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
         active = frame["before"].map(was_active).astype(bool)
-        at = pd.to_datetime(frame["finished_at"], utc=True, format="ISO8601")
+        at = pd.to_datetime(frame["finished_at"].where(frame["finished_at"] != ""), utc=True, format="ISO8601")
+        at = at.fillna(pd.Timestamp.now("UTC"))
         return frame.drop(columns=["before", "finished_at"]).assign(active=active, at=at)
 
     def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:

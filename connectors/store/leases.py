@@ -37,8 +37,11 @@ class Leases:
 
     _db: Database
 
-    def take_lease(self, directory: str, holder: str, *, seconds: float, now: datetime | None = None) -> Lease | None:
-        """Take the directory's lease for `seconds`; None while another holder's is not over.
+    def take_lease(
+        self, directory: str, holder: str, *, seconds: float, now: datetime | None = None, behind: str = ""
+    ) -> Lease | None:
+        """Take the directory's lease for `seconds`; None while another holder's is not over, or another has the lease
+        `behind` which this one stands.
 
         `now` is by the database's clock unless it is given: a machine whose clock is ahead must not take what another
         one holds.
@@ -53,9 +56,10 @@ class Leases:
         with self._db.write() as connection:
             self._db.lock(connection, Lock.LEASES)
             now = now or self._db.now(connection)  # (now that it need wait no longer)
-            before = _row(connection, directory)
-            if before is not None and before.holder not in ("", holder) and before.until > instant(now):
-                return None
+            before, first = _row(connection, directory), _row(connection, behind) if behind else None
+            for other in (before, first):
+                if other is not None and other.holder not in ("", holder) and other.until > instant(now):
+                    return None
             until = now + timedelta(seconds=seconds)
             # The row is never removed: a token that began again at 1 would let an old writer through.
             lease = Lease(directory, holder, before.token + 1 if before is not None else 1, until)

@@ -19,6 +19,7 @@ from connectors.store.journal import Journal
 from connectors.store.leases import Leases
 from connectors.store.links import Links
 from connectors.store.mirror import Mirror
+from connectors.store.overtaken import Overtakings
 from connectors.store.records import Records
 from connectors.store.tokens import Tokens
 
@@ -37,6 +38,7 @@ class Store(
     InStepLog,
     Inbox,
     Mirror,
+    Overtakings,
     Tokens,
 ):
     """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health, what is held, since

@@ -65,16 +65,16 @@ def known_sides(run: Run) -> KnownSides:
     crowd = _known(run.store, run.crowd_side)
     if source.saved.digest != totals.snapshot:
         raise NotNarrowError(f"{run.source_name} was read since by a run that did not end well, or by a preview")
-    if run.store.unfinished_plans(run.directory_name):
+    if {*run.store.unfinished_plans(run.directory_name)} - {run.lender}:
         raise NotNarrowError("an earlier run was interrupted, and what became of its operations is to be found out")
     window = run.recent().removals
-    since = run.store.removals(None, run.directory_name, totals.at)
+    since = run.store.removals(None, run.directory_name, totals.at, pending=run.lender)
     if since["kind"].isin([*kinds(entity="group"), *kinds(entity="nesting")]).any():
         raise NotNarrowError("groups of Crowd were taken away or out of groups since the last wide run")
     recent = set(crowd_ids(window["name"]))
     if len(recent) > MOST_REMOVALS:
         raise NotNarrowError(f"{len(recent)} accounts lost something in the window of the limits")
-    own = run.store.removals(run.source_name, run.directory_name, totals.at)
+    own = run.store.removals(run.source_name, run.directory_name, totals.at, pending=run.lender)
     totals = replace(totals, totals=totals_less(totals.totals, own, since))
     removed = pd.concat([window, since], ignore_index=True)
     return KnownSides(totals, source, crowd, recent, removed, Keys(run, source.saved.id, crowd.saved.id))

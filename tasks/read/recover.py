@@ -77,13 +77,16 @@ def _pairs(operations: Sequence[Operation], directory: Snapshot) -> set[tuple[st
     return set(rows[list(MEMBERSHIPS)].astype("str").itertuples(index=False, name=None))
 
 
-async def settle_unfinished(store: Store, directory_name: str, directory: Snapshot) -> Sequence[int]:
-    """Finds out what became of the operations of interrupted plans, and records it. Returns those plans."""
-    return await in_thread(_settle_unfinished, store, directory_name, directory)
+async def settle_unfinished(
+    store: Store, directory_name: str, directory: Snapshot, but: int | None = None
+) -> Sequence[int]:
+    """Finds out what became of the operations of interrupted plans, and records it. Returns those plans. `but`: one
+    that is not interrupted."""
+    return await in_thread(_settle_unfinished, store, directory_name, directory, but)
 
 
-def _settle_unfinished(store: Store, directory_name: str, directory: Snapshot) -> Sequence[int]:
-    plans = store.unfinished_plans(directory_name)
+def _settle_unfinished(store: Store, directory_name: str, directory: Snapshot, but: int | None) -> Sequence[int]:
+    plans = [number for number in store.unfinished_plans(directory_name) if number != but]
     now = datetime.now(UTC)
     for number in plans:
         known = store.load_plan(number)
@@ -113,10 +116,12 @@ MOST_BY_KEY: Final = 500
 """So many operations whose end is not known are asked for by key."""
 
 
-async def settle_by_key(store: Store, directory_name: str, client: Directory, scope: Scope) -> None:
+async def settle_by_key(
+    store: Store, directory_name: str, client: Directory, scope: Scope, but: int | None = None
+) -> None:
     """As `settle_unfinished`, with what Crowd says of the accounts that they are about. Where groups are concerned, or
     too many, they stay for a run that reads all of it."""
-    plans = await in_thread(store.unfinished_plans, directory_name)
+    plans = [number for number in await in_thread(store.unfinished_plans, directory_name) if number != but]
     open_ = [await in_thread(store.operations, number, states=["intended"]) for number in plans]
     operations = pd.concat(open_, ignore_index=True) if open_ else None
     if operations is None or len(operations) > MOST_BY_KEY:
@@ -128,4 +133,5 @@ async def settle_by_key(store: Store, directory_name: str, client: Directory, sc
     names = {crowd_id(name) for name in (*operations["name"], *users["target"]) if name}
     found = [one for one in await asyncio.gather(*(client.user(name, scope) for name in sorted(names))) if one]
     pairs = memberships_frame(pair for one in found for pair in one.memberships)
-    await settle_unfinished(store, directory_name, Snapshot.of(users_frame(one.user for one in found), None, pairs))
+    crowd: Snapshot = Snapshot.of(users_frame(one.user for one in found), None, pairs)
+    await settle_unfinished(store, directory_name, crowd, but)

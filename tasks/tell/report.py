@@ -134,7 +134,7 @@ class Ending:
     def in_step(self, stored: StoredPlan, policy: Policy) -> bool:
         """Whether Crowd is in step with the source now, as far as the run saw: its plan was about everybody, no part of
         it was left out (that is another policy than the run's), and all of it holds."""
-        done = self.status in ("nothing to do", "applied")
+        done = self.status in ("nothing to do", "applied") and not self.outcomes.get("undone")
         return done and stored.proposal.basis.about_everybody and stored.proposal.policy == policy
 
 
@@ -254,8 +254,14 @@ def reported(run: Run, stored: StoredPlan, ending: Ending) -> Report:
         shielded=plan.shielded,
         lasting=longer,
         loud=(*unheeded(plan.shielded, longer), *wanted_names(plan.held), *proposal.basis.loud),
-        remarks=left_in(plan.withheld, run.policy),
+        remarks=(*left_in(plan.withheld, run.policy), *left_to_news(ending.outcomes)),
     )
+
+
+def left_to_news(outcomes: Mapping[str, int]) -> tuple[str, ...]:
+    """What of a plan was left out for batches of news that came meanwhile, in words."""
+    left = outcomes.get("undone", 0)
+    return (f"{left} of its operations were left to news that came meanwhile",) if left else ()
 
 
 def raise_if_short(report: Report, ending: Ending) -> None:

@@ -15,6 +15,7 @@ from tasks.decide.plan import Plan
 from tasks.run import Run
 from tasks.write.canary import canary
 from tasks.write.chunks import CHUNK, Progress, chunks
+from tasks.write.lend import let_in
 
 BEFORE: Final = ("planned", "refused", "waiting", "approved")
 """The states of a plan that can be carried out."""
@@ -63,6 +64,7 @@ async def apply_plan(run: Run, plan: Plan, number: int, runner: Runner, *, size:
             await runner.canary(run, number, first, progress)
             verified = len(first)
         for done, chunk in enumerate(bounds, 1):
+            await let_in(run, number)
             await runner.chunk(run, number, chunk, progress, number=done, total=len(bounds))
             if len(bounds) > 1:
                 await tell(round(100 * done / len(bounds), 1))

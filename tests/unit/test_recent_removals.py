@@ -398,6 +398,10 @@ def test_the_journal_tells_what_was_taken_away_by_any_run(store: Store) -> None:
     store.record(cut_short, [(0, "done", "")], at=AT + 3 * MINUTE)
     assert len(store.removals("acme", "crowd", AT + MINUTE)) == 2, "a run that was killed took it away all the same"
     assert store.removals("nobody", "crowd", AT).empty
+    pending = store.removals("acme", "crowd", AT + MINUTE, pending=cut_short)
+    still = ["user_delete", "user_deactivate", "membership_remove", "nesting_remove", "user_delete", "group_delete"]
+    assert sorted(pending["kind"]) == sorted(still), "what it is still to take away, where it goes on"
+    assert pending["at"].notna().all()
 
 
 def test_the_runs_tell_which_limits_a_person_let_pass(store: Store) -> None:
