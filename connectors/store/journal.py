@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Select, Table, func, select, update
 
 from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import sizes_only
-from connectors.operations import kinds, was_active
+from connectors.operations import Kind, kinds, was_active
 from connectors.store import audit, bulk, leases
 from connectors.store import links as link_table
 from connectors.store.database import Database
@@ -270,6 +270,25 @@ class Journal:
         at = pd.to_datetime(frame["finished_at"].where(frame["finished_at"] != ""), utc=True, format="ISO8601")
         at = at.fillna(pd.Timestamp.now("UTC"))
         return frame.drop(columns=["before", "finished_at"]).assign(active=active, at=at)
+
+    def made_since(self, source: str, directory: str, since: datetime, most: int) -> pd.DataFrame:
+        """What plans of a source made since then, oldest first, of accounts alone: kind (user_create, membership_add),
+        name, target, source_id, at (UTC). What was so already was not made. Nothing, where that is more than `most`."""
+        columns = ("kind", "name", "target", "source_id", "finished_at")
+        made = (Kind.USER_CREATE.value, Kind.MEMBERSHIP_ADD.value)
+        statement = (
+            select(*(OPERATION.c[n] for n in columns))
+            .join_from(PLAN, OPERATION, OPERATION.c.plan_id == PLAN.c.id)
+            .where(PLAN.c.directory == directory, PLAN.c.source == source)
+            .where((PLAN.c.status_at >= instant(since)) | PLAN.c.status.in_(["applying", "interrupted"]))
+            .where(OPERATION.c.kind.in_(made), OPERATION.c.state == "done", OPERATION.c.finished_at >= instant(since))
+            .limit(most + 1)
+        )
+        with self._db.read() as connection:
+            frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
+        frame = (frame if len(frame) <= most else frame[:0]).sort_values("finished_at", ignore_index=True)
+        at = pd.to_datetime(frame["finished_at"], utc=True, format="ISO8601")
+        return frame.drop(columns="finished_at").assign(at=at)
 
     def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:
         """The limits of the policy that a person let a plan go past since then, by agreement or by force, each with

@@ -218,6 +218,21 @@ class Records:
         frame["made_at"] = pd.to_datetime(frame["made_at"], utc=True, format="ISO8601")
         return frame
 
+    def first_linked(self, directory: str, source: str, since: datetime) -> set[str]:
+        """The users (ids) of a source that have a link, and of whom no link was ever told of before."""
+        known = select(EVENT.c.external).where(
+            EVENT.c.directory == directory,
+            EVENT.c.source == source,
+            EVENT.c.kind == "user",
+            EVENT.c.external == LINK.c.id,
+            EVENT.c.at < instant(since),
+        )
+        statement = select(LINK.c.id).where(
+            LINK.c.directory == directory, LINK.c.source == source, LINK.c.kind == "user", ~known.exists()
+        )
+        with self._db.read() as connection:
+            return set(connection.execute(statement.where(LINK.c.made_at >= instant(since))).scalars())
+
     def linked_since(self, directory: str, event: int) -> tuple[pd.DataFrame, int]:
         """The links of users that were made or changed after a link event: source, id, name; and the newest event."""
         statement = (

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from connectors.model import Snapshot
 from connectors.operations import KINDS, Kind
 from tasks.decide.guard import Verdict
 from tasks.decide.impact import Impact
+from tasks.decide.names import among, crowd_ids
 from tasks.decide.plan import Owned, Plan
 from tasks.decide.plan.renames import MAKES_ROOM
 from tasks.decide.removals import RecentRemovals
@@ -61,6 +63,26 @@ def totals_less(totals: Mapping[str, Any], own: pd.DataFrame, every: pd.DataFram
     less = {"users": "user_delete", "active": "user_deactivate", "memberships": "membership_remove"}
     owned = {name: count - of_own.get(less.get(name, ""), 0) for name, count in totals["owned"].items()}
     return {**totals, "owned": owned, "active": totals["active"] - of_every.get("user_deactivate", 0)}
+
+
+def totals_more(
+    totals: Mapping[str, Any], made: pd.DataFrame, own: pd.DataFrame, newcomers: Collection[str]
+) -> dict[str, Any]:
+    """What a wide run counted, and what this source made since (`made`, as the journal has it): the accounts of
+    `newcomers` (ids), who had none before, and their memberships. Not what came after a removal (`own`) of the same
+    name: that is no more than there was. So nothing is counted that a wide run would not count."""
+    create = (made["kind"] == Kind.USER_CREATE).to_numpy()
+    made = made.assign(name=crowd_ids(made["name"]), target=crowd_ids(made["target"]))
+    created = made[create & among(made["source_id"], newcomers)].drop_duplicates("name")
+    first = dict(zip(crowd_ids(own["name"])[::-1], own["at"][::-1], strict=True))  # (they come by time)
+    kept = [first.get(name, at) >= at for name, at in zip(created["name"], created["at"], strict=True)]
+    created = created[np.array(kept, dtype=bool)]
+    joined = made[~create & among(made["name"], created["name"])].drop_duplicates(["name", "target"])
+    taken = set(zip(crowd_ids(own["target"]), crowd_ids(own["name"]), strict=True))
+    pairs = {*zip(joined["target"], joined["name"], strict=True)} - taken
+    more = {"users": len(created), "active": len(created), "memberships": len(pairs)}
+    owned = {name: count + more.get(name, 0) for name, count in totals["owned"].items()}
+    return {**totals, "owned": owned, "active": totals["active"] + len(created)}
 
 
 def with_totals(plan: Plan, totals: Mapping[str, Any]) -> Plan:

@@ -18,13 +18,17 @@ from connectors.model import GROUPS, GroupRow, Snapshot, sizes_only
 from connectors.operations import kinds
 from connectors.store import SavedSnapshot, Store, WideTotals
 from tasks.decide.names import crowd_ids
-from tasks.decide.width import totals_less
+from tasks.decide.width import totals_less, totals_more
 from tasks.read import validate
 from tasks.read.keys import Keys
 from tasks.run import Client, Run, Side
 
 MOST_REMOVALS: Final = 5_000
 """So many removals in the window of the limits are looked at one by one, at most."""
+
+MOST_MADE: Final = 2_000
+"""So many accounts and memberships that were made since the last wide run are counted, at most; where there are more,
+none is, and limits are as narrow as they were then."""
 
 
 class NotNarrowError(CrowdsyncError):
@@ -75,7 +79,10 @@ def known_sides(run: Run) -> KnownSides:
     if len(recent) > MOST_REMOVALS:
         raise NotNarrowError(f"{len(recent)} accounts lost something in the window of the limits")
     own = run.store.removals(run.source_name, run.directory_name, totals.at, pending=run.lender)
-    totals = replace(totals, totals=totals_less(totals.totals, own, since))
+    made = run.store.made_since(run.source_name, run.directory_name, totals.at, MOST_MADE)
+    newcomers = run.store.first_linked(run.directory_name, run.source_name, totals.at) if len(made) else ()
+    counted = totals_more(totals_less(totals.totals, own, since), made, own, newcomers)
+    totals = replace(totals, totals=counted)
     removed = pd.concat([window, since], ignore_index=True)
     return KnownSides(totals, source, crowd, recent, removed, Keys(run, source.saved.id, crowd.saved.id))
 

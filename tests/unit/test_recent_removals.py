@@ -20,7 +20,7 @@ from tasks.decide.guard import Verdict, judge
 from tasks.decide.impact import impact
 from tasks.decide.plan import Owned, Plan
 from tasks.decide.removals import COLUMNS, RecentRemovals, as_left
-from tasks.decide.width import totals_less
+from tasks.decide.width import totals_less, totals_more
 from tasks.policy import Limit, Policy
 from tasks.write.approve import agreed
 from tests.support.frames import a_directory, pairs, person, snapshot, team, the_operations
@@ -463,3 +463,34 @@ def test_what_was_taken_away_since_is_no_part_of_what_limits_are_per_cent_of() -
     every = recent([(Kind.USER_DEACTIVATE.value, name, "", NOW) for name in ("ann", "cy")])
     less = totals_less(totals, own.removals, every.removals)
     assert less == {**totals, "owned": {**owned, "active": 7, "memberships": 19}, "active": 28}
+
+
+# ── what a source owns follows what few runs make ────────────────────────────────────────────────
+
+
+def made_of(*rows: Removal) -> pd.DataFrame:
+    columns = ["kind", "name", "target", "at"]
+    return pd.DataFrame(rows, columns=columns).assign(source_id=[f"id of {name}" for _, name, _, _ in rows])
+
+
+def more(made: pd.DataFrame, removals: Iterable[Removal], newcomers: set[str]) -> tuple[int, int, int]:
+    totals = {"owned": {"users": 5, "active": 5, "groups": 1, "memberships": 5, "nestings": 0}, "active": 9}
+    own = recent(removals).removals
+    counted = totals_more(totals_less(totals, own, own), made, own, newcomers)
+    assert counted["active"] - 9 == counted["owned"]["active"] - 5
+    return counted["owned"]["users"], counted["owned"]["active"], counted["owned"]["memberships"]
+
+
+def test_who_is_new_counts_and_nobody_else() -> None:
+    create, add, shut = Kind.USER_CREATE.value, Kind.MEMBERSHIP_ADD.value, Kind.USER_DEACTIVATE.value
+    ann = (create, "Ann", "", NOW)
+    joined = (add, "ann", "Team", NOW)
+    new = {"id of Ann"}
+    assert more(made_of(ann, joined), (), new) == (6, 6, 6)
+    assert more(made_of(ann, ann, joined, joined), (), new) == (6, 6, 6), "once"
+    assert more(made_of(ann, joined), (), set()) == (5, 5, 5), "who had an account before is counted already"
+    assert more(made_of(joined), (), new) == (5, 5, 5), "and so may be what others are in"
+    assert more(made_of(ann), [(shut, "ann", "", NOW + HOUR)], new) == (6, 5, 5)
+    assert more(made_of(ann), [(shut, "ann", "", NOW - HOUR)], new) == (5, 4, 5), "a name that is used again"
+    out = (Kind.MEMBERSHIP_REMOVE.value, "ann", "team", NOW + HOUR)
+    assert more(made_of(ann, joined), [out], new)[2] == 4, "rather too few than too many"
