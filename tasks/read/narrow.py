@@ -311,9 +311,9 @@ def _others(run: Run, base: KnownSides, around: Around) -> tuple[Snapshot, pd.Da
     marks, _ = split_mark(users["attributes"])
     owners = {*around.everybody, *marks.str.removeprefix(f"{run.source_name}:")}
     links = store.links_about(run.directory_name, run.source_name, owners, {*around.names, *users["id"]})
-    # Nor does it say that a member is there still under another name.
-    renamed = among(users["id"], members) & (marks != "") & ~among(users["id"], crowd_ids(links["name"]))
-    users = users[~renamed.to_numpy()]
+    # Nor does it say who is there still under another name: a mark under the old one tells of nobody.
+    renamed = ((marks != "") & ~among(users["id"], crowd_ids(links["name"]))).to_numpy()
+    users = users.assign(attributes=users["attributes"].mask(renamed, "{}"))[~(renamed & among(users["id"], members))]
     others = Snapshot.of(users, None, store.memberships_now(stream, list(users["id"])))
     return as_left(others, base.removed), links
 
