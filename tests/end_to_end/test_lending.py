@@ -30,7 +30,7 @@ LIMITS = """
 approval = { dangers = [] }
 limits = { user_deactivate = {}, membership_remove = {}, group_loss = {}, unusual_times = 1000 }
 """
-POINTS = int(os.environ.get("CROWDSYNC_POINTS", "3"))
+POINTS = int(os.environ.get("CROWDSYNC_POINTS", "2"))
 DEFAULTS: dict[str, Any] = apply_plan.__kwdefaults__ or {}
 Moment = Callable[[], Awaitable[None]]
 
@@ -118,7 +118,7 @@ async def test_at_whatever_moment_a_batch_comes_in_nobody_is_as_they_were_before
     reactor, undone = Reactor("crowd", opened), 0
     try:
         for moment in range(POINTS):
-            moment = moment if POINTS > 3 else (1, 2, 4)[moment]
+            moment = moment if POINTS > 2 else (2, 4)[moment]
             first = {"seed": 10 * moment + 1, "disabled": 2, "renamed": 2, "updated": 4, "moved": 3, "joiners": 2}
             place.idp.change(**first)
             middle = changed(company, **first)
@@ -228,6 +228,7 @@ class KilledError(BaseException):
     """The process of a run is gone."""
 
 
+@pytest.mark.long
 async def test_a_run_that_is_killed_while_it_lends_loses_nothing(
     place: Place, opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,8 @@ def test_what_came_before_everybody_was_read_is_done_but_for_who_is_held(store: 
     assert store.settle_before("crowd", "acme", AT + timedelta(minutes=1), "read", AT, but={"held"}) == 0
 
 
-async def test_a_hundred_leavers_one_by_one_stop_at_the_limit_and_settle_when_somebody_agreed(place: Place) -> None:
+@pytest.mark.long
+async def test_many_leavers_one_by_one_stop_at_the_limit_and_settle_when_somebody_agreed(place: Place) -> None:
     place.configure(f"sqlite:///{place.home}/store.db")
     company = organisation(users=40, groups=6, memberships=90)
     for status in ("applied", "nothing to do"):
