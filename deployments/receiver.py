@@ -42,6 +42,7 @@ from connectors.source import EventSettings
 from connectors.store import Store, in_thread
 from connectors.store.inbox import Incoming
 from deployments.gate import Gate, Receive, Scope, Send
+from deployments.grouped import Grouped
 from deployments.scim import ScimEndpoint
 from deployments.scim.app import PushedTo
 
@@ -55,39 +56,6 @@ KEEP: Final = timedelta(days=7)
 """So long the inbox keeps what is done, and which deliveries came."""
 
 log = logging.getLogger("crowdsync.receive")
-
-
-@dataclass(slots=True)
-class Committer:
-    """Keeps what was accepted: whatever comes while one transaction runs goes into the next one together."""
-
-    store: Store
-    queue: list[tuple[Incoming, asyncio.Future[int]]] = field(default_factory=list)
-    running: asyncio.Task[None] | None = None
-
-    async def keep(self, incoming: Incoming) -> int:
-        """How many rows are new. It is kept for good on return. Raises what the store raises, and `TimeoutError` where
-        it says nothing; then it may be kept all the same, and is not taken twice when it is sent again."""
-        kept: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.queue.append((incoming, kept))
-        if self.running is None or self.running.done():
-            self.running = asyncio.create_task(self._run())
-        return await asyncio.wait_for(kept, PATIENCE)
-
-    async def _run(self) -> None:
-        while self.queue:
-            some, self.queue = self.queue, []
-            waiting = [(one, kept) for one, kept in some if not kept.cancelled()]
-            try:
-                counts = await in_thread(self.store.accept_all, [one for one, _ in waiting])
-            except Exception as error:  # each of them is told
-                for _, kept in waiting:
-                    if not kept.done():
-                        kept.set_exception(error)
-            else:
-                for (_, kept), count in zip(waiting, counts, strict=True):
-                    if not kept.done():
-                        kept.set_result(count)
 
 
 class Figures:
@@ -155,7 +123,8 @@ class Receiver:
     """The routes, and what they need."""
 
     settings: Settings
-    committer: Committer
+    store: Store
+    inbox: Grouped[Incoming, int]
     figures: Figures
     keys: Keys
     secrets: dict[str, tuple[float, tuple[str, ...]]] = field(default_factory=dict)
@@ -212,7 +181,9 @@ class Receiver:
             return
         where = directory or self.settings.directory_of(source).name
         news = tuple((one.kind, one.key, one.via) for one in accepted.news)
-        await self.committer.keep(Incoming(where, source, news, accepted.delivery, datetime.now(UTC)))
+        incoming = Incoming(where, source, news, accepted.delivery, datetime.now(UTC))
+        # (What is kept after that, and sent again, is not taken twice.)
+        await asyncio.wait_for(self.inbox.keep(incoming), PATIENCE)
         for one in accepted.news:
             self.figures.hints.labels(source or where, one.via).inc()
 
@@ -234,7 +205,7 @@ class Receiver:
 
     async def ready(self, _: Request) -> Response:
         """That what comes in can be kept."""
-        await in_thread(self.committer.store.next_due, "")
+        await in_thread(self.store.next_due, "")
         return PlainTextResponse("ready\n")
 
     async def metrics(self, _: Request) -> Response:
@@ -247,7 +218,7 @@ class Receiver:
 async def receiving(settings: Settings, store: Store) -> AsyncIterator[Gate]:
     """The application, and what goes on beside it."""
     figures, keys = Figures(store), Keys(settings)
-    receiver = Receiver(settings, Committer(store), figures, keys)
+    receiver = Receiver(settings, store, Grouped(lambda some: store.accept_all(some)), figures, keys)
     routes = [
         Route("/webhooks/{source}", receiver.webhook, methods=["GET", "POST"]),
         Route("/events/{source}", receiver.event, methods=["POST"]),

@@ -4,7 +4,7 @@
 
 `scim2-server` reads and validates requests and makes answers. What it would do slowly is done here: searches are SQL by
 index (`filters`), members are rows and no list in memory (`members`), and requests that write are committed together
-(`writer`), each answered after its commit.
+(`deployments.grouped`), each answered after its commit.
 """
 
 from deployments.scim.app import ScimEndpoint

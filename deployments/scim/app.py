@@ -46,11 +46,12 @@ from scim2_server.utils import load_default_resource_types, load_default_schemas
 
 from connectors.errors import CrowdsyncError, RetryableError
 from connectors.store import Store, in_thread
+from connectors.store.mirror import MirrorJob
 from connectors.store.tokens import Token
+from deployments.grouped import Grouped
 from deployments.scim import filters
 from deployments.scim.dialects import unholdable
 from deployments.scim.handler import PushHandler
-from deployments.scim.writer import Writer
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -127,7 +128,8 @@ class ScimEndpoint:
 
     def __init__(self, store: Store, sources: Mapping[str, PushedTo]) -> None:
         self._store, self._sources = store, dict(sources)
-        self._service, self._writer = service(), Writer(store)
+        self._service = service()
+        self._writer = Grouped[MirrorJob, Any](lambda jobs: store.write_mirror(jobs))
         self._known: dict[bytes, tuple[Token, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

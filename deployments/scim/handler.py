@@ -20,10 +20,10 @@ from scim2_server.service import ScimService
 
 from connectors.store import Store, in_thread
 from connectors.store.mirror import MirrorJob, MirrorReading, MirrorWriting
+from deployments.grouped import Grouped
 from deployments.scim import members
 from deployments.scim.dialects import spelled
 from deployments.scim.resources import Resources, kind_of
-from deployments.scim.writer import Writer
 
 T = TypeVar("T")
 
@@ -109,7 +109,9 @@ class Transaction(ScimHandler):
 class PushHandler:
     """The operations of SCIM on the mirror of one source, for one request each."""
 
-    def __init__(self, service: ScimService, store: Store, writer: Writer, source: str, directory: str) -> None:
+    def __init__(
+        self, service: ScimService, store: Store, writer: Grouped[MirrorJob, Any], source: str, directory: str
+    ) -> None:
         self._service, self._store, self._writer = service, store, writer
         self._source, self._directory = source, directory
 
@@ -196,7 +198,7 @@ class PushHandler:
             with self._service.provider:  # (it runs in a thread that knows of no request)
                 return work(Transaction(self._service, mirror))
 
-        return cast(T, await self._writer.write(MirrorJob(self._directory, self._source, run)))
+        return cast(T, await self._writer.keep(MirrorJob(self._directory, self._source, run)))
 
     def _type(self, request: ScimRequest, operation: Operation) -> ResourceType:
         target = self._service.route(request, operation)

@@ -165,6 +165,8 @@ async def test_nothing_that_was_tampered_with_is_kept_or_answered_with_an_error(
         else:
             name = rng.choice(["webhook-id", "webhook-timestamp", "webhook-signature"])
             headers[name] = headers[name][: rng.randrange(len(headers[name]))] + rng.choice("a0,~")
+            if headers == request["headers"]:
+                continue  # (the time ended in 0)
         answer = await http.post("/webhooks/acme", content=bytes(body), headers=headers)
         assert answer.status_code in (400, 401), (answer.status_code, bytes(body), headers)
     assert not rows(store)

@@ -14,8 +14,9 @@ import pytest
 
 from connectors.errors import RefusedError, RetryableError
 from connectors.store import Store
+from deployments import grouped
 from deployments.scim import app as scim_app
-from deployments.scim import dialects, writer
+from deployments.scim import dialects
 from tests.support.scim_push import BULK, ENTERPRISE, GROUP, PATCH, USER, Client, client, endpoint
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -441,8 +442,8 @@ async def test_what_cannot_be_kept_now_is_for_later(
 
 
 async def test_when_too_many_wait_the_next_are_told_to_come_again(idp: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "WAITING", 3)
-    monkeypatch.setattr(writer, "AT_ONCE", 1)
+    monkeypatch.setattr(grouped, "WAITING", 3)
+    monkeypatch.setattr(grouped, "AT_ONCE", 1)
     bodies = [{"schemas": [USER], "userName": f"u{number}"} for number in range(30)]
     answers = await asyncio.gather(*(idp.call("POST", "/Users", body) for body in bodies))
     statuses = [one.status_code for one in answers]
