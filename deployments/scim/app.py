@@ -33,6 +33,8 @@ from scim2_models import (
     Patch,
     PayloadTooLargeException,
     Reference,
+    Returned,
+    Schema,
     SCIMException,
     ScimPolicy,
     ScimProvider,
@@ -116,11 +118,22 @@ def service() -> Service:
         remove_value_as_filter=ScimPolicy.RemoveValue.apply,
         unmatched_path_filter=ScimPolicy.UnmatchedPathFilter.create,
     )
-    return Service(
-        ScimProvider.from_discovery(
-            load_default_schemas().values(), load_default_resource_types().values(), config=config, policy=policy
-        )
-    )
+    kinds = load_default_resource_types().values()
+    return Service(ScimProvider.from_discovery(schemas(), kinds, config=config, policy=policy))
+
+
+def schemas() -> list[Schema]:
+    """Those of RFC 7643, less what is not kept, so that nobody is told that it was: passwords, and what a member is
+    called. A user's groups are never returned: they are found by `members.value eq`."""
+    found = load_default_schemas()
+    for schema in found.values():
+        schema.attributes = [one for one in schema.attributes or () if one.name != "password"]
+        for one in schema.attributes:
+            if one.name == "members":
+                one.sub_attributes = [part for part in one.sub_attributes or () if part.name != "display"]
+            elif one.name == "groups":
+                one.returned = Returned.never
+    return list(found.values())
 
 
 class ScimEndpoint:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from scim2_models import InvalidFilterException
-from scim2_models.path import AttrPath, CompareOperator, Comparison, LogicalExpr, LogicalOperator, ValuePath
+from scim2_models.path import (
+    AttrPath,
+    CompareOperator,
+    Comparison,
+    LogicalExpr,
+    LogicalOperator,
+    Not,
+    Present,
+    ValuePath,
+)
 from scim2_models.path.expressions import FilterNode
 
 from connectors.model import crowd_id
@@ -27,6 +36,9 @@ _COLUMNS: Final[Mapping[str, Mapping[str, tuple[str, Callable[[str], str]]]]] = 
 }
 """Attribute → column, and what the column holds of the value."""
 
+_APART: Final = {"user": "groups", "group": "members"}
+"""What a record is looked at without."""
+
 
 def conditions(node: FilterNode, kind: str) -> tuple[Where, bool]:
     """(column, value) pairs that every match fulfils, and whether they say all that the filter does.
@@ -37,9 +49,20 @@ def conditions(node: FilterNode, kind: str) -> tuple[Where, bool]:
         parts = [conditions(term, kind) for term in node.terms]
         return tuple(one for where, _ in parts for one in where), all(whole for _, whole in parts)
     found = _condition(node, kind)
-    if found is None and kind == "group" and "members" in str(node).lower():
-        raise InvalidFilterException(detail="Members are found by `members.value eq` alone.")
+    if found is None and any(path.attr.lower() == _APART[kind] for path in _paths(node)):
+        raise InvalidFilterException(detail="Who is in a group is found by `members.value eq` of groups alone.")
     return ((found,), True) if found else ((), False)
+
+
+def _paths(node: FilterNode) -> Iterator[AttrPath]:
+    """The attributes that a filter names."""
+    if isinstance(node, LogicalExpr):
+        for term in node.terms:
+            yield from _paths(term)
+    elif isinstance(node, Not):
+        yield from _paths(node.expr)
+    elif isinstance(node, Comparison | Present | ValuePath):
+        yield node.attr_path
 
 
 def _condition(node: FilterNode, kind: str) -> tuple[str, str] | None:

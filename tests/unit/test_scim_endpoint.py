@@ -85,8 +85,16 @@ async def test_matching_by_every_attribute_that_they_use(idp: Client) -> None:
     ):
         found = await idp.get("/Groups", filter=text, excludedAttributes="members")
         assert (ids(found) if wanted else found.get("Resources", [])) == wanted, text
-    refused = await idp.call("GET", "/Groups", params={"filter": f'members co "{ann[:8]}"'})
-    assert (refused.status_code, refused.json()["scimType"]) == (400, "invalidFilter")
+    for path, text in (
+        ("/Groups", f'members co "{ann[:8]}"'),
+        ("/Groups", f'not (members.value eq "{ann}")'),
+        ("/Groups", 'displayName sw "t" or members pr'),
+        ("/Users", f'groups.value eq "{team}"'),  # (none found would be a lie)
+        ("/Users", f'groups[value eq "{team}"]'),
+    ):
+        refused = await idp.call("GET", path, params={"filter": text})
+        assert (refused.status_code, refused.json()["scimType"]) == (400, "invalidFilter"), text
+    assert (await idp.get("/Groups", filter='displayName co "members"'))["totalResults"] == 0
 
 
 # People
@@ -322,6 +330,19 @@ async def test_every_way_to_change_members(idp: Client, operation: Any, left: st
     assert await idp.members(team) == {people[int(one)] for one in left}
 
 
+async def test_nobody_is_told_that_a_member_left_who_did_not(idp: Client) -> None:
+    """What members are called is not kept, and a user's groups are changed at the groups alone."""
+    ann = await idp.user("ann")
+    team = await idp.group("T", ann)
+    for path, operation in (
+        (f"/Groups/{team}", {"op": "remove", "path": 'members[display eq "ann"]'}),
+        (f"/Users/{ann}", {"op": "remove", "path": "groups"}),
+        (f"/Users/{ann}", {"op": "remove", "path": f'groups[value eq "{team}"]'}),
+    ):
+        assert (await idp.patch(path, operation)).status_code == 400, operation
+    assert await idp.members(team) == {ann}
+
+
 @pytest.mark.parametrize("value", ["x", ["x"], [{}], [{"value": ""}], [{"value": 7}], [{"value": "a\u0000b"}], [None]])
 async def test_members_that_are_none_are_refused_whole(idp: Client, value: Any) -> None:
     ann = await idp.user("ann")
@@ -477,7 +498,14 @@ async def test_what_is_announced_is_what_is_done(idp: Client) -> None:
     assert (config["sort"]["supported"], config["changePassword"]["supported"]) == (False, False)
     assert config["authenticationSchemes"][0]["type"] == "oauthbearertoken"
     assert {one["id"] for one in (await idp.get("/ResourceTypes"))["Resources"]} == {"User", "Group"}
-    assert ENTERPRISE in {one["id"] for one in (await idp.get("/Schemas"))["Resources"]}
+    schemas = {
+        one["id"]: {part["name"]: part for part in one["attributes"]}
+        for one in (await idp.get("/Schemas"))["Resources"]
+    }
+    assert schemas.keys() == {USER, GROUP, ENTERPRISE}
+    assert "password" not in schemas[USER]
+    assert schemas[USER]["groups"]["returned"] == "never"
+    assert {one["name"] for one in schemas[GROUP]["members"]["subAttributes"]} == {"value", "type", "$ref"}
     assert (await idp.call("GET", "/Users", params={"sortBy": "userName"})).status_code == 501
     assert (await idp.call("GET", "/Me")).status_code == 501
     assert (await idp.call("OPTIONS", "/Users")).status_code == 405
