@@ -53,13 +53,14 @@ class Receiver:
 
 @contextmanager
 def running(
-    home: Path, *, url: str = "", environment: Mapping[str, str] | None = None, port: int = 0
+    home: Path, *, url: str = "", more: str = "", environment: Mapping[str, str] | None = None
 ) -> Iterator[Receiver]:
-    """A receiver with its configuration and, where no `url` names another, its store in `home`."""
+    """A receiver with its configuration (`more` is added to it) and, where no `url` names another, its store in
+    `home`."""
     url = url or f"sqlite:///{home}/store.db"
-    (home / "crowdsync.toml").write_text(CONFIGURATION.format(url=url), encoding="utf-8")
+    (home / "crowdsync.toml").write_text(CONFIGURATION.format(url=url) + more, encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-c", "from deployments.cli import main; main()", "receive", "--port", str(port)],
+        [sys.executable, "-c", "from deployments.cli import main; main()", "receive", "--port", "0"],
         env={
             **os.environ,
             "PYTHONPATH": ".",
