@@ -55,7 +55,7 @@ def listed() -> None:
 def revoke(
     token: Annotated[str, typer.Argument(help="Its id, as `crowdsync tokens list` shows it.", metavar="ID")],
 ) -> None:
-    """End a token. A receiver that used it just now takes it for ten more seconds."""
+    """End a token, at once."""
     with opened_store() as store:
         ended = store.revoke_token(token, datetime.now(UTC))
     console.print(f"token {ended.id} of {escape(ended.source)} is revoked", highlight=False)

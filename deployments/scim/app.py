@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -65,8 +64,6 @@ BULK: Final = 2**20
 PAGE: Final = 200
 FIELDS: Final = 50
 """Parameters of a query."""
-REMEMBERED: Final = 10.0
-"""Seconds for which a token that was found good stays so: this long a revoked one goes on."""
 
 _PATH: Final = re.compile(r"/scim/([A-Za-z0-9_-]{1,40})/v2(/.*)?\Z", re.DOTALL)
 _BEARER: Final = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/=-]{1,200})")
@@ -143,7 +140,6 @@ class ScimEndpoint:
         self._store, self._sources = store, dict(sources)
         self._service = service()
         self._writer = Grouped[MirrorJob, Any](lambda jobs: store.write_mirror(jobs))
-        self._known: dict[bytes, tuple[Token, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request, whatever the mount: the path holds `/scim/{source}/v2`."""
@@ -187,18 +183,13 @@ class ScimEndpoint:
         if fits is None:
             return None
         now = datetime.now(UTC)
-        token, until = self._known.get(fits[1], (None, 0.0))
-        if token is None or time.monotonic() > until:
-            self._known.pop(fits[1], None)
-            token = await in_thread(self._store.token, fits[1].decode())
-            if token is None or not token.lives(now):
-                return None
-            if token.used_on != now.date():
-                await in_thread(self._store.used_token, token.id, now.date())
-            if len(self._known) > 1000:
-                self._known.clear()
-            self._known[fits[1]] = token, time.monotonic() + REMEMBERED
-        return token if token.lives(now) else None
+        # (Each time anew: one that is revoked opens nothing more.)
+        token = await in_thread(self._store.token, fits[1].decode())
+        if token is None or not token.lives(now):
+            return None
+        if token.used_on != now.date():
+            await in_thread(self._store.used_token, token.id, now.date())
+        return token
 
     def _wrong(self, error: Exception) -> ScimResponse:
         """The answer to a request that failed. What went wrong here is logged, without a word of what was sent."""
