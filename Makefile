@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 
 	--no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-keycloak test-browser check bench up lock clean
+.PHONY: help demo test test-long test-keycloak test-browser test-openapi check bench up lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test-browser: $(VENV)/ready  ## An admin at the Prefect UI, in chromium (needs c
 
 test-keycloak: $(VENV)/ready  ## The whole road from a real Keycloak (needs Java 17 and Maven, and some minutes)
 	@$(BIN)/python -m pytest tests/keycloak/real_keycloak.py
+
+test-openapi: $(VENV)/ready  ## The receiver under requests that Schemathesis generates (fetches it, and some minutes)
+	@$(BIN)/python -m pytest tests/openapi/real_openapi.py
 
 check: $(VENV)/ready  ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

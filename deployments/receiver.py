@@ -149,7 +149,7 @@ class Receiver:
         name = request.path_params["directory"]
         chosen = next((one for one in self.settings.all_directories() if one.name == name), None)
         secrets = self._secrets(f"directory {name}", lambda: ping_secrets(chosen)) if chosen else ()
-        return await self._answered("", request, Ping(), secrets, directory=name)
+        return await self._answered("", request, Ping() if chosen else None, secrets, directory=name)
 
     async def _answered(
         self, source: str, request: Request, hook: Hook | None, secrets: Sequence[str], *, directory: str = ""

@@ -176,9 +176,10 @@ async def test_what_there_is_to_see(http: httpx.AsyncClient) -> None:
     assert (await http.get("/health")).text == "ok\n"
     assert (await http.get("/ready")).text == "ready\n"
     await http.post("/webhooks/acme", **genuine("m1"))
-    await http.post("/webhooks/nobody-knows", **genuine("m1"))
+    for place in ("webhooks", "events", "crowd"):  # (whatever is made up gets no line of its own)
+        await http.post(f"/{place}/nobody-knows", **genuine("m1"))
     said = (await http.get("/metrics")).text
     assert 'crowdsync_deliveries_total{answer="204",source="acme"} 1.0' in said
-    assert 'crowdsync_deliveries_total{answer="401",source="unknown"} 1.0' in said
+    assert 'crowdsync_deliveries_total{answer="401",source="unknown"} 3.0' in said
     assert 'crowdsync_inbox_hints{source="acme",status="waiting"} 1.0' in said
     assert "nobody-knows" not in said
