@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Table, insert, select, update
+from sqlalchemy import Table, bindparam, insert, select, update
 
 from connectors.errors import ConfigurationError
 from connectors.store.database import Database
 from connectors.store.tables import TokenRow, instant
 
 TOKEN: Final[Table] = TokenRow.__table__  # type: ignore[attr-defined]
+
+_BY_DIGEST: Final = select(TOKEN).where(TOKEN.c.digest == bindparam("digest"))
+"""Made once: every request of a provider asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Tokens:
     def token(self, text: str) -> Token | None:
         """The token with this text, dead or alive."""
         with self._db.read() as connection:
-            row = connection.execute(select(TOKEN).where(TOKEN.c.digest == _digest(text))).first()
+            row = connection.execute(_BY_DIGEST, {"digest": _digest(text)}).first()
         return None if row is None else _token(row)
 
     def tokens(self) -> list[Token]:

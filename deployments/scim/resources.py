@@ -101,7 +101,8 @@ class Resources(ScimStorage):
             return SearchPage(0, [])
         if whole:
             rows = self._mirror.some(kind, where, start, count) if count else []
-            total = self._mirror.count(kind, where)
+            last = len(rows) < count and (rows or not start)  # (then nobody needs to count)
+            total = start + len(rows) if last else self._mirror.count(kind, where)
         else:
             rows, total = self._matching(resource_type, search_request, where)
         rows = self._with_members(kind, rows, search_request)
