@@ -3,7 +3,8 @@
 `X-Keycloak-Signature` is the HMAC-SHA256 of the body, in hexadecimal digits. Both listeners are understood:
 `ext-event-webhook` (`type` says "admin." or "access." first) and `ext-event-http` (Keycloak's own two shapes, of which
 that of an administrator has no `type`).
-Whom an administrator's event is about is said by its path; the `details` beside it may be missing.
+Whom an administrator's event is about is said by its path; the `details` beside it may be missing, `resourceType` may
+be another (REALM for people who were imported), and `resourceId` is no more than the last step of the path.
 """
 
 from __future__ import annotations
@@ -30,8 +31,20 @@ from connectors.hook import (
 )
 from connectors.strict_json import NotJsonError, loads
 
-_CHANGES: Final = frozenset({"REGISTER", "UPDATE_PROFILE", "UPDATE_EMAIL", "VERIFY_EMAIL", "DELETE_ACCOUNT"})
-"""What people do to their own accounts."""
+_CHANGES: Final = frozenset(
+    {
+        "REGISTER",
+        "UPDATE_PROFILE",
+        "UPDATE_EMAIL",
+        "VERIFY_EMAIL",
+        "DELETE_ACCOUNT",
+        "USER_DISABLED_BY_PERMANENT_LOCKOUT",
+    }
+)
+"""What people do to their own accounts, and what wrong passwords do to them."""
+_OURS: Final = ("USER", "GROUP", "GROUP_MEMBERSHIP", None)
+"""What an event without a path should have said more of. Others, as that of a realm whose settings changed, have none
+because they are about nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +87,14 @@ def _administered(event: dict[str, Any]) -> Iterator[News | None]:
         yield named("group", steps[1] if len(steps) > 1 else _made(event), "webhook")
         if steps[2:] == ["children"] and (child := _made(event)):  # the path names the parent
             yield named("group", child, "webhook")
-    elif not steps[0]:
+    elif not steps[0] and (path is not None or event.get("resourceType") in _OURS):
         yield None
 
 
 def _made(event: dict[str, Any]) -> Any:
-    """The id of the group that was made. `representation` is JSON in a text, and may be missing."""
+    """The id of the group that was made or moved. `representation` is JSON in a text, and may be missing."""
     text = event.get("representation")
     try:
-        found = at(loads(text.encode("utf-8", "replace")), "id") if type(text) is str else None
+        return at(loads(text.encode("utf-8", "replace")), "id") if type(text) is str else None
     except NotJsonError:
-        found = None
-    return found or event.get("resourceId")
+        return None

@@ -100,6 +100,15 @@ def onelogin_event(kind: Any = 147, uuid: str = "d210", **more: Any) -> dict[str
 
 
 def keycloak_event(kind: str = "admin.GROUP_MEMBERSHIP-CREATE", path: Any = "users/k1/groups/kg1", **more: Any) -> Any:
+    """As a real one sends it (keycloak-events 0.52). One of a person's own has no path and what follows from it."""
+    what, _, operation = kind.removeprefix("admin.").rpartition("-")
+    administered = {
+        "operationType": operation,
+        "resourceType": what,
+        "resourcePath": path,
+        "resourceId": path.rpartition("/")[2] if isinstance(path, str) else None,
+        "representation": '{"id":"kg1","name":"devs","path":"/devs"}',
+    }
     return {
         "uid": "0d8c1e5e-0001",
         "id": "event-1",
@@ -107,11 +116,9 @@ def keycloak_event(kind: str = "admin.GROUP_MEMBERSHIP-CREATE", path: Any = "use
         "time": 1763900000000,
         "realmId": "realm-uuid",
         "realmName": "demo",
-        "resourcePath": path,
-        "resourceId": "kg1",
-        "representation": '{"id":"kg1","name":"devs","path":"/devs"}',
+        **(administered if kind.startswith("admin.") else {}),
         "authDetails": {"realmId": "master", "userId": "kADM", "ipAddress": "192.0.2.1", "username": "admin"},
-        "details": {},
+        "details": {"email": "ann@x.io", "username": "ann"},
         **more,
     }
 

@@ -305,16 +305,21 @@ def test_onelogin_tells_batches_apart_by_all_their_events() -> None:
         (keycloak_event("admin.GROUP-UPDATE", "groups/kg2"), ["group kg2"]),
         (keycloak_event("admin.GROUP-DELETE", "groups/kg2"), ["group kg2"]),
         (keycloak_event("admin.GROUP-CREATE", "groups/kg2/children"), ["group kg2", "group kg1"]),
-        (keycloak_event("admin.GROUP-CREATE", "groups/kg2/children", representation=None), ["group kg2", "group kg1"]),
-        (
-            keycloak_event("admin.GROUP-CREATE", "groups/kg2/children", representation="{", resourceId="kg2"),
-            ["group kg2"],
-        ),
-        (keycloak_event("admin.GROUP-CREATE", "groups"), ["group kg1"]),
+        (keycloak_event("admin.GROUP-UPDATE", "groups/kg2/children"), ["group kg2", "group kg1"]),  # moved
+        (keycloak_event("admin.GROUP-CREATE", "groups/kg2/children", representation=None), ["group kg2"]),
+        (keycloak_event("admin.GROUP-CREATE", "groups/kg2/children", representation="{"), ["group kg2"]),
+        (keycloak_event("admin.GROUP-UPDATE", "groups"), ["group kg1"]),  # moved to the top
+        (keycloak_event("admin.REALM-CREATE", "users/k2"), ["user k2"]),  # imported
+        (keycloak_event("admin.REALM-UPDATE", None, representation='{"realm":"demo"}'), []),
         (keycloak_event("admin.CLIENT-UPDATE", "clients/c1"), []),
         (keycloak_event("access.LOGIN", None, authDetails={"userId": "k4"}), ["user k4 signed in"]),
         (keycloak_event("access.UPDATE_PROFILE", None, authDetails={"userId": "k4"}), ["user k4"]),
         (keycloak_event("access.DELETE_ACCOUNT", None, authDetails={"userId": "k4"}), ["user k4"]),
+        (
+            keycloak_event("access.USER_DISABLED_BY_PERMANENT_LOCKOUT", None, authDetails={"userId": "k4"}),
+            ["user k4"],
+        ),
+        (keycloak_event("access.USER_DISABLED_BY_TEMPORARY_LOCKOUT", None, authDetails={"userId": "k4"}), []),
         (keycloak_event("access.LOGIN_ERROR", None, authDetails={"userId": "k4"}), []),
         (keycloak_event("access.LOGOUT", None), []),
         (keycloak_event("system.STARTED", None), []),
@@ -344,6 +349,7 @@ def test_keycloak_names_whom_the_path_says(event: Any, names: list[str]) -> None
         keycloak_event(path="users/"),
         keycloak_event(path="users/.."),
         keycloak_event(path="users/a\0"),
+        keycloak_event("admin.GROUP-UPDATE", "groups", representation=None),
         keycloak_event("access.LOGIN", authDetails=None),
         keycloak_event("access.LOGIN", authDetails={"userId": 1}),
     ],
