@@ -113,10 +113,10 @@ class Keycloak:
 
     async def memberships(self, groups: Sequence[str]) -> AsyncIterator[Page[Members]]:
         """Direct members of these groups; a nested group is a member of its parent."""
-        below = self._below
+        below, self._below = self._below, None  # it is as old as the list of groups that it came with
         if below is None or not below.keys() >= set(groups):
             await self._tree("true")
-            below = self._below or {}
+            below, self._below = self._below or {}, None
         service_accounts, held = _ServiceAccounts(self), list[Held]()
 
         async def members(key: str) -> list[Members]:

@@ -116,6 +116,16 @@ async def test_group_trees_of_older_servers(idp: RunningIdp, options: dict[str, 
                 assert kind != "repeat"
 
 
+async def test_who_is_nested_in_whom_is_as_old_as_the_list_of_groups_and_no_older(idp: RunningIdp) -> None:
+    """A source that stays open (`crowdsync react`) hears of a group that was moved."""
+    async with opened(idp) as source:
+        snapshot = await read_source(source, Scope())
+        assert idp.counts()["GET /groups"] == 1
+        for more in (2, 3):
+            assert [page async for page in source.memberships([snapshot.groups["id"].iloc[0]])]
+            assert idp.counts()["GET /groups"] == more
+
+
 async def test_a_group_is_called_by_its_name_or_its_path(idp: RunningIdp) -> None:
     by_name, by_path = await read(idp), await read(idp, group_names="path")
     names = dict(zip(by_name.groups["id"], by_name.groups["name"], strict=True))
