@@ -108,6 +108,7 @@ class Scim:
         self._same: dict[str, str] = {}
         self._group_ids: frozenset[str] = frozenset()
         self._filter_proved: bool | None = None
+        self._by_name: bool | None = None
         self._proving = asyncio.Lock()
 
     async def users(self, scope: Scope) -> AsyncIterator[Page[UserRow]]:
@@ -148,6 +149,8 @@ class Scim:
                 self._keep(records, kept)
             if gone := [key for key in wanted if key not in kept]:
                 raise IncompleteError(f"{self._at('Groups')}: {len(gone)} groups are gone ({gone[0]} …); run again.")
+        if self._how == "list" and None in kept.values() and not await self._on_request():
+            kept = {key: ([], [], []) if members is None else members for key, members in kept.items()}
         known = self._group_ids | kept.keys() | set(wanted)
         singles = in_order(self._members_of, [key for key in wanted if kept.get(key) is None], _AT_ONCE)
         rows: list[Members] = []
@@ -551,19 +554,39 @@ class Scim:
         for record in records:
             if isinstance(record, dict) and type(key := record.get("id")) is str:
                 members = _listed(record)
-                if members is None:
-                    kept[key] = ([], [], []) if self._how == "list" else None
-                else:
-                    kept[key] = members if isinstance(members, tuple | str) else self._members(members)
+                kept[key] = members if members is None or isinstance(members, tuple | str) else self._members(members)
 
     async def _members_of(self, key: str) -> _Members | str:
-        record = await self._single("Groups", key, self._alone)
-        if record is None or record.get("id") != key:
-            raise IncompleteError(f"{self._at('Groups')}: the group {key} is gone since it was listed; run again.")
-        members = _listed(record)
+        members = await self._alone_with(key, by_name := bool(self._by_name))
+        if members is None and not by_name and await self._on_request():
+            members = await self._alone_with(key, True)
         if members is None:
             return [], [], []
         return members if isinstance(members, tuple | str) else self._members(members)
+
+    async def _alone_with(self, key: str, by_name: bool) -> Any:
+        """What `_listed` says of one group; with its members asked for by name, where they are shown in no other
+        way."""
+        record = await self._single("Groups", key, self._alone, **({"attributes": "members"} if by_name else {}))
+        if record is None or record.get("id") != key:
+            raise IncompleteError(f"{self._at('Groups')}: the group {key} is gone since it was listed; run again.")
+        return _listed(record)
+
+    async def _on_request(self) -> bool:
+        """Whether members are shown only where they are asked for by name: the schema of groups says so (`returned`,
+        RFC 7643 7), as Keycloak's does. A group without `members` is asked about in this way before it counts as
+        empty. Raises `RefusedError` where the server never shows them."""
+        async with self._proving:
+            if self._by_name is None:
+                schema = await self._optional(f"/Schemas/{_GROUP}")
+                said = [as_dict(one) for one in schema.get("attributes") or ()]
+                returned = {
+                    str(one.get("returned")).lower() for one in said if str(one.get("name")).lower() == "members"
+                }
+                if "never" in returned:
+                    raise RefusedError(f"{self._at('Groups')}: by its schema, the server never says who is in a group.")
+                self._by_name = "request" in returned
+        return self._by_name
 
     def _members(self, members: Any) -> _Members | str:
         """Ids of (users, groups, those whose kind is not said), or why that cannot be said."""
@@ -625,6 +648,7 @@ class _Unreadable:
     reason: str
 
 
+_GROUP: Final = "urn:ietf:params:scim:schemas:core:2.0:Group"
 _PAGE: Final = ("totalResults", "startIndex", "nextCursor")
 _MEMBERS: Final = msgspec.json.Decoder(list[_Member])
 

@@ -17,7 +17,8 @@ None closes the connection; bytes that start with "HTTP/" are sent as they are."
 
 
 class ScimServer:
-    """`cap` is the largest page it gives, `style` index or cursor, `totals` whether it counts."""
+    """`cap` is the largest page it gives, `style` index or cursor, `totals` whether it counts; what ends in
+    `late` is answered after the rest."""
 
     def __init__(self, users: list[Any], groups: list[Any], **settings: Any) -> None:
         self.records = {"Users": users, "Groups": groups}
@@ -26,6 +27,8 @@ class ScimServer:
         self.totals: bool = settings.get("totals", True)
         self.listed_members: bool = settings.get("listed_members", True)
         self.discovery: bool = settings.get("discovery", True)
+        self.members_returned: str = settings.get("members_returned", "default")
+        self.late: str = settings.get("late", "")
         self.spoil: Spoil = lambda _what, _page, body: body
         self.asked: list[str] = []
         self.url = ""
@@ -36,9 +39,14 @@ class ScimServer:
         if what == "ServiceProviderConfig" and self.discovery:
             cursor = self.style == "cursor"
             return 200, what, 0, orjson.dumps({"pagination": {"cursor": cursor, "index": not cursor}})
+        if what == "Schemas" and self.discovery:
+            members = {"name": "members", "type": "complex", "returned": self.members_returned}
+            return 200, what, 0, orjson.dumps({"id": key, "attributes": [{"name": "displayName"}, members]})
         if what not in self.records:
             return 404, what, 0, b'{"status":"404","detail":"no such endpoint"}'
         hide = "excludedAttributes" in query or (not key and not self.listed_members)
+        hide |= self.members_returned == "never"
+        hide |= self.members_returned == "request" and query.get("attributes") != ["members"]
         shown = [
             {k: v for k, v in one.items() if k != "members"} if hide and isinstance(one, dict) else one
             for one in self.records[what]
@@ -78,6 +86,8 @@ class ScimServer:
             while True:
                 target = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1].decode()
                 self.asked.append(target.removeprefix("/scim"))
+                if self.late and target.endswith(self.late):
+                    await asyncio.sleep(0.1)
                 status, what, page, body = self.answer(target)
                 said = self.spoil(what, page, body) if status == 200 else body
                 if said is None:

@@ -303,6 +303,25 @@ async def test_without_discovery_and_without_records() -> None:
         assert await everything(scim) == ([], [], set())
 
 
+@pytest.mark.parametrize("how", ["auto", "list", "get"])
+async def test_members_that_are_shown_on_request_are_asked_for_by_name(how: str) -> None:
+    """RFC 7643 7, `returned`: else every group would be empty, without a word. So it is with Keycloak."""
+    server = ScimServer(USERS, GROUPS, members_returned="request", late="/Groups/g1")
+    async with server.running(), source(server.url, group_members=how) as scim:
+        for _ in range(2):
+            assert (await everything(scim))[2] == MEMBERSHIPS
+        assert set(await whole(as_pairs(scim.memberships(["g7"])))) == {m for m in MEMBERSHIPS if m[0] == "g7"}
+    assert sum(asked.startswith("/Schemas") for asked in server.asked) == 1
+
+
+@pytest.mark.parametrize("how", ["auto", "list", "get"])
+async def test_members_that_are_never_shown_are_not_nobody(how: str) -> None:
+    server = ScimServer(USERS, GROUPS, members_returned="never")
+    async with server.running(), source(server.url, group_members=how) as scim:
+        with pytest.raises(RefusedError, match="never says who is in a group"):
+            await everything(scim)
+
+
 async def test_lists_without_members_are_not_empty_groups() -> None:
     async with ScimServer(USERS, GROUPS, listed_members=False).running() as server, source(server.url) as scim:
         assert (await everything(scim))[2] == MEMBERSHIPS
