@@ -11,10 +11,10 @@ COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 
 	--no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-keycloak test-browser test-openapi check bench up lock clean
+.PHONY: help demo test test-long test-keycloak test-keycloak-newest test-browser test-openapi check bench up lock clean
 
 help:  ## What there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 demo: $(VENV)/ready  ## The whole road on a made-up company, and then the end
 	@$(BIN)/crowdsync demo $(if $(IDP),--idp $(IDP))
@@ -28,8 +28,11 @@ test-long: $(VENV)/ready  ## The long ones: the rest of all generated worlds, po
 test-browser: $(VENV)/ready  ## An admin at the Prefect UI, in chromium (needs chromium, and some minutes)
 	@$(BIN)/python -m pytest tests/browser/real_browser.py
 
-test-keycloak: $(VENV)/ready  ## The whole road from a real Keycloak (needs Java 17 and Maven, and some minutes)
-	@$(BIN)/python -m pytest tests/keycloak/real_keycloak.py
+test-keycloak: $(VENV)/ready  ## The whole road from a real Keycloak, and real time (needs Java 17 and Maven, and some minutes)
+	@$(BIN)/python -m pytest tests/keycloak/real_keycloak.py tests/keycloak/real_webhook.py
+
+test-keycloak-newest: $(VENV)/ready  ## The newest Keycloak, also as a SCIM server and by its security events; not in CI
+	@CROWDSYNC_KEYCLOAK=26.7.3 $(BIN)/python -m pytest tests/keycloak/real_keycloak.py tests/keycloak/real_scim_and_events.py
 
 test-openapi: $(VENV)/ready  ## The receiver under requests that Schemathesis generates (fetches it, and some minutes)
 	@$(BIN)/python -m pytest tests/openapi/real_openapi.py

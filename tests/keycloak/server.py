@@ -1,7 +1,7 @@
 """A real Keycloak, on this machine, with what its administrators do.
 
-The distribution is fetched once, by Maven, and unpacked into `.cache/keycloak`. Each `running` server has a database
-of its own, in memory, and ends with the block.
+The distribution is fetched once, by Maven, and unpacked into `.cache/keycloak`, with the extension that sends webhooks
+where there is one that fits. Each `running` server has a database of its own, in memory, and ends with the block.
 """
 
 from __future__ import annotations
@@ -25,14 +25,30 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSION = "26.7.3"
-SHA256 = "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
-ARTIFACT = f"org.keycloak:keycloak-quarkus-dist:{VERSION}:tar.gz"
+WITH_WEBHOOKS, NEWEST = "26.5.6", "26.7.3"
+VERSION = os.environ.get("CROWDSYNC_KEYCLOAK", WITH_WEBHOOKS)
+ARTIFACTS = {
+    WITH_WEBHOOKS: {
+        "org.keycloak:keycloak-quarkus-dist:26.5.6:tar.gz": (
+            "fa3dd5df90b9ac006712c2f0991be4e8a6cb30ac538e0439ce2f45fc40f4c692"
+        ),
+        "io.phasetwo.keycloak:keycloak-events:0.52:jar": (
+            "22d98775326a3fc1e13486b390e0f3a9a429e5d89a42d4419975def1e7d65340"
+        ),
+    },
+    NEWEST: {
+        "org.keycloak:keycloak-quarkus-dist:26.7.3:tar.gz": (
+            "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
+        ),
+    },
+}
+"""What a version is made of, with the SHA-256 of each. keycloak-events 0.53 and later need Java 21, which Debian 12 has
+not; 0.52 is made for Keycloak 26.5, and starts on a later one without being able to say so (its REST API fails)."""
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 AT_ONCE = 50
 """People in one import: it is one transaction, and gets slower with each of them."""
-READY = 180
-"""Seconds that a start may take; the first one also builds."""
+READY = 600
+"""Seconds that a start may take, on a busy machine; the first one also builds."""
 
 
 def distribution() -> Path:
@@ -40,29 +56,40 @@ def distribution() -> Path:
     place = ROOT / ".cache" / "keycloak" / VERSION
     if place.exists():
         return place
+    if VERSION not in ARTIFACTS:
+        raise RuntimeError(f"Keycloak {VERSION} is not one of {', '.join(ARTIFACTS)}")
     if shutil.which("mvn") is None:
         raise RuntimeError("Keycloak is fetched by mvn, and there is none: install Maven (Debian: apt install maven)")
     fresh = place.with_name(f"{VERSION}.{os.getpid()}")
     try:
-        command = ["mvn", "-q", "-B", "-C", f"-Dmaven.repo.local={fresh / 'm2'}", COPY, f"-Dartifact={ARTIFACT}"]
-        made = subprocess.run([*command, f"-DoutputDirectory={fresh}"], capture_output=True, text=True, timeout=900)
-        if made.returncode:
-            raise RuntimeError(f"{ARTIFACT} cannot be fetched: {made.stdout.strip()[-400:]}")
-        archive = next(fresh.glob("*.tar.gz"))
-        with archive.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != SHA256:
-            raise RuntimeError(f"{ARTIFACT} has the SHA-256 {found} and not {SHA256}; nothing of it was run")
-        with tarfile.open(archive) as tar:
+        server, *extensions = (_fetched(fresh, *one) for one in ARTIFACTS[VERSION].items())
+        with tarfile.open(server) as tar:
             tar.extractall(fresh, filter="data")
-        (fresh / f"keycloak-{VERSION}").rename(place)
+        unpacked = fresh / f"keycloak-{VERSION}"
+        for extension in extensions:
+            shutil.copy(extension, unpacked / "providers")
+        unpacked.rename(place)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return place
 
 
+def _fetched(place: Path, artifact: str, sha256: str) -> Path:
+    _, name, version, kind = artifact.split(":")
+    command = ["mvn", "-q", "-B", "-C", f"-Dmaven.repo.local={place / 'm2'}", COPY, f"-Dartifact={artifact}"]
+    made = subprocess.run([*command, f"-DoutputDirectory={place}"], capture_output=True, text=True, timeout=900)
+    if made.returncode:
+        raise RuntimeError(f"{artifact} cannot be fetched: {made.stdout.strip()[-400:]}")
+    found = place / f"{name}-{version}.{kind}"
+    with found.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise RuntimeError(f"{artifact} has the SHA-256 {digest} and not {sha256}; nothing of it was run")
+    return found
+
+
 @contextmanager
-def running(log: Path) -> Iterator[Server]:
+def running(log: Path, *options: str) -> Iterator[Server]:
     """A server in development mode on a free port, with a bootstrap administrator; its output goes to `log`."""
     home, password = distribution(), secrets.token_urlsafe(16)
     if shutil.which("java") is None:
@@ -78,7 +105,7 @@ def running(log: Path) -> Iterator[Server]:
     }
     with log.open("w") as out:
         process = subprocess.Popen(
-            [*command, f"--http-port={port}"], env=environment, stdout=out, stderr=out, start_new_session=True
+            [*command, f"--http-port={port}", *options], env=environment, stdout=out, stderr=out, start_new_session=True
         )
     try:
         server = Server(f"http://127.0.0.1:{port}", password)
@@ -117,14 +144,14 @@ class Server:
         except httpx.TransportError:
             return False
 
-    def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
-        """One call below `/admin/realms`: the JSON of its answer, or the id of what it made."""
+    def call(self, method: str, path: str, body: Any = None, *, base: str = "/admin/realms", **query: str) -> Any:
+        """One call below `base`: the JSON of its answer, or the id of what it made."""
         if time.monotonic() > self.until:
             form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": self.password}
             said = self.client.post("/realms/master/protocol/openid-connect/token", data=form).raise_for_status().json()
             self.client.headers["authorization"] = f"Bearer {said['access_token']}"
             self.until = time.monotonic() + said["expires_in"] / 2
-        answer = self.client.request(method, f"/admin/realms{path}", json=body, params=query)
+        answer = self.client.request(method, f"{base}{path}", json=body, params=query)
         assert answer.is_success, (method, path, answer.status_code, answer.text[:300])
         if answer.content:
             return answer.json()

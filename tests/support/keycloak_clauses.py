@@ -138,8 +138,9 @@ def requests_that_are_refused(client: Client) -> None:
     assert client.get("/users/nobody/groups") == (404, {"error": "User not found"})
 
 
-def paging(client: Client) -> None:
-    """Defaults: 100 users, 100 members, 10 children, all groups at the top; no cap, and below zero no limit."""
+def paging(client: Client, *, flat_groups: bool = True) -> None:
+    """Defaults: 100 users, 100 members, 10 children, all groups at the top; no cap, and below zero no limit.
+    `flat_groups`: all levels come in one list, as from 26.7 on; a server before it finds nothing by `search=*`."""
     everybody = client.ids("/users", max=-1)
     assert len(everybody) == client.get("/users/count")[1] == 250
     assert client.ids("/users") == everybody[:100]
@@ -158,14 +159,15 @@ def paging(client: Client) -> None:
         members = client.ids(f"/groups/{group['id']}/members", max=-1)
         assert client.ids(f"/groups/{group['id']}/members") == members[:100]
     flat = client.ids("/groups", search="*", populateHierarchy="false")
-    assert len(set(flat)) == len(flat) == client.get("/groups/count")[1]["count"] == 40
+    assert client.get("/groups/count")[1]["count"] == 40
+    assert len(set(flat)) == len(flat) == (40 if flat_groups else 0)
     assert client.ids("/groups", search="", populateHierarchy="false") == top
 
 
 def which_fields_come(client: Client) -> None:
     brief, full = (client.get("/users", max=1, briefRepresentation=x)[1][0] for x in ("true", "false"))
     dropped = {"attributes", "totp", "disableableCredentialTypes", "requiredActions", "notBefore"}
-    assert set(full) - set(brief) == dropped
+    assert set(full) - set(brief) - {"userProfileMetadata"} == dropped  # (which servers before 26.7 show, too)
     assert {"access", "enabled", "createdTimestamp", "emailVerified"} <= set(brief)
     group = client.get("/groups")[1][0]
     assert "attributes" not in group
