@@ -213,6 +213,10 @@ async def read_named(run: Run, base: KnownSides, hints: Collection[Hint]) -> Few
 
 def _few(run: Run, base: KnownSides, around: Around, selection: Selection | None) -> Few:
     """What was read, saved into history, and both sides made of it; about a person, or about all that changed."""
+    gone = [key for key, one in around.people.items() if one is None]
+    if run.lasting and len(run.store.users_now(run.source_side.stream, gone)):
+        # The next delta would be put on top of a snapshot with them, and few providers name who is gone in it.
+        run.store.save_cursor(run.source_side.stream, None, at=datetime.now(UTC))
     source = _side(run, run.source_side, base.source, around.people, around.kept_people, around.held)
     crowd = _side(run, run.crowd_side, base.crowd, around.accounts, around.kept_accounts)
     if source.saved.digest != base.totals.snapshot:

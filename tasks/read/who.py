@@ -28,7 +28,8 @@ async def who(run: Run, base: KnownSides, asked: str) -> tuple[str, Person | Non
         if named - {found.user[0]}:
             raise NotNarrowError(f"{asked!r} fits several people of {run.source_name}")
         return found.user[0], found
-    gone = await in_thread(_gone, run, asked)
+    # Whoever had this name or address may have another one now, or be gone.
+    gone = await in_thread(_gone, run, asked) or named
     if not gone:
         raise nobody(run.source_name, asked)
     if len(gone) > 1:
