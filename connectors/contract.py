@@ -7,7 +7,7 @@ pages that ends with `Page(last=True)`: a stream that ends without one is not a 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -15,6 +15,7 @@ from connectors.model import GroupRow, Members, MembershipRow, UserRow, sizes_on
 from connectors.operations import Operation
 
 if TYPE_CHECKING:
+    from connectors.hook import News
     from connectors.http import Http
     from connectors.source import SourceSettings
 
@@ -120,10 +121,11 @@ class Group:
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """News that somebody may have changed: who, never what to write."""
+    """News that somebody may have changed: who, never what to write. `via`: how it came (`connectors.hook.Via`)."""
 
     kind: str  # user | group | account (in hints about a source)
     key: str
+    via: str = field(default="", compare=False)
 
 
 @sizes_only
@@ -139,6 +141,33 @@ class DirectoryChanges:
 
     token: str
     hints: Sequence[Hint] = ()
+
+
+@sizes_only
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What the events of a provider say since a cursor.
+
+    `events`: the id of each ("" where it has none), and whom it names; the same event has the same id when it is told
+    again. `cursor`: where the next poll begins. `gap`: why events may be missing between the two, in words that follow
+    "because", so that everybody is to be read; "" where none are. `remarks`: what the provider leaves out, for people.
+    """
+
+    cursor: str
+    events: Sequence[tuple[str, Sequence[News]]] = ()
+    gap: str = ""
+    remarks: Sequence[str] = ()
+
+
+@runtime_checkable
+class Polls(Protocol):
+    """What a source has, too, whose provider can be asked what happened (`connectors.source.WithPolling`)."""
+
+    async def news(self, cursor: str) -> Polled:
+        """What happened since `cursor`; with "" nothing, and the cursor of now.
+
+        Events that came late are told, too, so that some are told twice. Raises what reads raise."""
+        ...
 
 
 @runtime_checkable

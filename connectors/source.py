@@ -27,13 +27,32 @@ class WebhookSettings(Strict):
     subscribe: bool = Field(True, description="Whether we ask the provider to send them, where that ends after a time.")
 
 
+class PollingSettings(Strict):
+    """How the provider is asked for its events."""
+
+    seconds: float = Field(10, ge=2, le=3600, description="Seconds between two polls.")
+    sign_ins: bool = Field(True, description="Whether sign-ins are asked for, too.")
+
+
+class WithPolling(Strict):
+    """A source whose provider can be asked for its events (`connectors.contract.Polls`)."""
+
+    polling: PollingSettings | None = Field(None, description="That its events are polled; they are not without it.")
+
+
 class EventSettings(Strict):
-    """The security event tokens that come to /events/NAME: who signs them, and for whom."""
+    """The security event tokens that come to /events/NAME, or are polled: who signs them, and for whom."""
 
     issuer: str = Field(min_length=1, description="Who signs them: `iss`, to the letter.")
     audience: str = Field(min_length=1, description="For whom: one of `aud`.")
     jwks_url: str = Field("", pattern="^(https://.+)?$", description="Address of the issuer's public keys (JWKS).")
     jwks_file: str = Field("", description="Or the file that holds them.")
+    poll_url: str = Field(
+        "", pattern="^(https?://[^/]+/.*)?$", description="Where they are polled (RFC 8936), where they are not pushed."
+    )
+    poll_seconds: float = Field(10, ge=2, le=3600, description="Seconds between two polls.")
+    token_env: str = Field("CROWDSYNC_EVENTS_TOKEN", description="Environment variable with the token for polling.")
+    token_file: str = Field("", description="Or the file that holds it.")
 
     @model_validator(mode="after")
     def _keys(self) -> EventSettings:
@@ -58,6 +77,9 @@ class SourceSettings(Strict):
     ca_file: str = Field("", description="PEM file of the certificate authority, where it is not a public one.")
     webhook: WebhookSettings | None = Field(None, description="The webhooks that it sends to /webhooks/NAME.")
     events: EventSettings | None = Field(None, description="The security event tokens that it sends to /events/NAME.")
+    sign_in_minutes: float = Field(
+        15, ge=0, le=1440, description="Who was read within so many minutes is not read again for signing in."
+    )
     policy: dict[str, Any] = Field(default_factory=dict, description="See tasks/policy/POLICY.md.")
     policy_file: str = Field("", description="Or a YAML or TOML file with it, beside crowdsync.toml.")
 

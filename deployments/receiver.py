@@ -19,11 +19,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-import orjson
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -35,12 +32,11 @@ from connectors.errors import ConfigurationError, CrowdsyncError, RecordError
 from connectors.hook import Accepted, Answer, Delivery, Hook, MalformedError, NotVerifiedError
 from connectors.hooks import events_of, hook_of, webhook_secrets
 from connectors.hooks.crowd import Ping, ping_secrets
-from connectors.http import Http
 from connectors.idp.push import PushSettings
 from connectors.settings import Settings
-from connectors.source import EventSettings
 from connectors.store import Store, in_thread
 from connectors.store.inbox import Incoming
+from connectors.transmitter import keys_of
 from deployments.gate import Gate, Receive, Scope, Send
 from deployments.grouped import Grouped
 from deployments.scim import ScimEndpoint
@@ -100,22 +96,10 @@ class Keys:
             for name, source in self.settings.sources.items():
                 if source.events is not None:
                     try:
-                        self.hooks[name] = events_of(name, source, await self._read(name, source.events))
+                        self.hooks[name] = events_of(name, source, await keys_of(name, source.events))
                     except CrowdsyncError as error:  # those that are known stay so
                         log.error("%s", error)
             await asyncio.sleep(KEYS)
-
-    async def _read(self, name: str, events: EventSettings) -> Any:
-        """The keys of one issuer, as JSON. Raises `ConfigurationError`, and what a call may."""
-        if events.jwks_file:
-            try:
-                return orjson.loads(await in_thread(Path(events.jwks_file).read_bytes))
-            except (OSError, orjson.JSONDecodeError) as error:
-                raise ConfigurationError(f"sources.{name}.events.jwks_file: {events.jwks_file}: {error}") from None
-        address = urlsplit(events.jwks_url)
-        base = f"{address.scheme}://{address.netloc}"
-        async with Http(base, name=f"sources.{name}.events") as client:
-            return (await client.call("GET", f"{address.path}{'?' if address.query else ''}{address.query}")).json()
 
 
 @dataclass(slots=True)

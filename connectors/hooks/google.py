@@ -10,9 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
-from connectors.hook import Accepted, Answer, Delivery, News, accepted, at, id_of, json_of, named, posted, prove
+from connectors.hook import Accepted, Answer, Delivery, News, Via, accepted, at, id_of, json_of, named, posted, prove
+
+_OF_GROUPS: Final = frozenset(
+    (
+        *("CREATE_GROUP", "DELETE_GROUP", "CHANGE_GROUP_NAME", "CHANGE_GROUP_EMAIL", "CHANGE_GROUP_DESCRIPTION"),
+        "GROUP_MEMBER_BULK_UPLOAD",
+    )
+)
+"""What an administrator does to a group that concerns more than one person."""
 
 
 class Google:
@@ -33,10 +41,25 @@ class Google:
 
 def _news(body: Any) -> Iterator[News | None]:
     if at(body, "kind") == "admin#reports#activity":
-        events = at(body, "events")
-        if isinstance(events, list) and any(at(one, "name") == "login_success" for one in events):
-            yield named("user", at(body, "actor", "profileId"), "sign-in")
+        yield from activity(body, "webhook")
         return
     # Somebody changed; Google finds people by their address too.
     found = named("user", at(body, "id"), "webhook") or named("user", at(body, "primaryEmail"), "webhook")
     yield found or News("everybody", "", "webhook")
+
+
+def activity(body: Any, via: Via) -> Iterator[News | None]:
+    """Whom an activity of the Reports API names, sent or polled. A sign-in names its actor; what an administrator did,
+    somebody by their address, or a group, of which everybody is read, for it is named by an address, too."""
+    events = at(body, "events")
+    for event in events if isinstance(events, list) else ():
+        name = at(event, "name")
+        if name == "login_success":
+            yield named("user", at(body, "actor", "profileId"), "sign-in")
+        elif at(body, "id", "applicationName") == "admin":
+            given = at(event, "parameters")
+            said = {at(one, "name"): at(one, "value") for one in given} if isinstance(given, list) else {}
+            if person := named("user", said.get("USER_EMAIL"), via):
+                yield person
+            elif name in _OF_GROUPS:
+                yield News("everybody", "", via)

@@ -21,6 +21,7 @@ from connectors.hook import (
     Delivery,
     MalformedError,
     News,
+    Via,
     accepted,
     at,
     id_of,
@@ -31,7 +32,7 @@ from connectors.hook import (
 )
 from connectors.strict_json import NotJsonError, loads
 
-_CHANGES: Final = frozenset(
+CHANGES: Final = frozenset(
     {
         "REGISTER",
         "UPDATE_PROFILE",
@@ -64,29 +65,30 @@ class Keycloak:
         realm = event.get("realmName")
         elsewhere = self.realm and type(realm) is str and realm != self.realm
         ids = id_of(event.get("uid") or event.get("id"))
-        return accepted(() if elsewhere else _news(event), ids, Answer(204))
+        return accepted(() if elsewhere else news_of(event, "webhook"), ids, Answer(204))
 
 
-def _news(event: dict[str, Any]) -> Iterator[News | None]:
+def news_of(event: dict[str, Any], via: Via) -> Iterator[News | None]:
+    """Whom an event names, sent or polled; None where it makes no sense."""
     kind = event.get("type")
     kind = kind if type(kind) is str else ""
     if kind.startswith("admin.") or not kind:
-        yield from _administered(event)
-    elif (what := kind.removeprefix("access.")) == "LOGIN" or what in _CHANGES:
+        yield from _administered(event, via)
+    elif (what := kind.removeprefix("access.")) == "LOGIN" or what in CHANGES:
         user = at(event, "authDetails", "userId") or event.get("userId")
-        yield named("user", user, "sign-in" if what == "LOGIN" else "webhook")
+        yield named("user", user, "sign-in" if what == "LOGIN" else via)
 
 
-def _administered(event: dict[str, Any]) -> Iterator[News | None]:
+def _administered(event: dict[str, Any], via: Via) -> Iterator[News | None]:
     """Of `users/U/groups/G` the person suffices: the groups are read with them."""
     path = event.get("resourcePath")
     steps = path.strip("/").split("/") if type(path) is str else [""]
     if steps[0] == "users":
-        yield named("user", steps[1] if len(steps) > 1 else at(event, "details", "userId"), "webhook")
+        yield named("user", steps[1] if len(steps) > 1 else at(event, "details", "userId"), via)
     elif steps[0] == "groups":
-        yield named("group", steps[1] if len(steps) > 1 else _made(event), "webhook")
+        yield named("group", steps[1] if len(steps) > 1 else _made(event), via)
         if steps[2:] == ["children"] and (child := _made(event)):  # the path names the parent
-            yield named("group", child, "webhook")
+            yield named("group", child, via)
     elif not steps[0] and (path is not None or event.get("resourceType") in _OURS):
         yield None
 

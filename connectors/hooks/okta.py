@@ -18,6 +18,7 @@ from connectors.hook import (
     Delivery,
     MalformedError,
     News,
+    Via,
     accepted,
     at,
     bearer,
@@ -47,7 +48,7 @@ class Okta:
         posted(delivery)
         prove(bearer(delivery), secrets)
         body = json_of(delivery.body)
-        news = (one for event in items_of(at(body, "data", "events")) for one in _news(event))
+        news = (one for event in items_of(at(body, "data", "events")) for one in news_of(event, "webhook"))
         return accepted(news, id_of(at(body, "eventId")), Answer(204))
 
 
@@ -58,7 +59,8 @@ def _challenged(delivery: Delivery) -> Accepted:
     return Accepted((), "", Answer(200, json.dumps({"verification": challenge}).encode(), "application/json"))
 
 
-def _news(event: Any) -> Iterator[News | None]:
+def news_of(event: Any, via: Via) -> Iterator[News | None]:
+    """Whom an event names, sent or polled; None where it makes no sense."""
     kind = at(event, "eventType")
     if type(kind) is not str:
         yield None
@@ -68,9 +70,9 @@ def _news(event: Any) -> Iterator[News | None]:
     elif kind.startswith((*_PEOPLE, *_GROUPS)):
         users = _targets(event, "User") if kind.startswith(_PEOPLE) else []
         if users:  # a group that a person joins or leaves is read with the person
-            yield from (named("user", one, "webhook") for one in users)
+            yield from (named("user", one, via) for one in users)
         else:
-            yield from [named("group", one, "webhook") for one in _targets(event, "UserGroup")] or [None]
+            yield from [named("group", one, via) for one in _targets(event, "UserGroup")] or [None]
 
 
 def _targets(event: Any, kind: str) -> list[Any]:

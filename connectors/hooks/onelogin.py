@@ -16,6 +16,7 @@ from connectors.hook import (
     Delivery,
     MalformedError,
     News,
+    Via,
     accepted,
     at,
     bearer,
@@ -41,7 +42,7 @@ class OneLogin:
         posted(delivery)
         prove(bearer(delivery), secrets)
         events = _events(delivery.body)
-        news = (one for event in events for one in _news(event))
+        news = (one for event in events for one in news_of(event, "webhook"))
         ids = id_of(*(at(event, "uuid") for event in events))
         return accepted(news, ids, Answer(200, b"{}", "application/json"))
 
@@ -62,7 +63,8 @@ def _event(line: bytes) -> Any:
         return None
 
 
-def _news(event: Any) -> Iterator[News | None]:
+def news_of(event: Any, via: Via) -> Iterator[News | None]:
+    """Whom an event names, sent or polled; None where it makes no sense."""
     kind = _number(at(event, "event_type_id"))
     if not kind:
         yield None
@@ -71,7 +73,7 @@ def _news(event: Any) -> Iterator[News | None]:
     elif int(kind) in _CHANGES:
         user = _number(at(event, "user_id"))
         # An import, and a role that is gone, may name no person.
-        yield named("user", user, "webhook") if user else named("group", _number(at(event, "role_id")), "webhook")
+        yield named("user", user, via) if user else named("group", _number(at(event, "role_id")), via)
 
 
 def _number(value: Any) -> str:

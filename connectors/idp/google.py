@@ -27,15 +27,19 @@ from connectors.contract import (
     Held,
     Page,
     Person,
+    Polled,
     Scope,
     Subscription,
     Subscriptions,
 )
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
+from connectors.hook import News, id_of
+from connectors.hooks import google as hooks
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, Members, UserRow
 from connectors.oauth import JWT_GRANT, Form, Tokens, assertion
 from connectors.paging import Part, by_cursor, of_groups
+from connectors.polling import MOST_EVENTS, Found, Point, cursor_of, digest, lost, points, reached
 from connectors.records import (
     Doubts,
     Flaw,
@@ -52,7 +56,7 @@ from connectors.records import (
     truth,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithPrivateKey, client
+from connectors.source import SourceSettings, WithPolling, WithPrivateKey, client
 
 _ROOT: Final = "/admin/directory/v1"
 _STOP: Final = "/admin/directory_v1/channels/stop"
@@ -61,6 +65,12 @@ _AUDIENCE: Final = "https://oauth2.googleapis.com/token"
 SCOPES: Final = tuple(
     f"https://www.googleapis.com/auth/admin.directory.{name}.readonly" for name in ("user", "group", "group.member")
 )
+_REPORTS_SCOPE: Final = "https://www.googleapis.com/auth/admin.reports.audit.readonly"
+_REPORTS: Final = "/admin/reports/v1/activity/users/all/applications"
+_LATE: Final = {"admin": timedelta(hours=2), "login": timedelta(minutes=30)}
+"""After that time an activity is in its list, mostly: Google says that some come hours later."""
+_KEPT: Final = timedelta(days=170)
+"""So long Google keeps activities at least."""
 _SIZES: Final = {"users": 500, "groups": 200, "members": 200}
 """The most records a page of each list."""
 _USER: Final = ("id", "primaryEmail", "name", "suspended", "archived")
@@ -74,7 +84,7 @@ _ADVICE: Final = {
 }
 
 
-class GoogleSettings(WithPrivateKey, SourceSettings):
+class GoogleSettings(WithPolling, WithPrivateKey, SourceSettings):
     """A Google Workspace account."""
 
     kind: Literal["google"] = "google"
@@ -96,6 +106,10 @@ class GoogleSettings(WithPrivateKey, SourceSettings):
     requests_per_second: float | None = Field(38, gt=0, description="Google's own limit is 2400 a minute.")
     page_size: int = Field(500, ge=1, le=500, description="Users a page; groups and members at most 200.")
     known: ClassVar = ("private_key",)
+
+    def scopes(self) -> tuple[str, ...]:
+        """What the service account must be delegated."""
+        return (*SCOPES, *([_REPORTS_SCOPE] if self.polling else []))
 
     def same_names(self) -> str:
         """As `SourceSettings.same_names`."""
@@ -128,8 +142,8 @@ class Google:
             "/token",
             form,
             advice=f"In the Admin console (Security > Access and data control > API controls > Domain-wide delegation) "
-            f"the client {client_no} needs the scopes {','.join(SCOPES)}. Check also that `subject` is an active user "
-            f"of the account and that the key in {settings.place('private_key')} was not deleted.",
+            f"the client {client_no} needs the scopes {','.join(settings.scopes())}. Check also that `subject` is an "
+            f"active user of the account and that the key in {settings.place('private_key')} was not deleted.",
         )
         self._http = client(name, settings, bearer=tokens, busy=_busy, attempts=9)
         self._where = {"domain": settings.domain} if settings.domain else {"customer": settings.customer}
@@ -293,6 +307,50 @@ class Google:
             raise IncompleteError(f"{self._at('users/watch')}: the answer is not about our channel; run again.")
         return Subscription(of, key, datetime.fromtimestamp(int(ends) / 1000, UTC), text(said.get("resourceId")))
 
+    async def news(self, cursor: str) -> Polled:
+        """As `Polls.news`, out of the activities of administrators and the sign-ins of the Reports API."""
+        polling, start = self._settings.polling, Point(int((datetime.now(UTC)).timestamp() * 1000))
+        lists = ("admin", "login") if polling is None or polling.sign_ins else ("admin",)
+        last = points(cursor) if cursor else {}
+        now, events, gaps = dict[str, Point](), list[tuple[str, list[News]]](), list[str]()
+        for name in lists:
+            begin = last.get(name, start)
+            found = await self._activities(name, datetime.fromtimestamp(begin.time / 1000, UTC) - _LATE[name])
+            now[name] = reached(found, begin)
+            gaps.append(lost(f"{name} activities", found, begin))
+            told = ((id_of("poll", name, key), hooks.activity(one, "poll")) for key, (_, one) in found.items())
+            events += [(key, [one for one in news if one]) for key, news in told]
+        return Polled(cursor_of(now), events, next(filter(None, gaps), "")) if cursor else Polled(cursor_of(now))
+
+    async def _activities(self, application: str, since: datetime) -> Found:
+        """The activities of an application since then."""
+        if since < datetime.now(UTC) - _KEPT:
+            raise StaleCursorError(f"{self._at()}: activities of {since:%Y-%m-%d} are kept no more.")
+        fields = "kind,nextPageToken,items(id,actor(email,profileId),events(name,parameters(name,value)))"
+        query: dict[str, str | int] = {"startTime": since.strftime("%Y-%m-%dT%H:%M:%S.000Z"), "maxResults": 1000}
+        query |= {"fields": fields, **({"eventName": "login_success"} if application == "login" else {})}
+        if self._settings.customer != "my_customer":
+            query["customerId"] = self._settings.customer
+        path, found = f"{_REPORTS}/{application}", Found()
+
+        async def fetch(token: str) -> Part:
+            said = as_dict((await self._call(path, {**query, "pageToken": token} if token else query, root="")).json())
+            items, following = said.get("items", ()), said.get("nextPageToken")
+            if said.get("kind") != "admin#reports#activities" or not isinstance(items, list | tuple):
+                raise IncompleteError(f"{self._at(path)}: the answer is no list of activities. Check `url`.")
+            return Part(items, next=text(following) or None)
+
+        pages = by_cursor(fetch, self._at(path), sparse=True)
+        try:
+            async for items, _ in pages:
+                for one in map(as_dict, items):
+                    found[digest(one.get("id"))] = _moment(as_dict(one.get("id")).get("time")), one
+                if len(found) > MOST_EVENTS:
+                    break
+        finally:
+            await pages.aclose()  # type: ignore[attr-defined]
+        return found
+
     async def check(self) -> Sequence[str]:
         """As `Source.check`. Google counts neither users nor groups."""
         lines = [f"{self._at()} answers in the name of {self._settings.subject}"]
@@ -412,9 +470,11 @@ class Google:
             await self._page("users", "/users", {**query, "fields": f"kind,users({fields})"})
         return None
 
-    async def _call(self, path: str, params: Mapping[str, str | int], *, nobody: bool = False) -> Answer:
+    async def _call(
+        self, path: str, params: Mapping[str, str | int], *, nobody: bool = False, root: str = _ROOT
+    ) -> Answer:
         """`nobody`: the answers to a person who is not there are answers, too."""
-        answer = await self._http.call("GET", _ROOT + path, params=params)
+        answer = await self._http.call("GET", root + path, params=params)
         if answer.status == 200:
             return answer
         reason, said = _error(answer.problem())
@@ -423,7 +483,8 @@ class Google:
         where = self._at("/users" if nobody else path)
         message = f"{where}: {answer.status} {answer.scrub(reason)}{answer.words(said) or ' (no reason given)'}."
         if answer.status == 403:
-            raise ForbiddenError(f"{message} {_ADVICE.get(reason, self._role())}")
+            role = self._role() if root else f"Give {self._settings.subject} the privilege Reports (Admin roles)."
+            raise ForbiddenError(f"{message} {_ADVICE.get(reason, role)}")
         of_list = answer.status in (400, 404) and path.count("/") == 1 and "pageToken" not in params
         if of_list or reason == "invalidParameter":
             raise ConfigurationError(
@@ -500,6 +561,14 @@ def _view(scope: Scope) -> dict[str, str]:
     return {"projection": "custom", "customFieldMask": ",".join(sorted({way[1] for way in ways}))} if ways else {}
 
 
+def _moment(said: Any) -> int:
+    """A time as milliseconds; 0 where it is none."""
+    try:
+        return int(datetime.fromisoformat(str(said)).timestamp() * 1000)
+    except ValueError:
+        return 0
+
+
 def _members(group: str) -> str:
     return f"/groups/{quote(group, safe='')}/members"
 
@@ -538,7 +607,7 @@ def _grant(field: str, file: str, settings: GoogleSettings) -> tuple[Form, str]:
         subject=settings.subject,
         headers={"kid": key_id},
         seconds=3600,
-        scope=" ".join(SCOPES),
+        scope=" ".join(settings.scopes()),
     )
     client = text(found.get("client_id") or email)
     return lambda: {"grant_type": JWT_GRANT, "assertion": sign()}, client

@@ -19,15 +19,18 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Polled, Scope
 from connectors.errors import ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
+from connectors.hook import id_of
+from connectors.hooks import keycloak as hooks
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, Members, UserRow
 from connectors.oauth import Tokens, with_secret
 from connectors.paging import Part, by_cursor, by_position, in_order, of_groups
+from connectors.polling import MOST_EVENTS, Found, Point, cursor_of, digest, lost, points, reached
 from connectors.records import Doubts, Flaw, Record, Rows, as_dict, each, names, needed, object_of, optional, truth
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithClientSecret, client
+from connectors.source import SourceSettings, WithClientSecret, WithPolling, client
 
 _SERVICE: Final = "service-account-"
 _ID: Final = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|f:.+", re.IGNORECASE)  # f: from another store
@@ -36,9 +39,18 @@ _FEDERATION: Final = (
     "Sync all users); where they still differ though the list is right, set user_counts = false."
 )
 _GONE: Final = "is gone since it was listed; run again"
+_ADMIN, _OWN = "/admin-events", "/events"
+"""What administrators did; what people did themselves, such as sign in."""
+_OF_ADMINS: Final = "&".join(f"resourceTypes={one}" for one in ("USER", "GROUP", "GROUP_MEMBERSHIP"))
+_LATE: Final = 30_000
+"""Milliseconds after which an event is certainly in its list."""
+_EVENTS: Final = 20, 200
+"""Events that are asked for first, and then."""
+_LOOK: Final = 60
+"""Polls after which it is looked again whether Keycloak saves events at all."""
 
 
-class KeycloakSettings(WithClientSecret, SourceSettings):
+class KeycloakSettings(WithPolling, WithClientSecret, SourceSettings):
     """A realm of a Keycloak server."""
 
     kind: Literal["keycloak"] = "keycloak"
@@ -89,6 +101,7 @@ class Keycloak:
         self._root = f"/admin/realms/{quote(settings.realm, safe='')}"
         self._group = group_rows(settings.group_names)
         self._below: dict[str, list[str]] | None = None
+        self._polls, self._remarks = 0, list[str]()
 
     @property
     def clients(self) -> Sequence[Http]:
@@ -230,6 +243,28 @@ class Keycloak:
             lines.append("users: more are listed than counted, as with user federation, which does no harm")
         return lines
 
+    async def news(self, cursor: str) -> Polled:
+        """As `Polls.news`, out of the lists of events that Keycloak saves where its realm says so."""
+        if self._polls % _LOOK == 0 or not cursor:
+            self._remarks = await self._unsaved()
+        self._polls += 1
+        kinds = sorted({*hooks.CHANGES, *(["LOGIN"] if self._sign_ins() else [])})
+        lists = {_ADMIN: _OF_ADMINS, _OWN: "&".join(f"type={one}" for one in kinds)}
+        if not cursor:
+            newest = {path: (await self._events(path, query, 0, 1))[0] for path, query in lists.items()}
+            start = cursor_of({path: reached(some, Point(0)) for path, some in newest.items()})
+            return Polled(start, remarks=self._remarks)
+        last, now, gaps = points(cursor), dict[str, Point](), list[str]()
+        events = list[tuple[str, Any]]()
+        for path, query in lists.items():
+            begin = last.get(path, Point(0))
+            found = await self._since(path, query, begin)
+            now[path] = reached(found, begin)
+            gaps.append(lost("admin events" if path == _ADMIN else "user events", found, begin))
+            told = ((id_of("poll", path, key), hooks.news_of(one, "poll")) for key, (_, one) in found.items())
+            events += [(key, [one for one in news if one]) for key, news in told]
+        return Polled(cursor_of(now), events, next(filter(None, gaps), ""), self._remarks)
+
     # --- users ---------------------------------------------------------------------------------
 
     async def _people(self, **filters: str) -> AsyncIterator[tuple[Sequence[Any], bool]]:
@@ -365,6 +400,46 @@ class Keycloak:
 
         return fetch
 
+    # --- events --------------------------------------------------------------------------------
+
+    def _sign_ins(self) -> bool:
+        return self._settings.polling is None or self._settings.polling.sign_ins
+
+    async def _unsaved(self) -> list[str]:
+        """What the realm does not save, and so nobody is told of. Raises `ConfigurationError` where it saves nothing
+        that administrators do."""
+        said = as_dict((await self._get("/events/config")).json())
+        where = "Realm settings > Events"
+        if said.get("adminEventsEnabled") is not True:
+            raise ConfigurationError(f"{self._at()}: admin events are not saved; switch them on in {where}.")
+        if said.get("eventsEnabled") is not True:
+            what = "sign-ins, and what people change in their own accounts,"
+            return [f"{self._at()}: user events are not saved, so that {what} are not told; see {where}"]
+        kept = said.get("enabledEventTypes")
+        if self._sign_ins() and isinstance(kept, list) and kept and "LOGIN" not in kept:
+            return [f"{self._at()}: LOGIN is none of the event types that are saved; see {where}"]
+        return []
+
+    async def _since(self, path: str, query: str, last: Point) -> Found:
+        """The events of a list since the newest that is known, and some before it. They come with the newest first, so
+        that one which comes meanwhile makes others come twice."""
+        found: Found = {}
+        at, size = 0, _EVENTS[0]
+        while True:
+            some, number = await self._events(path, query, at, size)
+            found |= some
+            oldest = min((time for time, _ in some.values()), default=0)
+            if number < size or oldest < last.time - _LATE or len(found) > MOST_EVENTS:
+                return found
+            at, size = at + number, _EVENTS[1]
+
+    async def _events(self, path: str, query: str, at: int, size: int) -> tuple[Found, int]:
+        """A page of a list of events, and how many came."""
+        items = self._items(await self._get(f"{path}?{query}&first={at}&max={size}&direction=desc"))
+        timed = ((one, time) for one in map(as_dict, items) if type(time := one.get("time")) is int)
+        found = {(str(one["id"]) if one.get("id") else digest(one)): (time, one) for one, time in timed}
+        return found, len(items)
+
     # --- requests ------------------------------------------------------------------------------
 
     def _meet(self, expected: Any, items: Sequence[Any]) -> None:
@@ -391,9 +466,11 @@ class Keycloak:
         if answer.status == 200:
             return answer
         error = answer.problem().get("error")
+        path = path.partition("?")[0]
         message = f"{self._at()}: {answer.status} for {path}{answer.words(error) if type(error) is str else ''}"
         if answer.status == 403:
-            raise ForbiddenError(f"{message}. {self._grant()}")
+            role = "view-events" if path.startswith((_ADMIN, _OWN)) else "view-users"
+            raise ForbiddenError(f"{message}. {self._grant(role)}")
         if answer.status == 404 and path.count("/") > 2:
             raise IncompleteError(f"{message}: it {_GONE}.")
         if answer.status == 404:
@@ -402,11 +479,11 @@ class Keycloak:
             )
         raise IncompleteError(f"{message}; run again.")
 
-    def _grant(self) -> str:
+    def _grant(self, role: str = "view-users") -> str:
         own = self._settings.token_realm in ("", self._settings.realm)
         roles = "realm-management" if own else f"{self._settings.realm}-realm"
         return (
-            f"Give the client {self._settings.client_id} the role view-users of {roles}: "
+            f"Give the client {self._settings.client_id} the role {role} of {roles}: "
             "Clients, the client, Service account roles, Assign role."
         )
 

@@ -13,13 +13,15 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, ClassVar, Final, Literal
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Polled, Scope
 from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
+from connectors.hook import News, id_of
+from connectors.hooks import okta as hooks
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, Members, MembershipRow, UserRow, pairs_of
 from connectors.oauth import Tokens, assertion, with_assertion
@@ -39,10 +41,13 @@ from connectors.records import (
     text,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithPrivateKey, WithToken, client
+from connectors.source import SourceSettings, WithPolling, WithPrivateKey, WithToken, client
 
 _USERS: Final = "/api/v1/users"
 _GROUPS: Final = "/api/v1/groups"
+_LOGS: Final = "/api/v1/logs"
+_LOG_PAGES: Final = 50
+"""Pages of the system log that are read in one poll, at most; the next one goes on."""
 _TOKEN: Final = "/oauth2/v1/token"  # noqa: S105 (a path)
 _CURSOR: Final = "%Y-%m-%dT%H:%M:%S.000Z"
 _EVERYBODY: Final = 'lastUpdated gt "1970-01-01T00:00:00.000Z"'
@@ -65,7 +70,7 @@ _ID: Final = re.compile("00u[0-9A-Za-z]{17}")
 _TYPES: Final = frozenset(("OKTA_GROUP", "APP_GROUP", "BUILT_IN"))
 
 
-class OktaSettings(WithToken, WithPrivateKey, SourceSettings):
+class OktaSettings(WithPolling, WithToken, WithPrivateKey, SourceSettings):
     """An Okta organisation."""
 
     kind: Literal["okta"] = "okta"
@@ -99,7 +104,8 @@ class OktaSettings(WithToken, WithPrivateKey, SourceSettings):
 
     def scopes(self) -> tuple[str, ...]:
         """The least that a service app must be granted."""
-        return ("okta.users.read", "okta.groups.read", *(("okta.apps.read",) if self.app else ()))
+        more = {"okta.apps.read": self.app, "okta.logs.read": self.polling}
+        return ("okta.users.read", "okta.groups.read", *(name for name, needed in more.items() if needed))
 
 
 class Okta:
@@ -277,6 +283,34 @@ class Okta:
             users += rows(records, f"changed user from {start}", held, warnings)
         return Changes(after, users, groups, ids, members, held=held, warnings=warnings)
 
+    async def news(self, cursor: str) -> Polled:
+        """As `Polls.news`, out of the system log, whose polling queries are in the order in which events were written
+        and always say where to go on: no event is read twice."""
+        polling, events = self._settings.polling, list[tuple[str, list[News]]]()
+        wanted = ("poll", "sign-in") if polling is None or polling.sign_ins else ("poll",)
+        begin = (datetime.now(UTC) - _OVERLAP).strftime(_CURSOR)
+        where: dict[str, str | int] = {"after": cursor} if cursor else {"since": begin}
+        for _ in range(_LOG_PAGES):
+            params: dict[str, str | int] = {**where, "limit": 1000, "sortOrder": "ASCENDING"}
+            answer = await self._call(_LOGS, params, expect=(400,) if cursor else ())
+            if answer.status == 400:
+                raise StaleCursorError(f"{self._at(_LOGS)}: {cursor[:40]!r} is no place to go on from.")
+            items, after = (
+                self._records(answer, _LOGS),
+                parse_qs(urlsplit(answer.link("next") or "").query).get("after"),
+            )
+            if not after:
+                raise IncompleteError(
+                    f"{self._at(_LOGS)}: a page of the system log says not where to go on. Run again."
+                )
+            where = {"after": after[0]}
+            for one in map(as_dict, items):
+                found = [news for news in hooks.news_of(one, "poll") if news and news.via in wanted]
+                events += [(id_of("poll", one.get("uuid")), found)]
+            if len(items) < 1000:
+                break
+        return Polled(str(where["after"]), events if cursor else ())
+
     async def check(self) -> Sequence[str]:
         """As `Source.check`."""
         how = "a service app's key" if self._login else "an API token"
@@ -381,7 +415,7 @@ class Okta:
 
     async def _call(self, path: str, params: Mapping[str, str | int], expect: Sequence[int] = ()) -> Answer:
         answer = await self._http.call("GET", path, params=params, expect=(401, *expect))
-        if answer.status == 200 or (answer.status == 404 and 404 in expect):
+        if answer.status == 200 or answer.status in expect:
             return answer
         plain, by_key = path.partition("?")[0], self._login is not None
         message = f"{self._at(plain)}: {answer.status}{_detail(answer)}."

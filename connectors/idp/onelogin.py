@@ -17,12 +17,15 @@ from typing import Any, ClassVar, Final, Literal
 import orjson
 from pydantic import Field
 
-from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Scope
+from connectors.contract import PLAIN, Capabilities, Changes, Group, Held, Page, Person, Polled, Scope
 from connectors.errors import AuthenticationError, ConfigurationError, ForbiddenError, IncompleteError, StaleCursorError
+from connectors.hook import id_of
+from connectors.hooks import onelogin as hooks
 from connectors.http import Answer, Http
 from connectors.model import GroupRow, Members, UserRow, pairs_of
 from connectors.oauth import Tokens, with_secret
 from connectors.paging import Part, by_cursor, distinct, drained, in_order, of_groups
+from connectors.polling import MOST_EVENTS, Found, Point, cursor_of, lost, points, reached
 from connectors.records import (
     Doubts,
     Flaw,
@@ -38,24 +41,29 @@ from connectors.records import (
     text,
 )
 from connectors.records import attributes as attributes_of
-from connectors.source import SourceSettings, WithClientSecret, client
+from connectors.source import SourceSettings, WithClientSecret, WithPolling, client
 
 _USERS: Final = "/api/2/users"
 _ROLES: Final = "/api/2/roles"
 _GROUPS: Final = "/api/1/groups"
+_EVENTS: Final = "/api/1/events"
+_FIRST_VERSION: Final = (_GROUPS, _EVENTS)
 _FIELDS: Final = ("id", "username", "email", "firstname", "lastname", "status", "state")
 _STATUSES: Final = {0: False, 1: True, 2: False, 4: True, 5: True, 8: True}
 """Whether an approved person with this status can work; 3 (locked) and 7 (password pending) are settings."""
 _APPROVED: Final = 1
 _OVERLAP: Final = timedelta(minutes=15)
 """How far before now a delta begins, for clocks that differ and changes that are seen late."""
+_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
+_LATE: Final = timedelta(minutes=1)
+"""After that time an event is certainly in its list."""
 _NO_RIGHT: Final = "Give the API credentials the scope Read Users, or Read All where `app` is set (Developers > API Credentials)."  # fmt: skip # noqa: E501
 
 
 _NO_MEMBER: Final = "a member has no id, or one that is not a number"
 
 
-class OneLoginSettings(WithClientSecret, SourceSettings):
+class OneLoginSettings(WithPolling, WithClientSecret, SourceSettings):
     """A OneLogin account."""
 
     kind: Literal["onelogin"] = "onelogin"
@@ -210,7 +218,7 @@ class OneLogin:
         """Now, less an overlap, in ISO 8601; "" where only full reads are right (`app`, `groups`)."""
         if self._settings.app or self._settings.groups != "roles":
             return ""
-        return (datetime.now(UTC) - _OVERLAP).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return (datetime.now(UTC) - _OVERLAP).strftime(_TIME)
 
     async def changes(self, scope: Scope, cursor: str) -> Changes:
         """Users changed since `cursor`; roles and their members whole, for OneLogin does not say when they change.
@@ -219,7 +227,7 @@ class OneLogin:
         """
         after = await self.cursor(scope)
         try:
-            datetime.strptime(cursor, "%Y-%m-%dT%H:%M:%SZ")  # noqa: DTZ007
+            datetime.strptime(cursor, _TIME)  # noqa: DTZ007
         except ValueError:
             raise StaleCursorError(f"{self._at()}: {cursor[:40]!r} is no time to start a delta from.") from None
         if not after:
@@ -247,6 +255,30 @@ class OneLogin:
             part = await self._part(path, {"limit": 1}, expect=(500,))
             lines.append(f"{what}: {'not counted by OneLogin' if part.total is None else part.total}")
         return lines
+
+    async def news(self, cursor: str) -> Polled:
+        """As `Polls.news`, out of the list of events, in whatever order that comes."""
+        start = Point(int((datetime.now(UTC) - _OVERLAP).timestamp() * 1000))
+        last = points(cursor).get(_EVENTS, start) if cursor else start
+        since = datetime.fromtimestamp(last.time / 1000, UTC) - _LATE
+        query: dict[str, str | int] = {"since": since.strftime(_TIME), "limit": 50}
+        found: Found = {}
+
+        async def fetch(after: str) -> Part:
+            return await self._part(_EVENTS, {**query, "after_cursor": after} if after else query)
+
+        async for items, _ in by_cursor(fetch, self._at(_EVENTS), sparse=True):
+            found |= {str(one.get("id")): (_moment(one), one) for one in map(as_dict, items)}
+            if len(found) > MOST_EVENTS:
+                break
+        now = cursor_of({_EVENTS: reached(found, last)})
+        if not cursor:
+            return Polled(now)
+        polling = self._settings.polling
+        wanted = ("poll", "sign-in") if polling is None or polling.sign_ins else ("poll",)
+        told = ((id_of("poll", key), hooks.news_of(one, "poll")) for key, (_, one) in found.items())
+        events = [(key, [one for one in news if one and one.via in wanted]) for key, news in told]
+        return Polled(now, events, lost("events", found, last))
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -363,7 +395,7 @@ class OneLogin:
         """A page: an array with headers in version 2, an envelope in version 1."""
         answer = await self._call(path, params, expect)
         found = answer.json()
-        if path == _GROUPS:
+        if path in _FIRST_VERSION:
             items, after = as_dict(found).get("data"), as_dict(as_dict(found).get("pagination")).get("after_cursor")
             total = ""
         else:
@@ -382,7 +414,7 @@ class OneLogin:
             raise ForbiddenError(f"{message} {_NO_RIGHT}")
         if answer.status == 404 and path == self._app():
             raise ConfigurationError(f"{message} `app` is the number in the address of the application's page.")
-        if answer.status == 404 and path in (_USERS, _ROLES, _GROUPS):
+        if answer.status == 404 and path in (_USERS, _ROLES, *_FIRST_VERSION):
             raise ConfigurationError(f"{message} Set `url` to https://SUBDOMAIN.onelogin.com, without a path.")
         if answer.status == 500:
             raise AuthenticationError(
@@ -456,6 +488,14 @@ def _group_row(record: Record, _: Doubts) -> GroupRow:
 
 group_rows: Final = each(_group_row, "group", "name")
 """As `user_rows`."""
+
+
+def _moment(event: Record) -> int:
+    """When an event happened, in milliseconds; 0 where it does not say."""
+    try:
+        return int(datetime.fromisoformat(str(event.get("created_at"))).timestamp() * 1000)
+    except ValueError:
+        return 0
 
 
 def _shown(value: Any) -> str:

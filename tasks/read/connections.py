@@ -65,6 +65,8 @@ _HOW: Final = {
     "policy_file",
     "webhook",
     "events",
+    "polling",
+    "sign_in_minutes",
     "directory",
     "block",
     "concurrency",
