@@ -19,11 +19,15 @@ Options beside `email`, `key` and `key_id` (credentials):
 | outsiders | the members from elsewhere come as USER, as people with an account of another company do |
 | second | every n-th person and group is in the domain other.example |
 | unsaid | every n-th active person comes without `archived` |
+| late | activities come so many seconds after what they tell |
 | limit, window | so many calls in so many seconds (60) |
 | busy | the reason of the 403 that follows then, userRateLimitExceeded by default; or "429" |
 | record | a file that gets a line of JSON for each request to the API |
 
-Not documented, and so chosen here: the words of most errors, that a `maxResults` above the maximum is refused for
+The Reports API tells what administrators did and who signed in, the newest first.
+
+Not documented, and so chosen here: which parameters the activities of administrators have beyond those that name
+somebody, the words of most errors, that a `maxResults` above the maximum is refused for
 users (where the discovery document names it) and cut for groups and members, that an unknown name in `fields` is
 refused, and that a token leads on in the list as it was when its first page was asked for.
 """
@@ -49,6 +53,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from deployments.sandbox.google_channels import Channels
+from deployments.sandbox.happenings import Happening, Happenings
 from deployments.sandbox.organisation import Organisation, Person, Team
 from deployments.sandbox.server import Answer, Chains, Pages, Refusal, Request
 
@@ -58,6 +63,7 @@ CUSTOMER: Final = "C01acme23"
 ADMIN: Final = f"admin@{DOMAIN}"
 AUDIENCE: Final = "https://oauth2.googleapis.com/token"
 _PREFIX: Final = "https://www.googleapis.com/auth/admin.directory."
+REPORTS: Final = "https://www.googleapis.com/auth/admin.reports.audit.readonly"
 SCOPES: Final = tuple(f"{_PREFIX}{name}.readonly" for name in ("user", "group", "group.member"))
 _ROOT: Final = "/admin/directory/v1"
 _KIND: Final = "application/json; charset=UTF-8"
@@ -138,6 +144,20 @@ def _name(person: Person) -> dict[str, Any]:
     return {"givenName": first, "familyName": last, "fullName": f"{first} {last}"}
 
 
+_TOLD: Final = {
+    ("create", False): "CREATE_USER",
+    ("delete", False): "DELETE_USER",
+    ("disable", False): "SUSPEND_USER",
+    ("enable", False): "UNSUSPEND_USER",
+    ("join", False): "ADD_GROUP_MEMBER",
+    ("leave", False): "REMOVE_GROUP_MEMBER",
+    ("create", True): "CREATE_GROUP",
+    ("delete", True): "DELETE_GROUP",
+    ("update", True): "CHANGE_GROUP_NAME",
+}
+"""What happened, and whether to a group alone → the name of the event."""
+
+
 def _suspended(person: Person) -> bool:
     return not person.active and _digest("status", person.id, 2) % 3 != 0
 
@@ -152,7 +172,7 @@ class Google:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.company = Organisation(0, [], [])
         self._options = options
-        self._pages, self._chains = Pages(), Chains()
+        self._pages, self._chains, self.happened = Pages(), Chains(), Happenings()
         self._tokens: dict[str, tuple[float, frozenset[str], bool]] = {}
         self._window, self._calls = 0.0, 0
         self._former: dict[str, list[str]] = {}
@@ -170,6 +190,9 @@ class Google:
                 ("/groups/([^/]+)/hasMember/([^/]+)", "group.member", frozenset[str](), self._has_member),
             )
         ]  # fmt: skip
+        known = _COMMON | {"eventName", "startTime", "endTime", "maxResults", "pageToken", "customerId"}
+        path = re.compile(r"/admin/reports/v1/activity/users/all/applications/(admin|login)")
+        self._routes.append((path, "reports", known, self._activities))
         address = self._address
         self._of_user: dict[str, Callable[[Person], Any]] = {
             "kind": lambda _: "admin#directory#user",
@@ -215,6 +238,7 @@ class Google:
         """As `server.Emulator`."""
         earlier = {person.id: person for person in self.company.people}
         binned = {*self._deleted}
+        self.happened.observe(company)
         present = {person.id for person in company.people}
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         for person in self.company.people:
@@ -421,7 +445,7 @@ class Google:
         if until <= time.monotonic():
             told = "Request had invalid authentication credentials."
             raise Refusal(_error(401, told, "authError", status_text="UNAUTHENTICATED"))
-        enough = {f"{_PREFIX}{scope}", f"{_PREFIX}{scope}.readonly"}
+        enough = {f"{_PREFIX}{scope}", f"{_PREFIX}{scope}.readonly"} if scope != "reports" else {REPORTS}
         if scope == "group.member":
             enough |= {f"{_PREFIX}group", f"{_PREFIX}group.readonly"}
         if not scopes & enough:
@@ -429,6 +453,56 @@ class Google:
             raise Refusal(_error(403, told, "insufficientPermissions", status_text="PERMISSION_DENIED"))
         if not admin:
             raise Refusal(_error(403, "Not Authorized to access this resource/api", "forbidden"))
+
+    # --- activities ----------------------------------------------------------------------------
+
+    def _activities(self, request: Request, application: str) -> Answer:
+        query, late = request.query, float(self._options.get("late", 0))
+        now = datetime.now(UTC)
+        found = [one for one in reversed(self.happened.all) if (now - one.at).total_seconds() >= late]
+        rows = [self._activity(one) for one in found if (one.what == "sign-in") == (application == "login")]
+        for name, keeps in (("startTime", str.__ge__), ("endTime", str.__le__)):
+            if given := query.get(name):
+                if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", given):
+                    raise _invalid(f"Invalid value for: {name}")
+                rows = [one for one in rows if keeps(one["id"]["time"], given)]
+        if event := query.get("eventName"):
+            rows = [one for one in rows if any(told["name"] == event for told in one["events"])]
+        size, start = int(query.get("maxResults", 1000)), int(query.get("pageToken", "0"))
+        if not 1 <= size <= 1000:
+            raise _invalid("Invalid value for: maxResults")
+        chosen, more = rows[start : start + size], start + size < len(rows)
+        body: dict[str, Any] = {
+            "kind": "admin#reports#activities",
+            "etag": '"e"',
+            **({"items": chosen} if chosen else {}),
+        }
+        return Answer(orjson.dumps(body | ({"nextPageToken": str(start + size)} if more else {})), kind=_KIND)
+
+    def _activity(self, one: Happening) -> dict[str, Any]:
+        told = _TOLD.get((one.what, one.person is None), "CHANGE_USER_CUSTOM_FIELD")
+        address = self._addresses[one.person.id] if one.person else ""
+        if isinstance(one.before, Person) and one.person and one.before.username != one.person.username:
+            told, address = "RENAME_USER", self._former[one.person.id][-1]
+        given = [{"name": "USER_EMAIL", "value": address}] if one.person else []
+        given += [{"name": "GROUP_EMAIL", "value": group_email(one.team)}] if one.team else []
+        actor = {"email": ADMIN, "profileId": "100000000000000000001"}
+        if one.person and one.what == "sign-in":
+            told, given = "login_success", [{"name": "login_type", "value": "google_password"}]
+            actor = {"email": address, "profileId": user_id(one.person.id)}
+        application = "login" if told == "login_success" else "admin"
+        when = one.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        unique = {"time": when, "uniqueQualifier": str(-one.number), "applicationName": application}
+        return {
+            "kind": "admin#reports#activity",
+            "id": unique | {"customerId": CUSTOMER},
+            "etag": f'"{one.number}"',
+            "actor": actor,
+            "ipAddress": "192.0.2.1",
+            "events": [
+                {"type": "login" if application == "login" else "USER_SETTINGS", "name": told, "parameters": given}
+            ],
+        }
 
     # --- users ---------------------------------------------------------------------------------
 

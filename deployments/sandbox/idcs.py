@@ -18,8 +18,12 @@ ff, so that they come last). Options beside `client_id` and `client_secret`:
 | restless | without `sortBy` every list comes in another order |
 | limit, window | requests allowed in so many seconds (60) |
 
-Not documented, and so chosen here: message ids other than that of the missing attribute, the statuses of too many
-members and of a missing role, the body of a 429 and that it names no time to wait, that a `count` above 1000 is cut.
+`AuditEvents` is not served: identity domains have told nothing new there since December 2024. Who signed in says so
+himself, in `lastSuccessfulLoginDate`.
+
+Not documented, and so chosen here: whether signing in changes `meta.lastModified` (it does not), message ids other than
+that of the missing attribute, the statuses of too many members and of a missing role, the body of a 429 and that it
+names no time to wait, that a `count` above 1000 is cut.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from deployments.sandbox.happenings import Happenings
 from deployments.sandbox.organisation import ENTERPRISE_SCHEMA, GROUP_SCHEMA, USER_SCHEMA, Organisation, Person, Team
 from deployments.sandbox.server import Answer, Pages, Refusal, Request, Times, children_of, members_of
 
@@ -268,6 +273,7 @@ class Idcs:
     def __init__(self, base: str, options: Mapping[str, Any]) -> None:
         self._base, self._options = base, options
         self._times, self._pages, self._inside = Times(), Pages(), Pages(malformed=b'{"type":"User"}')
+        self.happened = Happenings()
         self._token, self._until = "", 0.0
         self._window, self._calls, self._lists = 0.0, 0, 0
         key = load_pem_public_key(options["public_key"].encode()) if options.get("public_key") else None
@@ -278,6 +284,9 @@ class Idcs:
         """As `server.Emulator`."""
         self.company = company
         self._times.observe(company)
+        self.happened.observe(company)
+        signed = [one for one in self.happened.all if one.what == "sign-in" and one.person]
+        self._signed_in = {one.person.id: one.at for one in signed if one.person}
         names = {person.id: person.display_name for person in company.people}
         people = [self._user(person, names) for person in company.people]
         teams = [self._group(team) for team in company.teams]
@@ -313,7 +322,7 @@ class Idcs:
         return {"id": key, "schemas": [schema], "ocid": _ocid(kind, key), "meta": self._meta(kind, key, None), **more}
 
     def _meta(self, kind: str, key: str, changed: datetime | None) -> dict[str, str]:
-        moment = changed.isoformat(timespec="milliseconds").replace("+00:00", "Z") if changed else _CREATED
+        moment = _moment(changed) if changed else _CREATED
         place = f"{self._base}/admin/v1/{kind}s/{key}"
         return {"resourceType": kind, "created": _CREATED, "lastModified": moment, "location": place}
 
@@ -334,7 +343,8 @@ class Idcs:
             place = f"{self._base}/admin/v1/Users/{boss}"
             enterprise["manager"] = {"value": boss, "$ref": place, "displayName": names[person.manager]}
         status = "verified" if person.active or n % 3 else "pendingVerification"
-        state: dict[str, Any] = {"lastSuccessfulLoginDate": _CREATED}
+        last = self._signed_in.get(person.id)
+        state: dict[str, Any] = {"lastSuccessfulLoginDate": _moment(last) if last else _CREATED}
         if n % 5 == 0:  # a lock ends by itself: the person stays active
             state["locked"] = {"on": True, "reason": 0, "lockDate": _CREATED}
         record = {
@@ -764,6 +774,10 @@ def _comparable(path: str, value: Any) -> Any:
     if path in ("meta.lastModified", "meta.created"):
         return datetime.fromisoformat(value).astimezone(UTC)
     return value.lower() if isinstance(value, str) else value
+
+
+def _moment(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _ocid(kind: str, key: str) -> str:

@@ -99,6 +99,14 @@ class RunningIdp:
         sizes: dict[str, int] = self._control("POST", "change", amounts)
         return sizes
 
+    def sign_in(self, *people: str) -> None:
+        """These people (ids in the company) sign in."""
+        self._control("POST", "sign-in", list(people))
+
+    def forget(self, keep: int = 0) -> None:
+        """The provider's events, but for so many newest ones, are there no more."""
+        self._control("POST", "forget", {"keep": keep})
+
     def churn(self, **how: Any) -> None:
         """From now on people or groups come and go between any two requests (`server.Churn`); without arguments, the
         company of before is back, and stays."""

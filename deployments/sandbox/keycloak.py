@@ -4,6 +4,10 @@ Measured on Keycloak 26.7.3; the option `old` gives what servers before 23 did: 
 list, no list of children, and a user who is locked for a while reads as disabled when asked for alone. Keycloak has
 no rate limit: `limit` is that of a proxy before it, in requests a second. Beside the people there are service
 accounts, some of them members of groups. A group has one parent at most: of several, the first counts.
+
+Of its events a realm saves those of administrators, and of what people do themselves their sign-ins: by default both.
+That the list has the newest first, and that reading `events/config` needs the same role as the lists, is not
+documented.
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import parse_qs, unquote, unquote_plus
 
 import orjson
 
+from deployments.sandbox.happenings import Happening, Happenings
 from deployments.sandbox.organisation import Organisation, Person, Team
 from deployments.sandbox.server import Answer, Pages, Refusal, Request, children_of, members_of
 
@@ -74,8 +79,9 @@ class Keycloak:
     """As `server.Emulator`. `options`: client_id, client_secret, role (view-users, query-users or ""), realm,
     token_realm, prefix (of all paths), lifetime (of tokens, seconds), limit, old; literal: * in a search for groups is
     but a character, as it was once; likeness: one person's username begins as those of service accounts do;
-    shared_mail: two people have one e-mail address; federation: so many more (or, below 0, fewer) users are counted
-    than listed, as where a federated store has people whom the other side does not know of."""
+    saves: which events the realm saves, "admin", "user" or "admin user" (default); may_view_events (true); shared_mail:
+    two people have one e-mail address; federation: so many more (or, below 0, fewer) users are counted than listed,
+    as where a federated store has people whom the other side does not know of."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.company = Organisation(0, [], [])
@@ -90,6 +96,9 @@ class Keycloak:
         self._literal = bool(options.get("literal", False))
         self._likeness = bool(options.get("likeness", False))
         self._shared_mail = bool(options.get("shared_mail", False))
+        self._saves = str(options.get("saves", "admin user")).split()
+        self._may_view_events = bool(options.get("may_view_events", True))
+        self.happened = Happenings()
         self._federation = int(options.get("federation", 0))
         self._tokens: dict[str, float] = {}
         self._second, self._asked = 0, 0
@@ -103,6 +112,7 @@ class Keycloak:
     def load(self, company: Organisation) -> None:
         """As `Emulator.load`. Usernames are lower-case and unique: a second bearer would not have been let in."""
         self.company = company
+        self.happened.observe(company)
         users, taken = [_service(client) for client in _SERVICES], set[str]()
         for person in self._as_wished(company):
             if (name := person.username.lower()) not in taken and len(name) <= 255:
@@ -295,6 +305,20 @@ class Keycloak:
                 if group is None:
                     raise self._refusal(404, "Could not find group by id")
                 return self._one_group(request, group, rest)
+            case ["events", "config"] | ["admin-events"] | ["events"] if not self._may_view_events:
+                raise self._refusal(403, "HTTP 403 Forbidden")
+            case ["events", "config"]:
+                admin, user = "admin" in self._saves, "user" in self._saves
+                more = {
+                    "enabledEventTypes": [],
+                    "eventsListeners": ["jboss-logging"],
+                    "adminEventsDetailsEnabled": False,
+                }
+                return _said({"eventsEnabled": user, "eventsExpiration": 0, "adminEventsEnabled": admin, **more})
+            case ["admin-events"]:
+                return self._list_events(request, "admin", _OF_ADMINS, "resourceTypes", "resourceType")
+            case ["events"]:
+                return self._list_events(request, "user", _OF_USERS, "type", "type")
             case ["group-by-path", *names]:
                 path = "/" + "/".join(names)
                 group = next((one for one in self._groups.values() if one.path == path), None)
@@ -479,10 +503,65 @@ class Keycloak:
                 return self._list(request, "members", records, 100, b"")
         raise self._refusal(404, "HTTP 404 Not Found")
 
+    # --- events ----------------------------------------------------------------------------------
+
+    def _list_events(self, request: Request, of: str, shapes: Mapping[str, str], parameter: str, field: str) -> Answer:
+        """Events that are saved, the newest first unless asked. Of `parameter` every value counts."""
+        query = parse_qs(request.target.partition("?")[2])
+        wanted = set(query.get(parameter, ()))
+        if wanted - _EVENT_KINDS[of]:
+            raise self._refusal(500, "unknown_error")
+        saved = (_event(one, shapes) for one in self.happened.all if of in self._saves)
+        events = [one for one in saved if one is not None and (not wanted or one[field] in wanted)]
+        if request.query.get("direction") != "asc":
+            events.reverse()
+        for name, keeps in (("dateFrom", int.__ge__), ("dateTo", int.__le__)):
+            if given := request.query.get(name):
+                if not given.isdecimal():
+                    told = f"Invalid value for '{name}', expected format is yyyy-MM-dd or an Epoch timestamp"
+                    raise self._refusal(400, told)
+                events = [one for one in events if keeps(one["time"], int(given))]
+        first, most = int(request.query.get("first", 0)), int(request.query.get("max", 100))
+        return _said(events[first : first + most])
+
 
 # --- small parts -----------------------------------------------------------------------------------
 
 _NO_CACHE: Final = (("Cache-Control", "no-cache"),)
+_OF_ADMINS: Final = {
+    **dict.fromkeys(("create", "update", "disable", "enable", "delete"), "USER"),
+    **dict.fromkeys(("join", "leave"), "GROUP_MEMBERSHIP"),
+}
+_OF_USERS: Final = {"sign-in": "LOGIN"}
+_EVENT_KINDS: Final = {
+    "admin": {"USER", "GROUP", "GROUP_MEMBERSHIP", "REALM_ROLE_MAPPING"},
+    "user": {"LOGIN", "LOGIN_ERROR", "REGISTER", "UPDATE_PROFILE", "UPDATE_EMAIL", "VERIFY_EMAIL", "DELETE_ACCOUNT"},
+}
+_OPERATIONS: Final = {"create": "CREATE", "delete": "DELETE", "join": "CREATE", "leave": "DELETE"}
+
+
+def _event(one: Happening, shapes: Mapping[str, str]) -> dict[str, Any] | None:
+    """As Keycloak tells it in the list of these shapes; None where it stands in the other one. Only events of
+    administrators have an id, as on most servers."""
+    kind = shapes.get(one.what)
+    if kind is None:
+        return None
+    start: dict[str, Any] = {"time": one.milliseconds, "realmId": str(uuid.uuid5(uuid.NAMESPACE_DNS, REALM))}
+    if kind == "LOGIN":
+        assert one.person is not None
+        more = {"type": kind, "clientId": "jira", "userId": one.person.id, "ipAddress": "192.0.2.1"}
+        session = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"session {one.number}"))
+        return {**start, **more, "sessionId": session, "details": {"username": one.person.username.lower()}}
+    path = f"users/{one.person.id}" if one.person else f"groups/{one.team.id if one.team else ''}"
+    path += f"/groups/{one.team.id}" if one.person and one.team else ""
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_DNS, f"event {one.number}")),
+        **start,
+        "operationType": _OPERATIONS.get(one.what, "UPDATE"),
+        "resourceType": kind if one.person else "GROUP",
+        "resourcePath": path,
+        "authDetails": {"realmId": start["realmId"], "clientId": "c", "userId": "u", "ipAddress": "192.0.2.1"},
+    }
 
 
 def _user(person: Person) -> User:

@@ -23,8 +23,9 @@ Options beside those of `credentials`:
 | limit, window | calls allowed in so many seconds (60) |
 | crowded | every n-th call comes while too many others run: 429 with a limit of 0 |
 
-Not documented, and so chosen here: that a `limit` of users or members above the maximum is cut to it, and the words
-of errors; and that a cursor leads on in the list as it was when its first page was asked for.
+The system log answers polling queries only, without `filter`. Not documented, and so chosen here: that a `limit` of
+users or members above the maximum is cut to it, and the words of errors; and that a cursor leads on in the list as it
+was when its first page was asked for.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from deployments.sandbox.happenings import Happening, Happenings
 from deployments.sandbox.organisation import Organisation, Person, Team
 from deployments.sandbox.server import Answer, Chains, Pages, Refusal, Request, Times
 
@@ -225,7 +227,7 @@ class Okta:
 
     def __init__(self, base: str, options: Mapping[str, Any]) -> None:
         self._base, self._options = options.get("public") or base, options
-        self._times = Times()
+        self._times, self.happened = Times(), Happenings()
         self._pages, self._chains = Pages(), Chains()
         self._tokens: dict[str, tuple[float, frozenset[str]]] = {}
         self._window, self._calls, self._all = 0.0, 0, 0
@@ -237,6 +239,7 @@ class Okta:
                 (r"/api/v1/users", "users", self._list_users),
                 (r"/api/v1/users/([^/]+)", "users", self._get_user),
                 (r"/api/v1/users/([^/]+)/groups", "users", self._user_groups),
+                (r"/api/v1/logs", "logs", self._logs),
                 (r"/api/v1/groups", "groups", self._list_groups),
                 (r"/api/v1/groups/([^/]+)", "groups", self._get_group),
                 (r"/api/v1/groups/([^/]+)/users", "groups", self._members),
@@ -252,6 +255,7 @@ class Okta:
         """As `server.Emulator`."""
         self.company = company
         self._times.observe(company)
+        self.happened.observe(company)
         people, teams = company.people, company.teams
         before = self._users
         ids = [user_id(person.id) for person in people]
@@ -547,6 +551,26 @@ class Okta:
             rows = self._present  # deactivated people are left out
         return self._page(rows, request, 200, self._options.get("users_cap", 200), cut=True)
 
+    # --- the system log ------------------------------------------------------------------------
+
+    def _logs(self, request: Request) -> Answer:
+        """A polling query: what was written since `since`, or after `after`; the next link is always there."""
+        query = request.query
+        after, since = query.get("after", ""), query.get("since", "")
+        if (after and not after.isdecimal()) or (after and since) or query.get("sortOrder") != "ASCENDING":
+            raise Refusal(self.failure(400, "after, since or sortOrder"))
+        limit = int(query.get("limit", 100))
+        if not 0 < limit <= 1000:
+            raise Refusal(self.failure(400, "limit: must be between 1 and 1000"))
+        number = int(after or 0)
+        found = [one for one in self.happened.all if one.number > number and _iso(one.at) >= since][:limit]
+        last = found[-1].number if found else number or (self.happened.all[-1].number if self.happened.all else 0)
+        here = f"{self._base}{request.path}"
+        more = {name: value for name, value in query.items() if name != "since"} | {"after": str(last)}
+        links = [f'<{here}?{urlencode(query)}>; rel="self"', f'<{here}?{urlencode(more)}>; rel="next"']
+        rows = [orjson.dumps(_log_event(one)) for one in found]
+        return Answer(b"[" + b",".join(rows) + b"]", headers=[("Link", link) for link in links])
+
     def _find(self, key: str) -> int:
         """The person with this id, login or short login."""
         assert self._users is not None
@@ -661,6 +685,36 @@ class Okta:
                 embedded = b',"_embedded":{"group":' + row + b"}}" if request.query.get("expand") == "group" else b"}"
                 rows.append(orjson.dumps(record)[:-1] + embedded)
         return self._page(rows, request, 20, 200, 20)
+
+
+_KINDS: Final = {
+    "create": "user.lifecycle.create",
+    "update": "user.account.update_profile",
+    "disable": "user.lifecycle.deactivate",
+    "enable": "user.lifecycle.activate",
+    "delete": "user.lifecycle.delete.initiated",
+    "sign-in": "user.session.start",
+    "join": "group.user_membership.add",
+    "leave": "group.user_membership.remove",
+}
+_OF_GROUPS: Final = {"create": "group.lifecycle.create", "delete": "group.lifecycle.delete"}
+
+
+def _log_event(one: Happening) -> dict[str, Any]:
+    target = [{"id": user_id(one.person.id), "type": "User", "alternateId": one.person.email}] if one.person else []
+    target += [{"id": group_id(one.team.id), "type": "UserGroup", "displayName": one.team.name}] if one.team else []
+    kind = _KINDS[one.what] if one.person else _OF_GROUPS.get(one.what, "group.profile.update")
+    actor = target[0] if one.what == "sign-in" else {"id": "00uADMIN", "type": "User", "alternateId": "admin"}
+    return {
+        "uuid": f"f1d0-{one.number}",
+        "published": _iso(one.at),
+        "eventType": kind,
+        "version": "0",
+        "severity": "INFO",
+        "outcome": {"result": "SUCCESS", "reason": None},
+        "actor": actor,
+        "target": [] if one.what == "sign-in" else target,
+    }
 
 
 def _login(person: Person) -> str:

@@ -19,9 +19,12 @@ Options beside `client_id` and `client_secret`:
 | without_username | every n-th person has no `username` |
 | manager | how `manager_user_id` comes: text (default), number, or mixed |
 | status | one user in 50 has this `status`, whatever it means |
+| no_events | the credentials may not read events |
 | limit, window | calls allowed in so many seconds (3600) |
 
-Not documented, and so chosen here: the body of a 429, and that a `limit` above the maximum is cut to it.
+Not documented, and so chosen here: the body of a 429, which scope events need (Read Users will do), their order (the
+newest first), whether `since` includes its moment (no), how long they are kept, and that a `limit` above the maximum is
+cut to it.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 import numpy as np
 import orjson
 
+from deployments.sandbox.happenings import Happening, Happenings
 from deployments.sandbox.organisation import Organisation, Person
 from deployments.sandbox.server import Answer, Pages, Refusal, Request, Times
 
@@ -124,7 +128,7 @@ class OneLogin:
 
     def __init__(self, base: str, options: Mapping[str, Any]) -> None:
         self._base, self._options = base, options
-        self._times = Times()
+        self._times, self.happened = Times(), Happenings()
         self._pages, self._members = Pages(), Pages(malformed=b'{"id":null,"name":7}')
         self._token, self._until = "", 0.0
         self._window, self._calls = 0.0, 0
@@ -140,6 +144,7 @@ class OneLogin:
                 (r"/api/2/roles/([^/]+)/apps", 1, self._role_apps),
                 (r"/api/2/apps", 2, self._apps),
                 (r"/api/2/apps/([^/]+)/users", 2, self._app_users),
+                (r"/api/1/events", 9 if options.get("no_events") else 1, self._events),
                 (r"/api/1/groups", 1, self._groups),
                 (r"/api/1/groups/([^/]+)", 1, self._group),
                 (r"/auth/rate_limit", 0, self._rate_limit),
@@ -150,6 +155,7 @@ class OneLogin:
         """As `server.Emulator`."""
         self.company = company
         self._times.observe(company)
+        self.happened.observe(company)
         people, teams = company.people, company.teams
         self._ids = [user_id(p.id) for p in people]
         self._at = {number: at for at, number in enumerate(self._ids)}
@@ -564,20 +570,35 @@ class OneLogin:
     # --- version 1 -----------------------------------------------------------------------------
 
     def _groups(self, request: Request) -> Answer:
+        return self._first_version(request, self._group_rows)
+
+    def _events(self, request: Request) -> Answer:
+        events = [one for one in map(_event, reversed(self.happened.all)) if one["event_type_id"]]
+        for name, keeps in (("since", str.__gt__), ("until", str.__lt__)):
+            if given := request.query.get(name):
+                try:
+                    moment = datetime.fromisoformat(given).astimezone(UTC)
+                except ValueError:
+                    return _v1_error(400, "bad request", f"{name} is not valid")
+                events = [one for one in events if keeps(one["created_at"], _said(moment))]
+        for name in ("event_type_id", "user_id"):
+            if given := request.query.get(name):
+                events = [one for one in events if str(one[name]) == given]
+        return self._first_version(request, list(map(orjson.dumps, events)))
+
+    def _first_version(self, request: Request, rows: Sequence[bytes]) -> Answer:
         try:
             start = int(base64.b64decode(request.query.get("after_cursor", "MA=="), validate=True))
             limit = min(max(int(request.query.get("limit", 50)), 1), 50)
         except (binascii.Error, ValueError):
             return _v1_error(400, "bad request", "after_cursor or limit is not valid")
-        chosen = self._pages.cut(request.path, self._group_rows, start, limit, request)
-        after = (
-            base64.b64encode(str(start + limit).encode()).decode() if start + limit < len(self._group_rows) else None
-        )
+        chosen = self._pages.cut(request.path, rows, start, limit, request)
+        after = base64.b64encode(str(start + limit).encode()).decode() if start + limit < len(rows) else None
         if request.fails("cursor"):
             after = base64.b64encode(str(start).encode()).decode()
         if request.fails("empty"):
             after = None
-        link = f"{self._base}/api/1/groups?{urlencode({'after_cursor': after, 'limit': limit})}" if after else None
+        link = f"{self._base}{request.path}?{urlencode({'after_cursor': after, 'limit': limit})}" if after else None
         if request.fault is not None and request.fails("link"):
             link = request.fault.text
         pagination = {"before_cursor": None, "after_cursor": after, "previous_link": None, "next_link": link}
@@ -605,6 +626,42 @@ _FULL: Final[tuple[str, ...]] = (
     *("title", "department", "company", "comment", "role_ids", "trusted_idp_id", "manager_ad_id", "manager_user_id"),
     *("userprincipalname", "preferred_locale_code", "custom_attributes"),
 )
+
+
+_KINDS: Final = {
+    "create": 13,
+    "update": 14,
+    "disable": 15,
+    "enable": 16,
+    "delete": 17,
+    "join": 147,
+    "leave": 148,
+    "sign-in": 5,
+}
+
+
+def _said(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _event(one: Happening) -> dict[str, Any]:
+    """As OneLogin tells it; without a type what it does not tell."""
+    person, team = one.person, one.team
+    return {
+        "id": one.number * 7,
+        "created_at": _said(one.at),
+        "account_id": _ACCOUNT,
+        "user_id": user_id(person.id) if person else None,
+        "event_type_id": _KINDS[one.what] if person else None,
+        "notes": None,
+        "ipaddr": "192.0.2.1",
+        "actor_user_id": 1,
+        "role_id": role_id(team.id) if team else None,
+        "user_name": f"{person.first_name} {person.last_name}" if person else None,
+        "app-name": None,
+        "group-name": None,
+        "role_name": team.name if team else None,
+    }
 
 
 def _app_name(app: int) -> str:

@@ -9,6 +9,8 @@ An `Emulator` answers requests about one company. Beside its own paths every ser
     POST /_sandbox/change           the arguments of `organisation.changed`: the company some days later
     POST /_sandbox/churn            {"seed", "chance", "people", "teams"}: between any two requests one leaves and one
                                     joins, by chance; {} ends it and brings the company of before back
+    POST /_sandbox/sign-in          a list of ids of people of the company, who sign in (where the provider tells that)
+    POST /_sandbox/forget           {"keep"}: the events but for so many newest ones are there no more
     POST /_sandbox/load             those of `organisation.organisation`: another company; `circle` nests in a circle
     *    /_sandbox/…                what the emulator itself has (`control`)
 """
@@ -527,6 +529,14 @@ class Connection(asyncio.Protocol):
                         state.emulator.load(state.churn.before)
                     state.churn = Churn(state.emulator.company, **given) if given else None
                     answer = self._loaded(state.churn.company) if state.churn else {}
+                case ("POST", "sign-in"):
+                    for one in given or []:
+                        state.emulator.happened.sign_in(one)  # type: ignore[attr-defined]
+                    state.emulator.load(state.emulator.company)
+                    answer = {}
+                case ("POST", "forget"):
+                    state.emulator.happened.forget(**(given or {}))  # type: ignore[attr-defined]
+                    answer = {}
                 case ("POST", "load"):
                     sizes = dict(given or {})
                     circle = sizes.pop("circle", False)
@@ -536,6 +546,6 @@ class Connection(asyncio.Protocol):
                     answer = control(name, given)
                 case _:
                     return Answer(b'{"error":"no such path"}', 404)
-        except (TypeError, ValueError, re.error) as error:
+        except (TypeError, ValueError, AttributeError, StopIteration, re.error) as error:
             return Answer(orjson.dumps({"error": str(error)}), 400)
         return Answer(orjson.dumps(answer))
