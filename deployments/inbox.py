@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from connectors.errors import ConfigurationError
+from connectors.settings import load
 from deployments import show
 from deployments.terminal import console, opened_store
 
@@ -28,6 +30,10 @@ def inbox(
         now = datetime.now(UTC)
         if not retry:
             show.inbox(console, store.inbox(done_since=now - LATE if done else None, limit=limit), store.waiting())
+            from deployments.polling import failures
+
+            for line in failures(load(), store):
+                console.print(f"[red]{escape(line)}[/]", soft_wrap=True, highlight=False)
             return
         rows = store.inbox(limit=EVERY)
         # What a run has in hand is settled by it.

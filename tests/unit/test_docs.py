@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from connectors.idp import SOURCES
 from connectors.settings import DirectorySettings, Settings, StoreSettings, load
-from connectors.source import EventSettings, SourceSettings, WebhookSettings
+from connectors.source import EventSettings, PollingSettings, SourceSettings, WebhookSettings, WithPolling
 from deployments.cli import app
 from tasks.policy import Policy, policy_of, read_policy
 
@@ -234,6 +234,8 @@ def _shared() -> list[Setting]:
         *_fields(SourceSettings, "sources.NAME."),
         *_fields(WebhookSettings, "sources.NAME.webhook."),
         *_fields(EventSettings, "sources.NAME.events."),
+        *_fields(WithPolling, "sources.NAME."),
+        *_fields(PollingSettings, "sources.NAME.polling."),
     ]
 
 
