@@ -17,8 +17,9 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 from connectors.errors import CrowdsyncError
 from connectors.strict_json import NotJsonError, loads
 
-Via = Literal["webhook", "event", "scim", "sign-in", "poll", "crowd", "button"]
-"""How news came; `event` is a security event token."""
+Via = Literal["webhook", "event", "scim", "sign-in", "both", "poll", "crowd", "button"]
+"""How news came; `event` is a security event token, `both` a sign-in and something else."""
+SIGN_INS: Final = ("sign-in", "both")
 
 MOST_NEWS: Final = 1000
 """People and groups that one delivery may name; one that names more says "everybody"."""
@@ -192,20 +193,27 @@ def id_of(*parts: Any) -> str:
     return sha256(b"\0".join(_digest(part) for part in parts)).hexdigest()
 
 
+def together(before: Via, now: Via) -> Via:
+    """How news of one person came that came in two ways: a sign-in alone may be passed over, and a sign-in that let
+    somebody in must not be forgotten."""
+    return before if before in (now, "both") or "sign-in" not in (before, now) else "both"
+
+
 def accepted(
     news: Iterable[News | None], delivery: str, answer: Answer, *, dropped: int = 0, confirm: str = ""
 ) -> Accepted:
     """Each person and group once; None is an item that made no sense.
 
-    Who both changed and signed in, changed: sign-ins may be passed over when there are many. More than `MOST_NEWS` are
-    everybody.
+    More than `MOST_NEWS` are everybody.
     """
     once: dict[tuple[str, str], News] = {}
     for one in news:
         if one is None:
             dropped += 1
-        elif (known := once.get((one.kind, one.key))) is None or known.via == "sign-in":
+        elif (known := once.get((one.kind, one.key))) is None:
             once[one.kind, one.key] = one
+        elif (via := together(known.via, one.via)) != known.via:
+            once[one.kind, one.key] = News(one.kind, one.key, via)
     found = tuple(once.values())
     if len(found) > MOST_NEWS:
         found = (News("everybody", "", found[0].via),)

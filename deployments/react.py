@@ -21,7 +21,9 @@ from connectors.hooks.crowd import ping_secrets
 from connectors.settings import Settings, load
 from connectors.store import ReadCursor, Store, in_thread
 from connectors.store.inbox import Hint as Item
+from deployments.polling import poll
 from deployments.shown import prefect_answers, show
+from deployments.sign_ins import without_passed_over
 from deployments.subscribed import keep_subscribed
 from flows.react import Part, react
 from flows.sync import SyncRequest, sync
@@ -87,7 +89,8 @@ class Reactor:
 
     async def work(self) -> None:
         """Until `end`; a batch that runs then is finished."""
-        showing = asyncio.gather(self._show(), keep_subscribed(self.directory, self.store))
+        around = (self._show(), keep_subscribed(self.directory, self.store), poll(self.store, self.directory))
+        beside = [asyncio.create_task(one) for one in around]
         try:
             async with self.store.wake(self.directory) as wake:
                 over = asyncio.ensure_future(self.ended.wait())
@@ -100,7 +103,7 @@ class Reactor:
                 if self.running is not None:
                     await self.running
         finally:
-            beside = [showing] if self.running is None else [showing, self.running]
+            beside += [] if self.running is None else [self.running]
             for one in beside:
                 one.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
@@ -127,6 +130,8 @@ class Reactor:
             self._begin_wide()
             await self._settle_read(settings)
             now = datetime.now(UTC)
+            found = await in_thread(self.store.due, self.directory, now, LARGEST)
+            await without_passed_over(self.store, settings, found)
             due = await in_thread(self.store.sources_due, self.directory, now)
             if due := [source for source in due if self.resting.get(source, now) <= now]:
                 await asyncio.sleep(GATHER)
@@ -190,7 +195,7 @@ class Reactor:
             due = await self._due(source)
             still = await in_thread(self.store.take, [item.id for item in due], run, datetime.now(UTC))
             taken.extend(item for item in due if item.id in {*still})
-            return [Hint(item.kind, item.key) for item in taken if item.kind != "everybody"]
+            return [Hint(item.kind, item.key, item.via) for item in taken if item.kind != "everybody"]
 
         try:
             parts = await react(settings, source, gather, await self._connections(settings, source))

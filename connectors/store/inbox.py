@@ -32,6 +32,9 @@ TRIES: Final = 12
 FIRST_PAUSE: Final = timedelta(seconds=5)
 LONGEST_PAUSE: Final = timedelta(hours=1)
 
+TOLD_AGAIN: Final = "told again"
+"""The note of a row for which a newer one stands."""
+
 LONGEST_TEXT: Final = 1024
 """Bytes of a key or a delivery's id: an index of PostgreSQL holds no more than 2,700 in a row."""
 
@@ -180,6 +183,23 @@ class Inbox:
                 .returning(INBOX.c.id)
             )
             return sorted(taken.scalars())
+
+    def looked_at(
+        self, directory: str, source: str, people: Collection[str], since: datetime, via: Sequence[str] = ()
+    ) -> dict[str, datetime]:
+        """When a run last began to look at these people (keys) because of news (that came in one of these ways), where
+        that was not before `since`, and was done."""
+        found: dict[str, datetime] = {}
+        for some in _slices(set(people)):
+            rows = select(INBOX.c.key, func.max(INBOX.c.taken_at).label("at")).where(
+                *(text("status = 'done'"), INBOX.c.done_at >= instant(since), INBOX.c.taken_at >= instant(since)),
+                *(INBOX.c.directory == directory, INBOX.c.source == source, INBOX.c.kind == "user"),
+                *(INBOX.c.key.in_(some), INBOX.c.note != TOLD_AGAIN, *([INBOX.c.via.in_(via)] if via else [])),
+            )
+            with self._db.read() as connection:
+                for row in connection.execute(rows.group_by(INBOX.c.key)):
+                    found[row.key] = datetime.fromisoformat(row.at)
+        return found
 
     def settle(self, ids: Sequence[int], status: Literal["done", "held"], note: str, at: datetime) -> None:
         """These were looked at and are done, or are held: nobody looks again until somebody retries them by hand."""
@@ -339,12 +359,13 @@ def add(database: Database, connection: Connection, incoming: Sequence[Incoming]
             if there is None or there["batch"]:  # what was tried and waits for another try need not wait
                 if there is not None:
                     tried.append(there["id"])
+                    via = _together(there["via"], via)
                 new[record] = _row(one, record, via)
                 counts[nth] += 1
-            elif there["via"] == "sign-in" != via:  # (that alone may be passed over, where the person was read of late)
-                there["via"] = via
+            elif (both := _together(there["via"], via)) != there["via"]:
+                there["via"] = both
                 if "id" in there:
-                    louder.setdefault(via, []).append(there["id"])
+                    louder.setdefault(both, []).append(there["id"])
     for via, ids in louder.items():
         connection.execute(update(INBOX).where(_these(ids)).values(via=via))
     _replace(connection, tried, max(one.at for one in incoming))
@@ -353,6 +374,11 @@ def add(database: Database, connection: Connection, incoming: Sequence[Incoming]
             connection.execute(table.insert(), rows)
     _tell(database, connection, {record[0] for record in new})
     return counts
+
+
+def _together(before: str, now: str) -> str:
+    """As `connectors.hook.together`."""
+    return before if before in (now, "both") or "sign-in" not in (before, now) else "both"
 
 
 def _fresh(connection: Connection, incoming: Sequence[Incoming]) -> list[tuple[int, Incoming]]:
@@ -402,19 +428,23 @@ def _given_back(connection: Connection, ids: Sequence[int], at: datetime) -> lis
 
     There is one where a record was told again, and a later one of these where several of a record were taken.
     """
-    columns = (INBOX.c[name] for name in (*_RECORD, "id", "status", "attempts"))
+    columns = (INBOX.c[name] for name in (*_RECORD, "id", "status", "attempts", "via"))
     rows = connection.execute(select(*columns).where(_these(ids), INBOX.c.status != "done").order_by(INBOX.c.id)).all()
     stands = {tuple(row[:4]): row.id for row in rows}
     stands |= {record: there["id"] for record, there in _opened(connection, set(stands)).items()}
     left = [row for row in rows if stands[tuple(row[:4])] == row.id]
-    _replace(connection, sorted({row.id for row in rows} - {row.id for row in left}), at)
+    ended = {row.id for row in rows} - {row.id for row in left}
+    signed = [stands[tuple(row[:4])] for row in rows if row.id in ended and row.via in ("sign-in", "both")]
+    if signed:  # a sign-in that was not seen to is not forgotten
+        connection.execute(update(INBOX).where(_these(signed), INBOX.c.via != "sign-in").values(via="both"))
+    _replace(connection, sorted(ended), at)
     return left
 
 
 def _replace(connection: Connection, ids: Sequence[int], at: datetime) -> None:
     """End rows for which another one stands."""
     if ids:
-        values = {"status": "done", "done_at": instant(at), "note": "told again"}
+        values = {"status": "done", "done_at": instant(at), "note": TOLD_AGAIN}
         connection.execute(update(INBOX).where(_these(ids)).values(**values))
 
 

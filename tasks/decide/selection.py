@@ -24,13 +24,14 @@ CHANGED: Final = "changed"
 class Selection:
     """One person (id), some `people` (ids), or one group (Crowd name): the part of a plan that concerns them, and what
     it needs. Or everybody who changed, and whoever that concerns (ids): a plan made of these alone, but for the
-    accounts (ids) `beside` them, about which nothing is decided."""
+    accounts (ids) `beside` them, about which nothing is decided. `signed_in` (ids): who did so just now."""
 
     person: str = ""
     group: str = ""
     people: frozenset[str] = frozenset()
     changed: frozenset[str] | None = None
     beside: frozenset[str] = frozenset()
+    signed_in: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         if self.changed is not None:

@@ -19,6 +19,7 @@ import pandas as pd
 from connectors.answers import NEVER
 from connectors.contract import Directory, Hint, Person, Source
 from connectors.errors import RecordError, RefusedError
+from connectors.hook import SIGN_INS
 from connectors.model import (
     MEMBERSHIPS,
     MembershipRow,
@@ -197,6 +198,9 @@ async def read_named(run: Run, base: KnownSides, hints: Collection[Hint]) -> Few
     around = Around(run, base, 2 * most, "those who may have changed")
     try:
         around.people |= await named(run, base, {hint.key for hint in hints if hint.kind == "user"})
+        signed_in = frozenset[str]()
+        if run.policy.operations.user_activate == "sign_in":
+            signed_in = frozenset(await named(run, base, {hint.key for hint in hints if hint.via in SIGN_INS}))
         people = {*around.people} | await of_groups(run, base, {hint.key for hint in hints if hint.kind == "group"})
         if len(people) + len(accounts) > most:
             share = f"more than {most} (reads.by_key_percent)"
@@ -205,7 +209,7 @@ async def read_named(run: Run, base: KnownSides, hints: Collection[Hint]) -> Few
         await around.read(people, accounts)
     except (RecordError, RefusedError) as error:
         raise NotNarrowError(f"one who may have changed cannot be read by key ({error})") from None
-    return await in_thread(_few, run, base, around, Selection(people=frozenset(around.everybody)))
+    return await in_thread(_few, run, base, around, Selection(people=frozenset(around.everybody), signed_in=signed_in))
 
 
 # Both sides of a few

@@ -33,6 +33,7 @@ from tasks.decide.links import lost_links, new_links
 from tasks.decide.map import desired
 from tasks.decide.match import match
 from tasks.decide.plan import Departures, Plan, plan
+from tasks.decide.selection import Selection
 from tasks.policy import Policy
 from tasks.write.chunks import lanes
 from tests.support.frames import policy_with
@@ -233,12 +234,14 @@ def since(source: Snapshot) -> Departures:
     return Departures(pd.DataFrame({"id": pd.array(ids, dtype="str"), "since": pd.to_datetime(then, utc=True)}), NOW)
 
 
-def planned(source: Snapshot, crowd: ModelCrowd, links: ModelLinks, policy: Policy) -> Plan:
+def planned(
+    source: Snapshot, crowd: ModelCrowd, links: ModelLinks, policy: Policy, selection: Selection | None = None
+) -> Plan:
     directory = crowd.snapshot(policy.attributes.extra)
     matched = match(
         desired(in_scope(source, policy).snapshot, policy), directory, links.frame(), policy, SOURCE, source
     )
-    return plan(matched, source, directory, policy, SOURCE, ("", ""), departures=since(source))
+    return plan(matched, source, directory, policy, SOURCE, ("", ""), departures=since(source), selection=selection)
 
 
 def begin(made: Plan, links: ModelLinks) -> None:

@@ -160,7 +160,7 @@ def user(key: str, via: Any = "webhook") -> News:
     return News("user", key, via)
 
 
-def test_each_person_is_named_once_and_a_change_goes_before_a_sign_in() -> None:
+def test_each_person_is_named_once_and_a_sign_in_is_not_forgotten() -> None:
     given = [
         user("1", "sign-in"),
         user("2"),
@@ -171,7 +171,7 @@ def test_each_person_is_named_once_and_a_change_goes_before_a_sign_in() -> None:
         News("group", "1", "webhook"),
     ]
     found = accepted(given, "d", Answer(204), dropped=2)
-    assert found.news == (user("1"), user("2"), News("group", "1", "webhook"))
+    assert found.news == (user("1", "both"), user("2", "both"), News("group", "1", "webhook"))
     assert found.dropped == 3
 
 

@@ -129,13 +129,13 @@ def test_a_subject_of_the_event_or_of_the_token() -> None:
     assert received(plain).news == (News("user", "u5", "event"),)
 
 
-def test_one_person_in_several_events_is_named_once_and_what_changed_counts_more() -> None:
+def test_one_person_in_several_events_is_named_once() -> None:
     events: dict[str, Any] = {
         f"{CAEP}session-established": {},
         f"{SCIM}feed:add": {},
         f"{SCIM}prov:create:full": {"data": {}},
     }
-    assert received(set_claims(events=events)).news == (News("user", "44f6142df96bd6ab61e7521d9", "event"),)
+    assert received(set_claims(events=events)).news == (News("user", "44f6142df96bd6ab61e7521d9", "both"),)
 
 
 def test_a_transaction_is_no_delivery() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from connectors.hook import Accepted, Answer, Delivery, MalformedError, News, NotVerifiedError
+from connectors.hook import SIGN_INS, Accepted, Answer, Delivery, MalformedError, News, NotVerifiedError
 from connectors.hooks.okta import Okta
 from connectors.hooks.standard import Standard
 from tests.support.deliveries import (
@@ -40,7 +40,7 @@ def received(provider: str, body: Any, **more: Any) -> Accepted:
 
 def told(found: Accepted) -> list[str]:
     """`kind key` of what is named; the way as well where it is a sign-in."""
-    return [f"{one.kind} {one.key}{' signed in' if one.via == 'sign-in' else ''}".strip() for one in found.news]
+    return [f"{one.kind} {one.key}{' signed in' if one.via in SIGN_INS else ''}".strip() for one in found.news]
 
 
 # --- Okta --------------------------------------------------------------------------------------

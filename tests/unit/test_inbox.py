@@ -107,17 +107,41 @@ def test_what_is_told_while_a_run_looks_is_looked_at_afterwards(store: Store) ->
     assert hint.id not in first
 
 
-def test_a_sign_in_takes_the_way_of_what_says_more(store: Store) -> None:
+def test_a_sign_in_and_something_else_are_told_together(store: Store) -> None:
     told(store, "a", "b", via="sign-in")
     told(store, "a")
     told(store, "a", "b", via="sign-in")
-    assert {hint.key: hint.via for hint in due(store)} == {"a": "webhook", "b": "sign-in"}
+    assert {hint.key: hint.via for hint in due(store)} == {"a": "both", "b": "sign-in"}
     assert told(store, "a", via="sign-in") == 0
     counts = store.accept_all(
         [Incoming("crowd", "acme", news("c", via=via), "", AT) for via in ("sign-in", "scim", "webhook")]
     )
     assert counts == [1, 0, 0]
-    assert due(store)[-1].via == "scim"
+    assert due(store)[-1].via == "both"
+
+
+def test_a_sign_in_that_was_not_seen_to_is_not_forgotten(store: Store) -> None:
+    told(store, "a", "b", via="sign-in")
+    ids = [hint.id for hint in due(store)]
+    store.take(ids, "run", AT)
+    told(store, "a")
+    store.give_back(ids, "failed", AT)
+    assert {hint.key: hint.via for hint in store.due("crowd", AT + timedelta(hours=1))} == {"a": "both", "b": "sign-in"}
+    told(store, "b")  # (it waits for another try, and need not any more)
+    assert {hint.key: hint.via for hint in due(store)} == {"a": "both", "b": "both"}
+
+
+def test_when_people_were_looked_at(store: Store) -> None:
+    told(store, "a", "b", "c", "d", via="sign-in")
+    told(store, "e")
+    rows = {hint.key: hint.id for hint in due(store)}
+    store.take([rows[key] for key in "abce"], "run", AT)
+    store.settle([rows[key] for key in "abde"], "done", "", AT)  # (nobody looked at d; nobody is done with c)
+    people, before = list("abcdef"), AT - timedelta(minutes=15)
+    assert store.looked_at("crowd", "acme", people, before) == dict.fromkeys("abe", AT)
+    assert store.looked_at("crowd", "acme", people, before, ("sign-in", "both")) == dict.fromkeys("ab", AT)
+    assert store.looked_at("crowd", "acme", people, AT + timedelta(seconds=1)) == {}
+    assert store.looked_at("crowd", "other", people, before) == {}
 
 
 def test_many_deliveries_in_one_transaction(store: Store) -> None:

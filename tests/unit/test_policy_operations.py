@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from connectors.model import ID_ATTRIBUTE
 from connectors.operations import Kind
 from tasks.decide.plan import COLUMNS
+from tasks.decide.selection import Selection
 from tasks.policy import (
     FEATURES,
     Policy,
 )
-from tests.support.policy_company import DELETING, KINDS, ops, policy_with, the_plan
+from tests.support.policy_company import DELETING, KINDS, ops, policy_with, the_plan, world
+from tests.support.worlds import planned
 
 
 def with_feature(name: str, value: Any) -> Policy:
@@ -97,3 +99,16 @@ def test_attributes_are_updates_and_marks_are_not(update: bool) -> None:
     changed = the_plan(policy)
     assert (("user_attributes", "bob", "") in ops(changed)) == update
     assert ("user_attributes", "unowned", "") in ops(changed)
+
+
+def test_only_who_signed_in_is_let_in_again() -> None:
+    policy, made = policy_with("operations.user_activate", "sign_in"), world()
+    [(_, name, _)] = [one for one in ops(the_plan(Policy())) if one[0] == "user_activate"]
+    wide = the_plan(policy)
+    assert "user_activate" not in wide.counts()
+    assert wide.withheld["user_activate"] == 1, "what is not done is counted"
+    assert policy.operations.allows(Kind.USER_ACTIVATE)
+    for signed_in in ("p5", "p1"):
+        few = Selection(people=frozenset({"p5", "p1"}), signed_in=frozenset({signed_in}))
+        found = planned(made.source(), made.crowd, made.links, policy, selection=few)
+        assert (("user_activate", name, "") in ops(found)) == (signed_in == "p5")

@@ -56,7 +56,7 @@ def plan(
     )
     leavers = find_leavers(inputs, departures)
     named = find_renames(inputs, leavers)
-    accounts = change_accounts(inputs, leavers, named)
+    accounts = change_accounts(inputs, leavers, named, selection.signed_in if selection is not None else ())
     groups = change_groups(inputs)
     new_accounts = create_accounts(inputs, named)
     new_groups = create_groups(inputs, groups.deleted)

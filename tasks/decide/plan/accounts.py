@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +23,11 @@ DISABLED = "is disabled in the source"
 ACTIVE = "is active in the source"
 
 
-def change_accounts(inputs: PlanInputs, leavers: FoundLeavers, named: Renames) -> StepResult:
+def change_accounts(
+    inputs: PlanInputs, leavers: FoundLeavers, named: Renames, signed_in: Collection[str]
+) -> StepResult:
     """One full replace per account that differs, named after the most serious change in it; and the attributes, which
-    Crowd keeps apart."""
+    Crowd keeps apart. `signed_in`: who did so just now (ids)."""
     fixed = named.frozen | leavers.departed
     people = inputs.users.assign(mark=inputs.name + ":" + inputs.users["id"])
     columns = (*FIELDS, "active", "attributes", "mark")
@@ -34,12 +36,17 @@ def change_accounts(inputs: PlanInputs, leavers: FoundLeavers, named: Renames) -
     stops = (now["active"] & ~wanted["active"]).to_numpy(dtype=bool, copy=True)
     stops &= np.isin(leavers.action[inputs.user_at[known]], SHUTS_OUT)
     starts = (~now["active"] & wanted["active"]).to_numpy(dtype=bool, copy=True)
-    withheld = []
     allows = inputs.policy.operations
+    waits = starts & ~among(wanted["id"], signed_in) if allows.user_activate == "sign_in" else np.zeros_like(starts)
+    starts &= ~waits
+    withheld = []
 
     def changed(kind: Kind, after: pd.DataFrame, which: np.ndarray, reason: str) -> pd.DataFrame:
         return _replaces(kind, wanted["id"], now, after, which, reason)
 
+    if waits.any():
+        rest = changed(Kind.USER_ACTIVATE, now.assign(active=True), waits, f"{ACTIVE}, and has not signed in since")
+        withheld.append(Withheld(rest, "off"))
     for kind, which, active, reason in (
         (Kind.USER_DEACTIVATE, stops, False, DISABLED),
         (Kind.USER_ACTIVATE, starts, True, ACTIVE),

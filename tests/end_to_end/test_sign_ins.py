@@ -1,0 +1,74 @@
+"""Who signs in is let into Crowd again where the policy says so, and only then; a second sign-in soon after leads to
+nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from connectors.settings import load
+from connectors.store import Store
+from deployments.react import Reactor
+from flows.sync import SyncRequest, sync
+from tests.support.place import PASSWORD, Place, place, wide
+
+__all__ = ["place", "wide"]
+
+
+def deactivate(place: Place, name: str) -> None:
+    """As an administrator, or a job that looks for people who are long away, does it in Crowd."""
+    user = f"{place.crowd.url}/rest/usermanagement/1/user"
+    with httpx.Client(auth=("crowdsync", PASSWORD), headers={"accept": "application/json"}) as http:
+        found = http.get(user, params={"username": name}).json()
+        body = {key: found[key] for key in ("name", "first-name", "last-name", "display-name", "email") if key in found}
+        http.put(user, params={"username": name}, json=body | {"active": False}).raise_for_status()
+
+
+def active(place: Place, name: str) -> bool:
+    return bool(next(row for row in place.crowd.state()["users"] if row["name"] == name)["active"])
+
+
+async def told(store: Store, key: str, *via: str) -> str:
+    """News of a person, taken → the note of it."""
+    now = datetime.now(UTC)
+    for one in via:
+        store.accept("crowd", "acme", [("user", key, one)], "", now)
+    assert await Reactor("crowd", store).turn()
+    notes = store.inbox(done_since=now)["note"].tolist()
+    return str(notes[0]) if notes else "waits"
+
+
+@pytest.mark.parametrize("state", ["sign_in", "on", "off"])
+async def test_who_lets_an_inactive_account_in(place: Place, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    url = f"sqlite:///{place.home}/store.db"
+    place.configure(url)
+    with (place.home / "crowdsync.toml").open("a", encoding="utf-8") as file:
+        file.write(f'[sources.acme.policy.operations]\nuser_activate = "{state}"\n')
+    for status in ("applied", "nothing to do"):
+        assert (await sync.fn(SyncRequest(source="acme"))).status == status
+    with Store.open(url) as store:
+        links = store.links("crowd")
+        links = links[links["kind"] == "user"]
+        pairs = zip(links["id"].astype(str), links["name"].astype(str), strict=True)
+        key, name = next((key, name) for key, name in pairs if active(place, name))
+        deactivate(place, name)
+        # A change alone lets nobody in again who must sign in first,
+        await told(store, key, "webhook")
+        assert active(place, name) == (state == "on")
+        if state != "on":
+            assert (await sync.fn(SyncRequest(source="acme"))).status == "nothing to do"
+            assert not active(place, name)
+        # a sign-in does, though the person was read a moment ago,
+        note = await told(store, key, "sign-in")
+        assert note.startswith("passed over") == (state != "sign_in"), note
+        assert active(place, name) == (state != "off")
+        # and soon after it needs nothing.
+        assert (await told(store, key, "sign-in")).startswith("passed over")
+        if state == "sign_in":
+            deactivate(place, name)
+            await told(store, key, "sign-in", "webhook")
+            assert active(place, name), "told of a change and a sign-in together"
+        assert load().source("acme").sign_in_minutes == 15
