@@ -192,3 +192,19 @@ async def test_where_it_cannot_be_polled_that_is_seen(
     assert "view-events" in line or "admin events are not saved" in line
     assert line.partition("times")[2] in say("inbox")
     assert place.store.cursor(stream) is None, "nothing was read"
+
+
+async def test_the_process_that_reacts_polls_by_itself(make: Callable[..., Place]) -> None:
+    place = make("keycloak")
+    await in_step()
+    reactor = Reactor("crowd", place.store)
+    working = asyncio.create_task(reactor.work())
+    everybody, seen = {"everybody"}, set[str]()
+    async with asyncio.timeout(240):
+        while not everybody <= seen:
+            await asyncio.sleep(0.1)
+            done = place.store.inbox(done_since=datetime(2026, 1, 1, tzinfo=UTC))
+            seen = set(done["kind"][done["status"] == "done"])
+    reactor.end()
+    await working
+    assert place.store.cursor("events:crowd:acme") is not None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from connectors.errors import StaleCursorError
 from connectors.hooks import google, keycloak, okta, onelogin
 from connectors.polling import MOST_EVENTS, Found, Point, cursor_of, digest, lost, points, reached
+from connectors.settings import Settings
 from tests.support.deliveries import okta_event
 
 
@@ -107,3 +109,11 @@ def test_where_a_poll_goes_on_and_what_is_lost() -> None:
     many: Found = {str(n): (n, {}) for n in range(MOST_EVENTS + 1)}
     assert "more than" in lost("events", many, Point(0))
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2})
+
+
+@pytest.mark.parametrize("kind", ["scim", "entra"])
+def test_whose_events_cannot_be_polled_has_no_such_setting(kind: str) -> None:
+    source = {"kind": kind, "url": "https://idp.example.org", "polling": {}}
+    directory = {"url": "http://crowd.example.org", "application": "crowdsync"}
+    with pytest.raises(ValidationError, match=r"polling\n"):
+        Settings.model_validate({"directory": directory, "sources": {"acme": source}})
