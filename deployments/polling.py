@@ -63,7 +63,8 @@ async def poll(store: Store, directory: str) -> None:
             except Exception as error:  # what runs goes on
                 log.warning("%s: %s", directory, error, exc_info=None if isinstance(error, CrowdsyncError) else error)
             else:
-                for name in [one for one in running if running[one][0] != wanted.get(one, ("",))[0]]:
+                others = [one for one, (which, _) in running.items() if which != wanted.get(one, ("",))[0]]
+                for name in {*others, *(one for one, (_, task) in running.items() if task.done())}:
                     task = running.pop(name)[1]
                     task.cancel()
                     await asyncio.gather(task, return_exceptions=True)
@@ -124,6 +125,7 @@ async def again_and_again(ask: Ask, store: Store, stream: str, seconds: float) -
                     await in_thread(store.save_cursor, failing(stream), note, at=datetime.now(UTC))
                 except CrowdsyncError as also:
                     log.warning("%s: %s", stream, also)
+                await ask.aclose()  # the next one begins anew, with the secrets of then
             await asyncio.sleep(pause)
     finally:
         await ask.aclose()
@@ -206,8 +208,9 @@ class Events:
 
     async def aclose(self) -> None:
         """As `Ask.aclose`."""
-        if self.opened is not None:
-            await self.opened[1].aclose()
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            await opened[1].aclose()
 
 
 @dataclass(slots=True)
@@ -283,5 +286,6 @@ class Tokens:
 
     async def aclose(self) -> None:
         """As `Ask.aclose`."""
-        if self.transmitter is not None:
-            await self.transmitter.aclose()
+        transmitter, self.transmitter = self.transmitter, None
+        if transmitter is not None:
+            await transmitter.aclose()

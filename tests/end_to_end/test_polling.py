@@ -5,6 +5,7 @@ read."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from connectors.contract import Polls
 from connectors.errors import ConfigurationError, ForbiddenError
 from connectors.idp import SOURCES
 from connectors.settings import Settings, load
@@ -26,6 +28,7 @@ from deployments.sandbox import google, idcs, okta, onelogin
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox.organisation import changed, organisation
 from flows.sync import SyncRequest, sync
+from tasks.read.connections import open_source
 from tests.support.long import long_after
 from tests.support.place import say
 
@@ -43,6 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {"google": {"scopes": (*google.SCOPES, goog
 OPTIONS["okta"] = {"scopes": ("okta.users.read", "okta.groups.read", "okta.logs.read")}
 IDS: dict[str, Callable[[str], Any]] = {"onelogin": onelogin.user_id, "google": google.user_id, "idcs": idcs.user_id}
 IDS |= {"okta": okta.user_id}
+MORE = ("idcs", "okta") if os.environ.get("CROWDSYNC_KINDS") == "all" else ()
+"""Whose whole road takes too long for every day; what they tell is looked at all the same."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ async def in_step() -> None:
     assert (await sync.fn(SyncRequest(source="acme"))).status == "applied"
 
 
-@pytest.mark.parametrize("kind", long_after(1, ["keycloak", "onelogin", "google", "idcs", "okta"]))
+@pytest.mark.parametrize("kind", long_after(1, ["keycloak", "onelogin", "google", *MORE]))
 async def test_what_happens_reaches_crowd(kind: str, make: Callable[..., Place]) -> None:
     place = make(kind)
     await in_step()
@@ -131,6 +136,27 @@ async def test_what_happens_reaches_crowd(kind: str, make: Callable[..., Place])
         ["kind", "name", "reason"]
     ].to_string()
     await asks.aclose()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["idcs", "okta"])
+async def test_what_happens_is_told(kind: str, make: Callable[..., Place]) -> None:
+    place = make(kind)
+    async with open_source("acme", place.settings.source("acme")) as source:
+        assert isinstance(source, Polls)
+        begin = await source.news("")
+        assert not begin.events
+        company, after = organisation(**SIZE), changed(organisation(**SIZE), **CHANGES)
+        place.idp.change(**CHANGES)
+        place.idp.sign_in(company.people[0].id)
+        found = await source.news(begin.cursor)
+        told = {(one.kind, one.key, one.via) for _, news in found.events for one in news}
+        assert ("user", IDS[kind](company.people[0].id), "sign-in") in told
+        others = [one.id for one in after.people if one not in company.people]
+        assert {("user", IDS[kind](one), "poll") for one in others} <= told
+        again = await source.news(found.cursor)
+        assert {event for event, _ in again.events} <= {event for event, _ in found.events}
+        assert not again.gap
 
 
 async def until_settled(reactor: Reactor, place: Place) -> None:
@@ -172,7 +198,8 @@ async def test_what_is_not_saved_is_said(make: Callable[..., Place], caplog: pyt
 
 
 @pytest.mark.parametrize(
-    ("options", "error"), [({"saves": "user"}, ConfigurationError), ({"may_view_events": False}, ForbiddenError)]
+    ("options", "error"),
+    long_after(1, [({"may_view_events": False}, ForbiddenError), ({"saves": "user"}, ConfigurationError)]),
 )
 async def test_where_it_cannot_be_polled_that_is_seen(
     options: dict[str, Any], error: type[Exception], make: Callable[..., Place], caplog: pytest.LogCaptureFixture
@@ -194,6 +221,7 @@ async def test_where_it_cannot_be_polled_that_is_seen(
     assert place.store.cursor(stream) is None, "nothing was read"
 
 
+@pytest.mark.long
 async def test_the_process_that_reacts_polls_by_itself(make: Callable[..., Place]) -> None:
     place = make("keycloak")
     await in_step()

@@ -12,6 +12,7 @@ from connectors.settings import load
 from connectors.store import Store
 from deployments.react import Reactor
 from flows.sync import SyncRequest, sync
+from tests.support.long import long_after
 from tests.support.place import PASSWORD, Place, place, wide
 
 __all__ = ["place", "wide"]
@@ -40,7 +41,7 @@ async def told(store: Store, key: str, *via: str) -> str:
     return str(notes[0]) if notes else "waits"
 
 
-@pytest.mark.parametrize("state", ["sign_in", "on", "off"])
+@pytest.mark.parametrize("state", long_after(1, ["sign_in", "on", "off"]))
 async def test_who_lets_an_inactive_account_in(place: Place, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     url = f"sqlite:///{place.home}/store.db"
