@@ -189,6 +189,7 @@ async def test_events_that_are_there_no_more_lead_to_everybody(
     await asks.aclose()
 
 
+@pytest.mark.long
 async def test_what_is_not_saved_is_said(make: Callable[..., Place], caplog: pytest.LogCaptureFixture) -> None:
     place = make("keycloak", saves="admin")
     asks = place.asks()

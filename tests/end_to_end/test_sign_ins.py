@@ -41,7 +41,7 @@ async def told(store: Store, key: str, *via: str) -> str:
     return str(notes[0]) if notes else "waits"
 
 
-@pytest.mark.parametrize("state", long_after(1, ["sign_in", "on", "off"]))
+@pytest.mark.parametrize("state", long_after(0, ["sign_in", "on", "off"]))
 async def test_who_lets_an_inactive_account_in(place: Place, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     url = f"sqlite:///{place.home}/store.db"
