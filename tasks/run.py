@@ -236,8 +236,8 @@ async def recorded(run: Run, settings: Settings, mode: str) -> AsyncIterator[Non
 
 
 def close_gone(store: Store) -> None:
-    """Notes the end of the runs that were killed: those whose process is gone for certain, and no others. What became
-    of their operations is found out by the next run that writes."""
+    """Notes the end of the runs that were killed: those whose process is gone for certain, and no others. Nobody waits
+    for what they held, but for a moment; what became of their operations is found out by the next run that writes."""
     for run, process in store.running().items():
         if gone(process, one_machine=store.one_machine):
             store.interrupt_run(
@@ -246,6 +246,9 @@ def close_gone(store: Store) -> None:
                 why="its process ended without a word: it was killed, or its machine",
                 at=datetime.now(UTC),
             )
+    for run, process in store.writers().items():  # (also one that was killed between its end and giving back)
+        if gone(process, one_machine=store.one_machine):
+            store.let_go(run, process)
 
 
 @asynccontextmanager

@@ -17,9 +17,13 @@ from connectors.errors import ConfigurationError, RefusedError
 from connectors.store import audit, bulk
 from connectors.store.database import Database, Lock
 from connectors.store.history import upserting
-from connectors.store.tables import LeaseRow, instant
+from connectors.store.tables import LeaseRow, RunRow, instant
 
 LEASE: Final[Table] = LeaseRow.__table__  # type: ignore[attr-defined]
+RUN: Final[Table] = RunRow.__table__  # type: ignore[attr-defined]
+
+AFTERWARDS: Final = timedelta(seconds=5)
+"""So long what a process sent before it was killed may still be on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,21 @@ class Leases:
                 update(LEASE).where(LEASE.c.directory == lease.directory).values(until=instant(renewed.until))
             )
         return renewed
+
+    def writers(self) -> dict[str, str]:
+        """The runs that hold a lease, and the process of each (`tasks.process`), whether they are over or not."""
+        statement = select(RUN.c.run, RUN.c.process).join(LEASE, LEASE.c.holder == RUN.c.run)
+        with self._db.read() as connection:
+            return {row.run: row.process for row in connection.execute(statement)}
+
+    def let_go(self, holder: str, process: str) -> None:
+        """What a run held that is gone for certain with this process: its lease is over after `AFTERWARDS`."""
+        with self._db.write() as connection:
+            self._db.lock(connection, Lock.LEASES)
+            until = instant(self._db.now(connection) + AFTERWARDS)
+            still = select(RUN.c.run).where(RUN.c.run == holder, RUN.c.process == process).exists()
+            held = update(LEASE).where(LEASE.c.holder == holder, LEASE.c.until > until, still)
+            connection.execute(held.values(until=until))
 
     def release_lease(self, lease: Lease) -> None:
         """Give the lease back, and with it the right to write. Nothing happens where it is lost already."""

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -34,11 +34,12 @@ time.sleep(60)
 
 _RUN = """
 import sys, time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from connectors.store import Store
 from tasks.process import here
 with Store.open(sys.argv[1]) as store:
     store.start_run(run="killed", source="acme", directory="crowd", mode="sync", process=here(), at=datetime.now(UTC))
+    store.take_lease("crowd", "killed", seconds=120)
     print("running", flush=True)
     time.sleep(60)
 """
@@ -138,6 +139,7 @@ def test_a_run_that_was_killed_is_closed_by_the_next_one(url: str) -> None:
         assert said == "running"
         close_gone(store)
         assert store.run("killed")["status"] == "running", "it lives"
+        before = store.lease("crowd")
         killed.kill()
         killed.communicate(timeout=20)
         for name, process in (("elsewhere", "another-boot/pid:[1]/7/7"), ("older", ""), ("mine", here())):
@@ -154,6 +156,17 @@ def test_a_run_that_was_killed_is_closed_by_the_next_one(url: str) -> None:
         # Another boot: of this machine, where the store is a file; else perhaps of another one, where it goes on.
         assert store.run("elsewhere")["status"] == ("interrupted" if store.one_machine else "running")
         closed = store.audit_log()
+        # Nobody waits for it for as long as its lease would have lasted, but for what may be on its way.
+        after = store.lease("crowd")
+        assert before is not None
+        assert after is not None
+        assert after.until < before.until - timedelta(seconds=60)
+        assert store.take_lease("crowd", "next", seconds=60, now=after.until - timedelta(seconds=1)) is None
+        assert store.take_lease("crowd", "mine", seconds=60, now=after.until) is not None
+        close_gone(store)
+        mine = store.lease("crowd")
+        assert mine is not None
+        assert mine.until == after.until + timedelta(seconds=60), "it lives"
         assert closed[["event", "subject"]].to_numpy().tolist().count(["run", "killed"]) == 1
         assert store.verify_audit() is None
         # It is not closed where it began again meanwhile, in another process.
