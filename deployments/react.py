@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, Literal
 
 from connectors.contract import Hint
@@ -54,6 +55,8 @@ EVERY: Final = 4
 """Of so many batches of a source one is of those that failed before, however many come anew."""
 READ: Final = timedelta(seconds=5)
 """So often what came before everybody was read is looked for; and so far apart clocks may be."""
+PUT_OFF: Final = "everybody is read, because"
+"""How the note of what waits for a run about everybody begins."""
 log = logging.getLogger("crowdsync.react")
 
 
@@ -92,6 +95,7 @@ class Reactor:
         around = (self._show(), keep_subscribed(self.directory, self.store), poll(self.store, self.directory))
         beside = [asyncio.create_task(one) for one in around]
         try:
+            await self._resume()
             async with self.store.wake(self.directory) as wake:
                 over = asyncio.ensure_future(self.ended.wait())
                 while not self.ended.is_set():
@@ -109,6 +113,17 @@ class Reactor:
             await asyncio.gather(*beside, return_exceptions=True)
             for *_, stack in self.opened.values():
                 await stack.aclose()
+
+    async def _resume(self) -> None:
+        """What a process before this one put off until everybody is read: it was killed, and need not be waited for."""
+        try:
+            rows = await in_thread(partial(self.store.inbox, directory=self.directory, limit=1_000_000))
+        except CrowdsyncError as error:  # it is due by itself, later
+            log.warning("%s: %s", self.directory, error)
+            return
+        off = rows[(rows["status"] == "waiting") & rows["note"].str.startswith(PUT_OFF)]
+        for source, ids in off.groupby("source")["id"]:
+            self.wide.setdefault(str(source), Wide()).items |= {*ids.tolist()}
 
     def end(self) -> None:
         """Ends `work` after the batch, and the run about everybody, that run."""
@@ -222,7 +237,7 @@ class Reactor:
             await self._settle(items, "done", note)
         elif part.status == "wide":
             self.wide.setdefault(source, Wide()).items |= {item.id for item in items}
-            await self._again(items, 600, f"everybody is read, because {part.why}")
+            await self._again(items, 600, f"{PUT_OFF} {part.why}")
         else:
             await self._later(items, f"{part.status}: {part.why}" if part.why else part.status)
 

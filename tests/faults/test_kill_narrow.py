@@ -19,7 +19,6 @@ import pytest
 
 from connectors.contract import Hint
 from connectors.errors import ConfigurationError
-from connectors.model import Snapshot
 from connectors.store import Store
 from tasks.read.known import known_sides
 from tasks.read.narrow import read_changed, read_named, read_narrow
