@@ -270,6 +270,7 @@ def changed(
     joiners: int = 0,
     leavers: int = 0,
     disabled: int = 0,
+    enabled: int = 0,
     renamed: int = 0,
     updated: int = 0,
     moved: int = 0,
@@ -281,6 +282,7 @@ def changed(
     joiners: new people, members of their department, office and about as many groups as others.
     leavers: gone from the identity provider, and from every group.
     disabled: active people who no longer are, still listed.
+    enabled: people who were not active, and are again.
     renamed: a new family name, and with it a new username, display name and e-mail address.
     updated: a new title, and a new e-mail address or display name.
     moved: out of one group and into another (whoever is in none is only added, in all only removed).
@@ -288,9 +290,12 @@ def changed(
     """
     active = sum(p.active for p in org.people)
     others = leavers + renamed + updated + moved
-    if disabled > active or disabled + others > len(org.people) or renamed_groups > len(org.teams):
+    others += enabled
+    away = len(org.people) - active
+    if disabled > active or enabled > away or disabled + others > len(org.people) or renamed_groups > len(org.teams):
         raise ValueError(
-            f"{disabled} disabled of {active} active, {disabled + others} changed of {len(org.people)} "
+            f"{disabled} disabled of {active} active, {enabled} enabled of {away} others, "
+            f"{disabled + others} changed of {len(org.people)} "
             f"people and {renamed_groups} renamed of {len(org.teams)} groups: more than there are"
         )
     rng = np.random.default_rng([org.seed, 2, seed])
@@ -299,7 +304,8 @@ def changed(
 
     order = rng.permutation(len(people)).tolist()
     disabling = [i for i in order if people[i].active][:disabled]
-    chosen = set(disabling)
+    enabling = [i for i in order if not people[i].active][:enabled]
+    chosen = {*disabling, *enabling}
     rest = iter([i for i in order if i not in chosen])
     leaving = [next(rest) for _ in range(leavers)]
     renaming = [next(rest) for _ in range(renamed)]
@@ -308,6 +314,8 @@ def changed(
 
     for i in disabling:
         people[i] = people[i]._replace(active=False)
+    for i in enabling:
+        people[i] = people[i]._replace(active=True)
     for i in renaming:
         people[i] = _renamed(rng, people[i], taken)
     for turn, i in enumerate(updating):
