@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections import Counter
+from collections.abc import Collection
 from typing import cast
 
 import pytest
@@ -30,11 +32,14 @@ from tests.support.by_key import (
     nest,
     remember,
     spoil,
+    unhindered,
+    wide,
     without_limits,
 )
+from tests.support.in_step import carry_out, settle
 from tests.support.long import long_after
 from tests.support.sides import worlds
-from tests.support.worlds import World, applied
+from tests.support.worlds import World, applied, describe
 
 SEEDS, PARTS, SERIES = int(os.environ.get("CROWDSYNC_SEEDS", "4")), 2, 8
 
@@ -100,5 +105,91 @@ async def test_what_follows_from_whoever_is_named_is_what_a_wide_run_finds(store
                 journal(store, made)
                 link(store, world)
     print(f"part {part}: {dict(found)}")
+    assert found["equal"]
+    assert found["operations"]
+
+
+async def changes_of(source: BySource, crowd: ByCrowd, since: tuple[str, str]) -> set[Hint]:
+    """Everything that changed since, by ids and names."""
+    changes, ours = await source.changes(PLAIN, since[0]), await crowd.changes(since[1])
+    people = {row[0] for row in changes.users} | {*changes.gone_users}
+    pairs = [pair for pair in (*changes.memberships, *changes.left) if pair[2] == "user"]
+    told = {Hint("user", one) for one in people} | {Hint("group", group) for group, member, _ in pairs if group}
+    return told | {Hint("account", hint.key) for hint in ours.hints if hint.kind == "user"}
+
+
+def part_of(hint: Hint) -> str:
+    """The world of those that share a directory to which that belongs."""
+    found = re.search(r"-(\d)(~\d)?$", hint.key)
+    return found[1] if found else ""
+
+
+def ways(world: World, hints: Collection[Hint], rng: random.Random) -> list[Hint]:
+    """As webhooks, pushes, sign-ins, buttons and Crowd's events name them, some of them twice or of nobody, in any
+    order."""
+    names = Counter(row[1].lower() for row in world.users)
+    people, told = {row[0]: row for row in world.users}, list[Hint]()
+    for hint in hints:
+        row = people.get(hint.key) if hint.kind == "user" else None
+        by_name = row is not None and row[1].strip() and row[1].isascii() and names[row[1].lower()] == 1
+        # (A sign-in, and a button: by the username. Who has another one by now is named by the id.)
+        told.append(Hint("user", row[1]) if row and by_name and rng.random() < 0.3 else hint)
+        if rng.random() < 0.2:
+            told.append(hint)
+    told += [Hint("user", "nobody-at-all"), Hint("group", "no-group"), Hint("account", "nobody-at-all")]
+    rng.shuffle(told)
+    return told
+
+
+CALM, STEPS = int(os.environ.get("CROWDSYNC_SEEDS", "2")), SERIES if "CROWDSYNC_SEEDS" in os.environ else 3
+
+
+@pytest.mark.parametrize("part", long_after(1, range(PARTS)))
+async def test_whatever_way_and_whenever_it_is_told_it_is_what_a_wide_run_finds(store: Store, part: int) -> None:
+    """Changes on both sides are told through every way, mixed, late and in batches; after each one the plan is the wide
+    one's for the same people, and after the last one a wide run finds nothing left to do."""
+    found: Counter[str] = Counter()
+    for seed in range(part, CALM, PARTS):
+        rng = random.Random(f"mixed {seed}")
+        world, sides = worlds(1000 + seed, readable=True)
+        policy = unhindered(without_limits(sides.policy))
+        policy = policy.model_copy(update={"reads": policy.reads.model_copy(update={"by_key_percent": 100})})
+        run = a_run(store, world, policy)
+        source, crowd = cast(BySource, run.source), cast(ByCrowd, run.directory)
+        link(store, world)
+        try:
+            if not await settle(run, world, rng):
+                found["never in step"] += 1
+                continue
+        except ConfigurationError:  # a scope that matches nobody
+            continue
+        late = set[Hint]()
+        for step in range(STEPS + 1):
+            since, note = (source.at_cursor(), await crowd.token() or ""), f"seed {seed}, step {step}"
+            for identity in rng.sample(everybody(world), k=min(rng.randint(0, 5), len(everybody(world)))):
+                spoil(world, policy, rng, identity)
+            if rng.random() < 0.5:
+                joiner(world, rng, f"new{step}")
+            late |= await changes_of(source, crowd, since)
+            parts = {part_of(hint) for hint in late}
+            now = parts if step == STEPS else {one for one in parts if rng.random() < 0.6}
+            batch = {hint for hint in late if part_of(hint) in now}
+            late -= batch
+            reading = read_named(run, known_sides(run), ways(world, batch, rng))
+            before = found.total()
+            try:
+                made = await compare_few(run, world, reading, found, note, whole=not late)
+                if made is None and found.total() > before:  # everybody is read, and all is told
+                    made, late = remember(run, world), set()
+            except ConfigurationError:
+                break
+            if made is not None:
+                carry_out(run, world, made, rng)
+        else:
+            left, _ = wide(run, world)
+            assert not len(left.operations), f"seed {seed}\n{describe(left)}"
+            found["in step"] += 1
+    wides = sum(count for why, count in found.items() if why.startswith("wide"))
+    print(f"part {part}: {dict(found)}, wide: {wides / max(1, wides + found['equal']):.1%}")
     assert found["equal"]
     assert found["operations"]

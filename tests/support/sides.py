@@ -60,12 +60,13 @@ def selections(world: World) -> Iterator[Selection]:
         yield Selection(group=group)
 
 
-def worlds(seed: int) -> tuple[World, Sides]:
+def worlds(seed: int, *, readable: bool = False) -> tuple[World, Sides]:
+    """`readable`: the source holds nobody, and no group."""
     rng = random.Random(f"neighbourhood {seed}")
     tags = [f"-{number}" for number in range(TOGETHER)]
     world, policy = World(), any_policy(rng, tags)
     for tag in tags:
-        add_world(world, rng, tag, pure=deletes(policy))
+        add_world(world, rng, tag, pure=deletes(policy), readable=readable)
     for name in list(world.crowd.users):  # where names go round in a circle, one must make room under another
         if rng.random() < 0.3:
             for number in range(1, rng.randint(2, 4)):
