@@ -160,12 +160,13 @@ class Journal:
         values["held"] = frame_from_text(values["held"])
         return SavedPlan(**values)
 
-    def asked_plan(self, source: str, directory: str) -> SavedPlan | None:
-        """The newest plan about everybody that waits for agreement, or has it and was not begun; None where none is."""
+    def asked_plan(self, source: str, directory: str, *, run: str = "") -> SavedPlan | None:
+        """The newest plan about everybody, or of this run, that waits for agreement, or has it and was not begun; None
+        where none is."""
         statement = (
             select(PLAN.c.id)
             .where(PLAN.c.source == source, PLAN.c.directory == directory, PLAN.c.status.in_(["waiting", "approved"]))
-            .where(PLAN.c.about == "")
+            .where(PLAN.c.run == run if run else PLAN.c.about == "")
             .order_by(PLAN.c.id.desc())
             .limit(1)
         )

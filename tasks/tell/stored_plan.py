@@ -63,6 +63,8 @@ async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None) -> S
         number = await _still_true(run, plan, replaces, now)
     elif run.writing and proposal.basis.selection is None:
         number, waits = await _waiting(run, plan, verdict, now)
+    elif run.writing and verdict.asks:
+        number = await _resumed(run, plan, now)
     if number is None and len(plan.operations) and not waits:  # (it would be stored anew at every run until then)
         number = await _saved(run, proposal, now)
     if replaces not in (None, number):
@@ -105,6 +107,16 @@ async def _waiting(run: Run, plan: Plan, verdict: Verdict, now: datetime) -> tup
     if number is None:
         await in_thread(run.store.set_plan_status, asked.id, "superseded", at=now)
     return number, ""
+
+
+async def _resumed(run: Run, plan: Plan, now: datetime) -> int | None:
+    """The number of the plan about some that this very run asked about before it was resumed, if the new one is the
+    same; else that one is superseded."""
+    asked = await in_thread(run.store.asked_plan, run.source_name, run.directory_name, run=run.id)
+    if asked is None or asked.digest == plan.digest:
+        return asked.id if asked else None
+    await in_thread(run.store.set_plan_status, asked.id, "superseded", at=now)
+    return None
 
 
 async def _saved(run: Run, proposal: Proposal, now: datetime) -> int:
