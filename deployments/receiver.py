@@ -16,9 +16,9 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import uvicorn
@@ -35,7 +35,7 @@ from connectors.hooks.crowd import Ping, ping_secrets
 from connectors.idp.push import PushSettings
 from connectors.settings import Settings
 from connectors.store import Store, in_thread
-from connectors.store.inbox import Incoming
+from connectors.store.inbox import Incoming, forget
 from connectors.transmitter import keys_of
 from deployments.gate import Gate, Receive, Scope, Send
 from deployments.grouped import Grouped
@@ -48,8 +48,6 @@ PATIENCE: Final = 2.5
 """Seconds in which the store must have kept what came: senders wait for three."""
 KEYS: Final = 600.0
 """Seconds after which the public keys of issuers are read anew."""
-KEEP: Final = timedelta(days=7)
-"""So long the inbox keeps what is done, and which deliveries came."""
 
 log = logging.getLogger("crowdsync.receive")
 
@@ -236,14 +234,6 @@ async def receiving(settings: Settings, store: Store) -> AsyncIterator[Gate]:
         for one in beside:
             one.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
-
-
-async def forget(store: Store) -> None:
-    """Once an hour: what the inbox has kept for long enough goes. Until it is cancelled."""
-    while True:
-        with suppress(CrowdsyncError):  # the next hour will do
-            await in_thread(store.prune_inbox, datetime.now(UTC) - KEEP)
-        await asyncio.sleep(3600)
 
 
 async def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:

@@ -9,19 +9,22 @@ what was looked up is still so when it is written; its transactions are short, a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 import pandas as pd
 from sqlalchemy import Connection, Table, and_, bindparam, case, delete, func, or_, select, text, tuple_, update
 
-from connectors.errors import RecordError
+from connectors.errors import CrowdsyncError, RecordError
 from connectors.store import bulk
 from connectors.store.database import Database, Lock
 from connectors.store.history import rows_frame
 from connectors.store.tables import DeliveryRow, InboxRow, instant
+from connectors.store.threads import in_thread
 from connectors.store.wake import CHANNEL, Wake
 
 INBOX: Final[Table] = InboxRow.__table__  # type: ignore[attr-defined]
@@ -34,6 +37,8 @@ LONGEST_PAUSE: Final = timedelta(hours=1)
 
 TOLD_AGAIN: Final = "told again"
 """The note of a row for which a newer one stands."""
+KEEP: Final = timedelta(days=7)
+"""So long what is done is kept, and which deliveries came."""
 
 LONGEST_TEXT: Final = 1024
 """Bytes of a key or a delivery's id: an index of PostgreSQL holds no more than 2,700 in a row."""
@@ -331,6 +336,15 @@ class Inbox:
                     portion = connection.execute(statement).rowcount
                 removed += portion
         return removed
+
+
+async def forget(inbox: Inbox, every: float = 3600.0) -> None:
+    """Once an hour (in seconds), beside what fills the inbox: what it has kept for long enough goes. Until it is
+    cancelled."""
+    while True:
+        with suppress(CrowdsyncError):  # the next time will do
+            await in_thread(inbox.prune_inbox, datetime.now(UTC) - KEEP)
+        await asyncio.sleep(every)
 
 
 def pause(attempts: int) -> timedelta:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from connectors.errors import RecordError, RetryableError
 from connectors.store import Hint, Incoming, Store
-from connectors.store.inbox import LONGEST_PAUSE, TRIES, pause
+from connectors.store.inbox import KEEP, LONGEST_PAUSE, TRIES, forget, pause
 from deployments.cli import app
 
 AT = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
@@ -246,6 +246,19 @@ def test_counts_and_the_age_of_the_oldest(store: Store) -> None:
         ["crowd", "acme", "waiting", 2, AT],
         ["crowd", "other", "held", 1, AT],
     ]
+
+
+async def test_what_fills_the_inbox_goes_on_forgetting(store: Store) -> None:
+    forgetting = asyncio.create_task(forget(store, 0.01))
+    for n in range(3):
+        old = datetime.now(UTC) - KEEP - SECOND
+        told(store, f"u{n}", delivery=f"d{n}", at=old)
+        store.settle(taken(store), "done", "", old)
+        async with asyncio.timeout(10):
+            while not store.inbox(done_since=old - SECOND).empty:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    forgetting.cancel()
+    assert told(store, "u0", delivery="d0", at=datetime.now(UTC)) == 1
 
 
 def test_pruning_forgets_what_was_done_and_came_before(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
