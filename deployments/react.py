@@ -22,6 +22,8 @@ from connectors.hooks.crowd import ping_secrets
 from connectors.settings import Settings, load
 from connectors.store import ReadCursor, Store, in_thread
 from connectors.store.inbox import Hint as Item
+from connectors.store.inbox import forget
+from deployments.buttons import Buttons
 from deployments.polling import poll
 from deployments.shown import prefect_answers, show
 from deployments.sign_ins import without_passed_over
@@ -89,17 +91,28 @@ class Reactor:
     batches: Counter[str] = field(default_factory=Counter)
     resting: dict[str, datetime] = field(default_factory=dict)
     """Sources that could not even be begun with: until when they are left alone."""
+    turns: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whatever this process does about the directory: a batch, or a run of a button."""
 
     async def work(self) -> None:
         """Until `end`; a batch that runs then is finished."""
-        around = (self._show(), keep_subscribed(self.directory, self.store), poll(self.store, self.directory))
+        buttons = Buttons(self.directory, self.store, self.turns)
+        around = (
+            self._show(),
+            keep_subscribed(self.directory, self.store),
+            poll(self.store, self.directory),
+            buttons.serve(),
+            forget(self.store),
+        )
         beside = [asyncio.create_task(one) for one in around]
         try:
             await self._resume()
             async with self.store.wake(self.directory) as wake:
                 over = asyncio.ensure_future(self.ended.wait())
                 while not self.ended.is_set():
-                    if not await self.turn():
+                    async with self.turns:
+                        more = await self.turn()
+                    if not more:
                         woken = asyncio.ensure_future(wake(IDLE))
                         await asyncio.wait({woken, over}, return_when=asyncio.FIRST_COMPLETED)
                         woken.cancel()
@@ -326,10 +339,10 @@ class Reactor:
     async def _look_after(self, settings: Settings) -> None:
         """Now and then: that Crowd still pings us. Where it did not, its events tell what was missed."""
         now, chosen = datetime.now(UTC), settings.directory_named(self.directory)
-        secrets = ping_secrets(chosen)
-        if not settings.receiver.public_url or not secrets or (self.looked_after and now - self.looked_after < LOOK):
+        if not settings.receiver.public_url or (self.looked_after and now - self.looked_after < LOOK):
             return
         self.looked_after = now
+        secrets = ping_secrets(chosen)
         endpoint = f"{settings.receiver.public_url.rstrip('/')}/crowd/{self.directory}"
         async with open_directory(chosen) as (_, client):
             found = await look_after(self.store, self.directory, client, endpoint, secrets[0])

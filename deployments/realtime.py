@@ -44,6 +44,10 @@ def react(
         quiet_prefect()
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
         logging.getLogger("crowdsync").setLevel(logging.INFO)
+        # What others say below a warning, as Prefect does of its runs, stands on their pages.
+        logging.getLogger().handlers[0].addFilter(
+            lambda record: record.levelno >= logging.WARNING or record.name.startswith("crowdsync")
+        )
         with settings_store(settings) as store:
             from deployments.react import Reactor
 

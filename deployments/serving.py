@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FILE = Path(__file__).with_name("prefect.yaml")
 POOL = "crowdsync"
+BUTTONS = "buttons"
+"""The work queue of the runs that `crowdsync react` takes itself; workers take them where none runs."""
 DEFAULT_SOURCE = "CROWDSYNC_DEFAULT_SOURCE"
 DEAD_RUNS = "crowdsync: a run that died is crashed"
 BEATS = timedelta(minutes=10)
@@ -106,6 +108,7 @@ async def _deployed(client: PrefectClient, one: dict[str, Any], pull: list[dict[
         concurrency_limit=limit.get("limit"),
         concurrency_options=ConcurrencyOptions(collision_strategy=limit["collision_strategy"]) if limit else None,
         work_pool_name=one["work_pool"]["name"],
+        work_queue_name=one["work_pool"].get("work_queue_name"),
         job_variables=one["job"],
         version=version("crowdsync"),
     )
@@ -137,7 +140,7 @@ async def _dead_runs(client: PrefectClient) -> None:
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.id": "prefect.tag.crowdsync", "prefect.resource.role": "tag"},
             for_each={"prefect.resource.id"},
-            after={"prefect.flow-run.heartbeat"},
+            after={"prefect.flow-run.Pending", "prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
             within=BEATS,
         ),
@@ -189,13 +192,15 @@ def _only_source() -> str:
 
 async def serve(ready: Callable[[], None]) -> None:
     """For the sandbox: deploys, says so, and works until it is cancelled. All of it is here, so that its runs start in
-    one step, and some seconds sooner: Prefect needs no process that looks for the code first."""
+    one step, and some seconds sooner: Prefect needs no process that looks for the code first. The buttons are left to
+    `crowdsync react`."""
     from prefect.workers.process import ProcessWorker
 
     await _abandon()
     await deploy(command=f"{shlex.quote(sys.executable)} -m prefect.engine")
     ready()
-    await ProcessWorker(work_pool_name=POOL, create_pool_if_not_found=False).start(printer=lambda *_: None)
+    worker = ProcessWorker(work_pool_name=POOL, work_queues=["default"], create_pool_if_not_found=False)
+    await worker.start(printer=lambda *_: None)
 
 
 async def _abandon() -> None:

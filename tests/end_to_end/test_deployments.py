@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,15 +28,19 @@ import httpx
 import pytest
 import yaml
 
-from connectors.store import Store
-from deployments import serving
+from connectors.store import Store, in_thread
+from deployments import buttons, serving
+from deployments.buttons import Buttons
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
+from deployments.sandbox.organisation import organisation
 from deployments.server import say_goodbye
+from tasks.process import _began, here
 from tests.support.prefect import fresh_server
 
 PASSWORD, TOKEN = "pass-of-crowd", "token-of-acme"
 ROOT = Path(__file__).parents[2]
+COMPANY: dict[str, Any] = {"users": 30, "groups": 5, "memberships": 90}
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 Found = TypeVar("Found")
@@ -61,6 +66,7 @@ class Place:
     elsewhere: Path
     crowd: sandbox_crowd.RunningCrowd
     other: sandbox_crowd.RunningCrowd
+    worker: subprocess.Popen[bytes]
 
     def deployment(self, name: str) -> dict[str, Any]:
         answer = self.api.get(f"/deployments/name/{name}")
@@ -132,7 +138,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         stack.callback(os.environ.clear)
         server = stack.enter_context(fresh_server(home))
         crowds = [stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD})) for _ in range(2)]
-        scim = stack.enter_context(sandbox_scim.prepared(users=30, groups=5, memberships=90, token=TOKEN))
+        scim = stack.enter_context(sandbox_scim.prepared(**COMPANY, token=TOKEN))
         source = f'[sources.{{}}]\nkind = "scim"\nurl = "{scim.url}"\ndirectory = "{{}}"\n'
         (elsewhere / "crowdsync.toml").write_text(
             '[store]\nurl = "sqlite:///crowdsync.db"\n'
@@ -176,7 +182,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         stack.callback(worker.wait, 60)
         stack.callback(worker.terminate)
         api = stack.enter_context(Patient(base_url=f"{server.url}/api", timeout=120))
-        yield Place(api, elsewhere, crowds[0], crowds[1])
+        yield Place(api, elsewhere, crowds[0], crowds[1], worker)
         say_goodbye()
 
 
@@ -381,6 +387,154 @@ def memberships(state: dict[str, Any]) -> set[tuple[str, str]]:
     return {(group, member) for member, group in state["memberships"]}
 
 
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """What `crowdsync react` has for the buttons, without the rest of it: its store, and an empty Crowd."""
+
+    place: Place
+    crowd: sandbox_crowd.RunningCrowd
+    store: Store
+
+    def press(self, **given: Any) -> dict[str, Any]:
+        return self.place.start("sync-person/sync-person", {"source": "busy", **given})
+
+    def now(self, run: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = self.place.api.get(f"/flow_runs/{run['id']}").json()
+        return found
+
+    def put(self, run: dict[str, Any], state: str, **more: str) -> None:
+        body = {"state": {"type": state, **more}, "force": True}
+        self.place.api.post(f"/flow_runs/{run['id']}/set_state", json=body).raise_for_status()
+
+    async def served(self, *waits: tuple[dict[str, Any], str]) -> Buttons:
+        """Buttons are answered until these runs are in these states, one after the other."""
+        answering = Buttons("two", self.store, asyncio.Lock())
+        task = asyncio.create_task(answering.serve())
+        try:
+            for run, state in waits:
+                deadline = time.monotonic() + 90
+                while (found := await in_thread(self.now, run))["state_type"] != state:
+                    assert time.monotonic() < deadline, found["state"]
+                    await asyncio.sleep(0.1)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        return answering
+
+
+@pytest.fixture
+def warm(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Warm]:
+    """Inside, the worker stands still."""
+    config = tmp_path / "crowdsync.toml"
+    url = f"sqlite:///{tmp_path}/crowdsync.db"
+    with (
+        sandbox_crowd.running(applications={"crowdsync": PASSWORD}) as crowd,
+        Store.open(url) as store,
+    ):
+        text = (place.elsewhere / "crowdsync.toml").read_text().replace("sqlite:///crowdsync.db", url)
+        always = '[sources.busy.policy.approval]\nwhen = "always"\n'
+        config.write_text(text.replace(place.other.url, crowd.url) + always, encoding="utf-8")
+        monkeypatch.setenv("CROWDSYNC_CONFIG", str(config))
+        os.kill(place.worker.pid, signal.SIGSTOP)
+        try:
+            yield Warm(place, crowd, store)
+        finally:
+            os.kill(place.worker.pid, signal.SIGCONT)
+
+
+async def test_a_press_is_answered_here_and_waits_for_agreement_without_holding_anything(warm: Warm) -> None:
+    from flows.sync import SyncRequest, sync
+
+    assert (await sync.fn(SyncRequest(source="busy"))).status == "waiting"  # (from here on, few are read)
+    run = warm.press(person="ann", preview=True)
+    who = next(person.username for person in organisation(**COMPANY).people if person.active).lower()
+    asking = warm.press(person=who, preview=False)
+    answering = await warm.served((run, "FAILED"), (asking, "PAUSED"))
+    assert "ann" in warm.now(run)["state"]["message"]
+    assert not answering.turns.locked()
+    assert warm.store.lease("two") is None, "batches go on"
+    assert not answering.taken
+    given = {"approve": True, "without": False, "name": "Kim Admin", "reason": "looked at"}
+    until(lambda: warm.place.api.post(f"/flow_runs/{asking['id']}/resume", json={"run_input": given}).is_success)
+    await warm.served((asking, "COMPLETED"))
+    assert {user["name"] for user in warm.crowd.state()["users"]} >= {who}
+    states = warm.place.api.get("/flow_run_states/", params={"flow_run_id": asking["id"]}).json()
+    taken = [state["message"] for state in states if state["type"] == "PENDING"]
+    assert taken == [f"{buttons.TAKEN}{here()}"] * 2
+    logs = {row["message"] for row in warm.place.rows("logs", logs={"flow_run_id": {"any_": [asking["id"]]}})}
+    assert any("Finished in state Completed" in line for line in logs)
+    keys = {row["key"] for row in warm.place.rows("artifacts", flow_runs={"id": {"any_": [asking["id"]]}})}
+    assert {"busy-plan", "busy-report"} <= keys
+
+
+async def later(value: Found) -> Found:
+    return value
+
+
+async def test_a_run_is_taken_once_and_what_a_killed_process_had_taken_is_seen_to(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import Scheduled
+
+    gone = f"{here().rpartition('/')[0]}/1"
+    pid = warm.place.worker.pid
+    lives = f"{here().rsplit('/', 2)[0]}/{pid}/{_began(pid)}"
+    cases = [("PENDING", gone), ("PENDING", lives), ("RUNNING", gone), ("RUNNING", lives), ("CANCELLING", gone)]
+    runs = []
+    for state, process in cases:
+        runs.append(warm.press(person="nobody", preview=True))
+        warm.put(runs[-1], "PENDING", message=f"{buttons.TAKEN}{process}")
+        if state != "PENDING":
+            warm.put(runs[-1], state)
+    async with get_client() as client:
+        answering = Buttons("two", warm.store, asyncio.Lock())
+        for name, flow in buttons.FLOWS.items():
+            answering.flows[(await client.read_deployment_by_name(name)).id] = flow
+        await answering.put_back(client)
+        after = [warm.now(run)["state_type"] for run in runs]
+        assert after == ["SCHEDULED", "PENDING", "CRASHED", "RUNNING", "CANCELLED"]
+        found = await asyncio.gather(*(buttons.claimed(client, runs[0]["id"]) for _ in range(5)))
+        assert sorted(found) == [False] * 4 + [True]
+        # Whoever saw it in the queue too, and comes when it is over.
+        read = client.read_flow_run
+        stale = [await read(runs[0]["id"])]
+        stale[0].state = Scheduled()
+        for state in ("RUNNING", "COMPLETED"):
+            warm.put(runs[0], state)
+        assert not await buttons.claimed(client, runs[0]["id"])
+        monkeypatch.setattr(client, "read_flow_run", lambda key: later(stale.pop()) if stale else read(key))
+        assert not await buttons.claimed(client, runs[0]["id"])
+        assert warm.now(runs[0])["state_type"] == "COMPLETED"
+    for run in runs:
+        warm.put(run, "CANCELLED")
+
+
+async def test_a_button_waits_for_whoever_writes_and_may_be_cancelled(warm: Warm) -> None:
+    lease = warm.store.take_lease("two", "another run", seconds=600)
+    assert lease is not None
+    first = warm.press(person="nobody", preview=False)
+
+    async def then() -> None:
+        while warm.now(first)["state_type"] != "RUNNING":  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        warm.put(first, "CANCELLING")
+
+    cancelling = asyncio.create_task(then())
+    answering = await warm.served((first, "CANCELLED"))
+    await cancelling
+    assert not answering.turns.locked()
+    held = warm.store.lease("two")
+    assert held is not None
+    assert held.holder == "another run"
+
+
+@pytest.mark.long
+def test_where_nothing_reacts_a_worker_answers(place: Place) -> None:
+    run = place.start("sync-person/sync-person", {"source": "acme", "person": "nobody"})
+    assert "nobody" in place.ended(run, "FAILED")["state"]["message"]
+
+
 def test_a_new_sandbox_waits_for_no_run_of_the_last_one(place: Place) -> None:
     """It would keep its source from being synced for ever; what is yet to come stays."""
     request = {"request": {"source": "acme"}}
@@ -399,7 +553,7 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     program = str(Path(sys.executable).with_name("crowdsync"))
-    command = [program, "up", "--people", "10", "--idp", "okta", "--port", str(port), "--home", str(tmp_path / "demo")]
+    command = [program, "up", "--people", "10", "--port", str(port), "--home", str(tmp_path / "demo")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "CROWDSYNC"))}
     up = subprocess.Popen(
         command,
@@ -419,7 +573,8 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
             break
     assert up.poll() is None, "".join(shown)
     children = ps("--ppid", str(up.pid))
-    assert len(children) >= 3
+    assert len(children) == 5, "Prefect's server, Crowd, the provider, receive, react"
+    said = dict(line.split(maxsplit=1) for line in shown)
     with Patient(base_url=f"http://127.0.0.1:{port}/api", timeout=120) as api:
         rows = api.post("/deployments/filter", json={}).json()
         assert len(rows) == 7
@@ -434,9 +589,30 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
         until(
             lambda: {run["state_type"] for run in api.post("/flow_runs/filter", json=filters).json()} == {"COMPLETED"}
         )
+        page, crowd = said["IdP"].split()[0], said["Crowd"].split()[0]
+        people = re.findall(r'<td>(.+?)<td>.*?\n<button name="disable" value="(.+?)"', httpx.get(page).text)
+        who, key = next(pair for pair in people if pair[0] in active(crowd))
+        assert httpx.post(page, data={"disable": key}).status_code == 303
+        until(lambda: who not in active(crowd), 60)
+        ident = next(row["id"] for row in rows if row["name"] == "sync-person")
+        given = {"parameters": {"source": "acme", "person": who}}
+        made = api.post(f"/deployments/{ident}/create_flow_run", json=given).json()["id"]
+        until(lambda: api.get(f"/flow_runs/{made}").json()["state_type"] == "COMPLETED", 60)
     os.killpg(up.pid, how)
     assert up.wait(60) == 0
     until(lambda: not ps("--pid", ",".join(children)), 20)
+
+
+def active(crowd: str) -> set[str]:
+    """The active accounts of a Crowd, as an application sees them."""
+    query = {"entity-type": "user", "expand": "user", "max-results": "1000"}
+    answer = httpx.get(
+        f"{crowd}/rest/usermanagement/1/search",
+        params=query,
+        auth=("crowdsync", "sandbox"),
+        headers={"accept": "application/json"},
+    )
+    return {user["name"] for user in answer.json()["users"] if user["active"]}
 
 
 def ps(*which: str) -> list[str]:
