@@ -47,7 +47,7 @@ bench: $(VENV)/ready  ## Each stage beside its floor: make bench SIZE=small|larg
 	@$(BIN)/python -m tests.bench$(if $(IDP),.sources --idp $(IDP)) --size $(SIZE)
 	@$(if $(IDP),,$(BIN)/python -m tests.bench.policy --size $(SIZE))
 
-up: $(VENV)/ready  ## Sandbox, Prefect server, UI, deployments and a worker, until Ctrl-C
+up: $(VENV)/ready  ## Sandbox, Prefect server, UI, deployments, worker, receive and react, until Ctrl-C
 	@$(BIN)/crowdsync up $(if $(IDP),--idp $(IDP))
 
 lock: $(VENV)/ready  ## Write requirements.lock anew from pyproject.toml, and tools.lock

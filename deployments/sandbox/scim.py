@@ -13,6 +13,7 @@ SCIM itself.
 from __future__ import annotations
 
 import base64
+import os
 import re
 import secrets
 import socket
@@ -530,16 +531,24 @@ class RunningServer:
 
 
 @contextmanager
-def scim2_server(*, token: str = "sandbox", port: int = 0) -> Iterator[RunningServer]:  # noqa: S107
-    """The `scim2-server` package, empty, in a process of its own. It pages by index, and keeps all in memory."""
+def scim2_server(
+    *,
+    token: str = "sandbox",  # noqa: S107
+    port: int = 0,
+    tell: tuple[str, str] | None = None,
+) -> Iterator[RunningServer]:
+    """The `scim2-server` package, empty, in a process of its own. It pages by index, and keeps all in memory. It tells
+    of changes to `tell`, an address and a secret (`scim_news`)."""
     if not port:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-    command = tied("scim2_server.testserver.cli:main", "--port", str(port), "--bearer-token", token)
+    entry = "deployments.sandbox.scim_news:main" if tell else "scim2_server.testserver.cli:main"
+    command = tied(entry, "--port", str(port), "--bearer-token", token)
+    env = {**os.environ, **(dict(zip(("SANDBOX_TELL", "SANDBOX_TELL_SECRET"), tell, strict=True)) if tell else {})}
     url = f"http://127.0.0.1:{port}{ROOT}"
     with ending(
         subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
         )
     ) as process:
         deadline = time.monotonic() + 30

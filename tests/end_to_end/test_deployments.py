@@ -553,7 +553,7 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     program = str(Path(sys.executable).with_name("crowdsync"))
-    command = [program, "up", "--people", "10", "--port", str(port), "--home", str(tmp_path / "demo")]
+    command = [program, "up", "--people", "60", "--port", str(port), "--home", str(tmp_path / "demo")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "CROWDSYNC"))}
     up = subprocess.Popen(
         command,
@@ -593,7 +593,7 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
         people = re.findall(r'<td>(.+?)<td>.*?\n<button name="disable" value="(.+?)"', httpx.get(page).text)
         who, key = next(pair for pair in people if pair[0] in active(crowd))
         assert httpx.post(page, data={"disable": key}).status_code == 303
-        until(lambda: who not in active(crowd), 60)
+        until(lambda: who not in active(crowd), 120)
         ident = next(row["id"] for row in rows if row["name"] == "sync-person")
         given = {"parameters": {"source": "acme", "person": who}}
         made = api.post(f"/deployments/{ident}/create_flow_run", json=given).json()["id"]
