@@ -43,6 +43,7 @@ from connectors.store import Store, in_thread
 from deployments.serving import BUTTONS, POOL
 from flows.buttons import sync_group, sync_person
 from tasks.process import gone, here
+from tasks.write.lease import turn_of
 
 FLOWS: Final[Mapping[str, Flow[..., Any]]] = {
     "sync-person/sync-person": sync_person,
@@ -118,8 +119,12 @@ class Buttons:
 
     async def look(self, client: PrefectClient) -> None:
         """Begins with what was pressed; ends what somebody cancelled."""
-        queue = await client.get_scheduled_flow_runs_for_work_pool(POOL, [BUTTONS], datetime.now(UTC))
-        for run in (one.flow_run for one in queue):
+        now = datetime.now(UTC)
+        queue = await client.get_scheduled_flow_runs_for_work_pool(POOL, [BUTTONS], now)
+        # A run about everybody lends to batches, and not to a button, which would keep them waiting with it.
+        turn = await in_thread(self.store.lease, turn_of(self.directory)) if queue and not self.taken else None
+        busy = turn is not None and turn.until > now
+        for run in (one.flow_run for one in queue if not busy):
             if len(self.taken) < AHEAD and run.id not in self.taken and self._ours(run) and not run.job_variables:
                 taken = self.taken[run.id] = Taken()
                 taken.task = asyncio.create_task(self._take(client, run, taken))

@@ -284,7 +284,7 @@ class Entra:
         """As `server.Connection`: what there is, its end, and lifecycle events."""
         if name == "subscriptions":
             return list(self.subscriptions.known.values())
-        if name == "forget":
+        if name == "unsubscribe":
             for key in given or list(self.subscriptions.known):
                 self.subscriptions.known.pop(key, None)
         elif name == "lifecycle":

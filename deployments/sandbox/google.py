@@ -301,7 +301,7 @@ class Google:
         """As `server.Connection`: what channels there are, and their end."""
         if name == "subscriptions":
             return self.channels.shown()
-        if name != "forget":
+        if name != "unsubscribe":
             raise ValueError(f"no such control: {name}")
         for key in given or list(self.channels.known):
             self.channels.known.pop(key, None)

@@ -122,9 +122,9 @@ class RunningIdp:
         found: list[dict[str, Any]] = self._control("GET", "subscriptions")
         return found
 
-    def forget(self, *ids: str) -> None:
+    def unsubscribe(self, *ids: str) -> None:
         """Ends some of these without telling anybody; all of them where none is named."""
-        self._control("POST", "forget", list(ids))
+        self._control("POST", "unsubscribe", list(ids))
 
     def lifecycle(self, event: str) -> None:
         """Entra: sends this lifecycle event for every subscription."""

@@ -160,7 +160,7 @@ async def place(
         monkeypatch.setenv(SOURCES[kind].settings.model_fields[f"{name}_env"].default, value)
     servers.crowd.clear()
     idp.faults()
-    idp.forget()
+    idp.unsubscribe()
     idp.load(**SIZE)
     with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
         here = Place(tmp_path, kind, idp, servers.crowd, store, Reactor("crowd", store))
@@ -172,7 +172,6 @@ async def place(
             await stack.aclose()
 
 
-@pytest.mark.usefixtures("unvalidated")
 async def test_a_change_reaches_crowd_and_one_that_nobody_told_does_as_well(place: Place) -> None:
     assert await place.everybody() == "applied"
     assert set(await place.look()) == {f"made {of}" for of in SOURCES[place.kind].subscriptions.of}
@@ -191,7 +190,7 @@ async def test_a_change_reaches_crowd_and_one_that_nobody_told_does_as_well(plac
     await place.settled(lambda: off <= place.names(active=False) and new <= place.names(active=True))
 
     # Nothing is told while there is no subscription: it is made anew, and everybody is read.
-    place.idp.forget()
+    place.idp.unsubscribe()
     more = {"seed": 9, "disabled": 2}
     last = changed(after, **more)
     gone = {person.username for person in last.people if not person.active} - {
@@ -265,7 +264,7 @@ async def test_what_the_provider_refuses_is_told_beside_the_others_and_never_the
         assert says in next(row["why"] for row in rows if row["what"] == "missing")
         assert SECRET not in str(rows)
         assert "1 missing" in summary(rows)
-        place.idp.forget()
+        place.idp.unsubscribe()
         place.aged(3)
 
 
@@ -281,7 +280,7 @@ async def test_entra_tells_of_its_subscriptions_and_of_those_of_others(servers: 
     opened = SOURCES["entra"].open("acme", load().source("acme"), place.idp.secrets)
     source: Any = opened
     assert isinstance(source, Subscribable)
-    place.idp.forget()
+    place.idp.unsubscribe()
     await source.subscribe("users", f"{place.url}/webhooks/acme", OTHER, "")
     await source.subscribe("groups", f"{place.url}/webhooks/acme?theirs=1", SECRET, "")
     rows = await look_after(load(), place.store, ["acme"])
@@ -319,7 +318,7 @@ async def test_the_flow_shows_what_stands_and_fails_where_something_is_missing(
     assert "nothing to look after" in shown[-1]["description"]
     file.write_text(said)
     await place.stop()
-    place.idp.forget()
+    place.idp.unsubscribe()
     place.aged(3)
     if place.kind == "entra":
         with pytest.raises(RetryableError, match="Graph must reach"):
