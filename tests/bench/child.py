@@ -33,6 +33,11 @@ class Child:
                 stderr=errors,
             )
 
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
     def __call__(self, command: str, **arguments: Any) -> Any:
         """The command's result. Raises `RuntimeError` with what the child said where it failed."""
         assert self._process.stdin is not None
