@@ -9,6 +9,7 @@ import ssl
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -488,6 +489,34 @@ async def test_tls_is_trusted_by_ca_file_only(authority: trustme.CA, tmp_path: P
         await http.aclose()
     with pytest.raises(ConfigurationError, match="ca_file"):
         client("https://h", verify=str(tmp_path / "none.pem"))
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_connection_that_was_closed_while_nobody_used_it_is_not_used(
+    authority: trustme.CA, tmp_path: Path, secure: bool
+) -> None:
+    bundle, opened = tmp_path / "ca.pem", list[asyncio.StreamWriter]()
+    authority.cert_pem.write_to_path(str(bundle))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer())
+
+    tls = tls_for(authority, "127.0.0.1") if secure else None
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    url = f"http{'s' if secure else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with client(url, verify=str(bundle)) as http:
+        for _ in range(2):  # (a lost POST would be an error)
+            assert (await http.call("POST", "/x")).status == 200
+        assert len(opened) == 1
+        opened[0].close()
+        await asyncio.sleep(0.1)
+        assert (await http.call("POST", "/x")).status == 200
+    assert len(opened) == 2
+    server.close()
 
 
 async def test_https_to_a_port_without_tls(clock: Clock) -> None:
