@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar
 
@@ -96,7 +97,17 @@ def held_records(kind: str, records: pd.DataFrame, name: str, stage: str, reason
 
 
 def _frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
-    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    values = list(zip(*rows, strict=True))
+    return _framed(values, columns) if values else _empty(tuple(columns)).copy(deep=False)
+
+
+@cache
+def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
+    # (Made once: a run about a few people has dozens of frames without rows, and each takes as long as one with some.)
+    return _framed([()] * len(columns), columns)
+
+
+def _framed(values: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             name: pd.array(list(column), dtype="bool" if name == "active" else "str")
@@ -107,8 +118,13 @@ def _frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pd.DataFram
 
 def memberships_frame(rows: Iterable[MembershipRow] = ()) -> pd.DataFrame:
     """Rows in the order of `MEMBERSHIPS` → memberships frame."""
-    values = list(zip(*rows, strict=True)) or [(), (), ()]
-    return memberships_from_columns(*values)
+    values = list(zip(*rows, strict=True))
+    return memberships_from_columns(*values) if values else _no_memberships().copy(deep=False)
+
+
+@cache
+def _no_memberships() -> pd.DataFrame:
+    return memberships_from_columns((), (), ())
 
 
 def memberships_from_columns(group_id: Any, member_id: Any, member_kind: Any) -> pd.DataFrame:
@@ -280,13 +296,16 @@ def sorted_unique(keys: np.ndarray) -> np.ndarray:
 
 
 def _by_id(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    frame = frame[list(columns)]
+    if frame.columns.tolist() != list(columns):
+        frame = frame[list(columns)]
     if not frame["id"].is_monotonic_increasing:
         frame = frame.sort_values("id", kind="stable")
     return frame.reset_index(drop=True)
 
 
 def _canonical(frame: pd.DataFrame) -> pd.DataFrame:
+    if frame.empty:
+        return memberships_frame()
     group = frame["group_id"].cat.remove_unused_categories()
     member = frame["member_id"].cat.remove_unused_categories()
     groups, group_codes = _sorted_categories(group)
