@@ -5,8 +5,8 @@
 sends a webhook for each. Every tenth joins a group, the others get another display name: one write to Crowd for each.
 The time of a write is taken in the emulated Crowd. At the end a run about everybody says whether anything was left out.
 
-`--batches 10000`: memory instead, over so many batches of `--hints` (1), each as soon as the one before is over, by a
-process that does what `crowdsync react` does.
+`--batches 10000`: memory instead, over so many batches of `--hints 1`, each as soon as the one before is over, by a
+process that does what `crowdsync react` does; `--batches 20 --hints 1,10,100`: what a batch costs.
 """
 
 from __future__ import annotations
@@ -352,36 +352,42 @@ class Bench:
     # --- memory --------------------------------------------------------------------------------
 
     def memory(self) -> None:
-        """Batch after batch."""
-        given, events = self.given, self.events
-        environment = {**self.environment}
-        environment.pop("PREFECT_API_URL", None)
-        table = Table(title=f"{given.batches:,} batches of {given.hints}", title_justify="left")
-        for name in ("batches", "ms of the processor each", "ms each", "MB", "MB at most", "MB of the store"):
-            table.add_column(name, justify="right")
-        with Child("tests.bench.reacting", self.place / "reacting.log", environment) as reacting:
-            done, portion = 0, max(1, min(1000, given.batches // 10))
-            warm = 20
-            while done < given.batches:
-                count = warm if not done else min(portion, given.batches - done)
-                told = [
-                    [{"person": one.person, "change": one.change} for one in events[at : at + given.hints]]
-                    for at in range(done * given.hints, (done + count) * given.hints, given.hints)
-                ]
-                found = reacting("batches", scim=self.scim.idp.url, events=told, profile=given.profile if done else "",
-                                 trace=given.trace)  # fmt: skip
-                done += count
-                size = sum(path.stat().st_size for path in self.place.glob("crowdsync.db*"))
-                line = [f"{done:,}", f"{found['cpu'] / count * 1000:.1f}", f"{found['wall'] / count * 1000:.1f}"]
-                table.add_row(*line, *(f"{one / 1e6:,.0f}" for one in (found["resident"], found["highest"], size)))
-                self.say(f"{done:,} batches: {line[1]} ms each, {found['resident'] / 1e6:.0f} MB")
+        """Batch after batch, of each size."""
+        given, pids = self.given, self.environment
+        with Child("tests.bench.reacting", self.place / "reacting.log", pids) as reacting:
+            self._batches(reacting, self.events[: 20 * 5], 5, 20, warm=True)
+            rest = self.events[20 * 5 :]
+            table = Table(title=f"{self.company.users:,} people", title_justify="left")
+            for name in ("hints", "batches", "ms of the processor each", "ms each", "MB", "MB at most", "MB of store"):
+                table.add_column(name, justify="right")
+            for hints in given.hints:
+                done, portion = 0, max(1, min(1000, given.batches // 5))
+                while done < given.batches:
+                    count = min(portion, given.batches - done)
+                    some, rest = rest[: count * hints], rest[count * hints :]
+                    found = self._batches(reacting, some, hints, count)
+                    done += count
+                    store = sum(path.stat().st_size for path in self.place.glob("crowdsync.db*"))
+                    sizes = (found["resident"], found["highest"], store)
+                    times = [f"{found[name] / count * 1000:.1f}" for name in ("cpu", "wall")]
+                    table.add_row(f"{hints}", f"{done:,}", *times, *(f"{one / 1e6:,.0f}" for one in sizes))
+                    self.say(f"{done:,} batches of {hints}: {times[0]} ms each, {found['resident'] / 1e6:.0f} MB")
             if given.trace:
-                for line_ in reacting("grown"):
-                    self.console.print(line_, highlight=False)
+                for line in reacting("grown"):
+                    self.console.print(line, highlight=False)
         self.console.print(table)
-        writes = self.crowd.counts()["writes"]
-        wanted = done * given.hints
+        writes, wanted = self.crowd.counts()["writes"], len(self.events) - len(rest)
         self.console.print(f"{'✓' if writes == wanted else '✗'} {writes:,} writes of {wanted:,}")
+
+    def _batches(self, reacting: Child, some: Sequence[Event], hints: int, count: int, warm: bool = False) -> Any:
+        told = [{"person": one.person, "change": one.change} for one in some]
+        return reacting(
+            "batches",
+            scim=self.scim.idp.url,
+            events=[told[at : at + hints] for at in range(0, count * hints, hints)],
+            profile="" if warm or not self.given.profile else f"{self.given.profile}.{hints}",
+            trace=self.given.trace and not warm,
+        )
 
 
 def main() -> None:
@@ -394,7 +400,7 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="a PostgreSQL in place of SQLite (without fsync)")
     parser.add_argument("--without-prefect", action="store_true", help="no Prefect server to show the runs on")
     parser.add_argument("--batches", type=int, default=0, help="memory over so many batches")
-    parser.add_argument("--hints", type=int, default=1, help="people of each of these batches")
+    parser.add_argument("--hints", default="1", help="people of each of these batches; several, with commas between")
     parser.add_argument("--profile", default="", help="a file for what cProfile finds in these batches")
     parser.add_argument("--trace", action="store_true", help="what grows in these batches, by tracemalloc")
     given = parser.parse_args()
@@ -403,7 +409,8 @@ def main() -> None:
         bench = Bench(given, console, stack)
         if given.batches:
             given.without_prefect = True
-            bench.set_up((given.batches + 1) * given.hints)
+            given.hints = [int(one) for one in given.hints.split(",")]
+            bench.set_up(100 + given.batches * sum(given.hints))
             bench.memory()
         else:
             bench.set_up(given.warm + int(given.rate * given.seconds))
