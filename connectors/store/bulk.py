@@ -214,9 +214,9 @@ def _compiled(connection: Connection, statement: Executable) -> tuple[str, Any]:
 def _sqlite_batches(
     connection: Connection, statement: Executable, columns: Mapping[str, str]
 ) -> Iterator[pa.RecordBatch]:
-    raw: Any = connection.connection.dbapi_connection
-    cursor = raw.execute(*_compiled(connection, statement))
-    while rows := cursor.fetchmany(SLICE):
+    # (Executed by SQLAlchemy, which keeps what it compiled; read from the driver's own cursor.)
+    result: Any = connection.execute(statement)
+    while rows := result.cursor.fetchmany(SLICE):
         arrays = []
         for values, type_ in zip(zip(*rows, strict=True), columns.values(), strict=True):
             if type_ == "text":
@@ -224,6 +224,7 @@ def _sqlite_batches(
             else:
                 arrays.append(pa.array(np.array(values, dtype=np.int64 if type_ == "int" else np.bool_)))
         yield pa.record_batch(arrays, names=list(columns))
+    result.close()
 
 
 def _postgresql_batches(

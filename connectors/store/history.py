@@ -18,7 +18,7 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, select, text, update
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, bindparam, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connectors.errors import ConfigurationError, RecordError
@@ -344,14 +344,18 @@ def upserting(connection: Connection, table: Table) -> Any:
 # Rows of snapshots and streams
 
 
+# (Statements that every look-up repeats are made once: that takes longer than what they do.)
+_LATEST: Final = (
+    select(SNAPSHOT)
+    .join(STREAM, STREAM.c.id == SNAPSHOT.c.stream)
+    .where(STREAM.c.name == bindparam("name"))
+    .order_by(SNAPSHOT.c.id.desc())
+    .limit(1)
+)
+
+
 def latest_row(connection: Connection, stream: str) -> Any:
-    return connection.execute(
-        select(SNAPSHOT)
-        .join(STREAM, STREAM.c.id == SNAPSHOT.c.stream)
-        .where(STREAM.c.name == stream)
-        .order_by(SNAPSHOT.c.id.desc())
-        .limit(1)
-    ).first()
+    return connection.execute(_LATEST, {"name": stream}).first()
 
 
 def lock_stream(connection: Connection, stream: str) -> int:

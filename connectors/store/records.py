@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 import pandas as pd
-from sqlalchemy import Connection, Table, func, literal_column, or_, select, update
+from sqlalchemy import Connection, Integer, String, Table, bindparam, func, literal_column, or_, select, update
 
 from connectors.errors import RetryableError
 from connectors.model import (
@@ -94,6 +94,8 @@ class Records:
     """Current records by key, the keys under which they are found, and changes of a few of them."""
 
     _db: Database
+    _of_groups: dict[str, tuple[int, pd.DataFrame, pd.DataFrame]]
+    """Groups and nestings of a stream as they were read last, and the snapshot that they are those of."""
 
     # Reading
 
@@ -104,9 +106,12 @@ class Records:
             row = latest_row(connection, stream)
             if row is None:
                 return None
-            groups, nestings = _groups(connection, row.stream), _nestings(connection, row.stream)
+            kept = self._of_groups.get(stream)
+            if kept is None or kept[0] != row.id:
+                kept = row.id, _groups(connection, row.stream), _nestings(connection, row.stream)
+                self._of_groups[stream] = kept
         held, warnings = frames_from_text(row.held)
-        return saved_snapshot(row, stream), Snapshot.of(None, groups, nestings, held, warnings)
+        return saved_snapshot(row, stream), Snapshot.of(None, *kept[1:], held, warnings)
 
     def users_now(self, stream: str, ids: Collection[str]) -> pd.DataFrame:
         """These users (ids) of a stream as they are in its newest snapshot, as far as they are there."""
@@ -185,32 +190,25 @@ class Records:
             row = latest_row(connection, stream)
             keys = {} if row is None else _keys(connection, row.stream, GROUP_KIND, set(groups))
             for group, key in keys.items():
-                statement = (
-                    select(KEY.c.external)
-                    .select_from(MEMBERSHIP)
-                    .join(USER, (USER.c.stream == row.stream) & (USER.c.key == MEMBERSHIP.c.member_key))
-                    .join(KEY, (KEY.c.stream == row.stream) & (KEY.c.key == MEMBERSHIP.c.member_key))
-                    .where(MEMBERSHIP.c.stream == row.stream, MEMBERSHIP.c.valid_to == OPEN)
-                    .where(MEMBERSHIP.c.group_key == key, USER.c.valid_to == OPEN, USER.c.active)
-                )
-                found |= set(connection.execute(statement.limit(groups[group])).scalars())
+                asked = {"of": row.stream, "group": key, "most": groups[group]}
+                found |= set(connection.execute(_ACTIVE_MEMBERS, asked).scalars())
         return found
 
-    def links_about(self, directory: str, source: str, ids: Collection[str], names: Collection[str]) -> pd.DataFrame:
-        """As `Links.links`: those of all groups, and of users those of these ids in a source, and those to these
-        names (as Crowd looks them up), whosesoever they are."""
+    def links_about(
+        self, directory: str, source: str, ids: Collection[str], names: Collection[str], *, groups: bool = True
+    ) -> pd.DataFrame:
+        """As `Links.links`: those of all groups, if these are wanted, and of users those of these ids in a source, and
+        those to these names (as Crowd looks them up), whosesoever they are."""
         columns = (*LINKS, "made_at")
         user = LINK.c.kind == "user"
+        wanted = [
+            user & (LINK.c.source == source) & LINK.c.id.in_(bulk.askable(ids)),
+            user & LINK.c.folded.in_(bulk.askable(names)),
+            *([LINK.c.kind == "group"] if groups else []),
+        ]
         statement = (
             select(*(LINK.c[name] for name in columns))
-            .where(LINK.c.directory == directory)
-            .where(
-                or_(
-                    LINK.c.kind == "group",
-                    user & (LINK.c.source == source) & LINK.c.id.in_(bulk.askable(ids)),
-                    user & LINK.c.folded.in_(bulk.askable(names)),
-                )
-            )
+            .where(LINK.c.directory == directory, or_(*wanted))
             .order_by(LINK.c.source, LINK.c.kind, LINK.c.id)
         )
         with self._db.read() as connection:
@@ -348,11 +346,46 @@ class Records:
             }
             new = int(connection.execute(SNAPSHOT.insert().values(**row)).inserted_primary_key[0])  # type: ignore[index]
             found.write(connection, number, new)
-            return saved_snapshot(latest_row(connection, stream), stream)
+            saved = saved_snapshot(latest_row(connection, stream), stream)
+        kept = self._of_groups.get(stream)
+        if kept is not None and kept[0] == base.id:  # groups are as they were
+            self._of_groups[stream] = new, *kept[1:]
+        return saved
 
+
+# Statements that every look-up repeats are made once: that takes longer than what they do.
 
 _HOLDS: Final = MEMBERSHIP.c.valid_to == literal_column(str(OPEN))
 """A membership that holds. (As a parameter, it would not be seen to be what the index of members is about.)"""
+
+_OF: Final = bindparam("of", type_=Integer)
+_ACTIVE_MEMBERS: Final = (
+    select(KEY.c.external)
+    .select_from(MEMBERSHIP)
+    .join(USER, (USER.c.stream == _OF) & (USER.c.key == MEMBERSHIP.c.member_key))
+    .join(KEY, (KEY.c.stream == _OF) & (KEY.c.key == MEMBERSHIP.c.member_key))
+    .where(MEMBERSHIP.c.stream == _OF, MEMBERSHIP.c.valid_to == OPEN)
+    .where(MEMBERSHIP.c.group_key == bindparam("group", type_=Integer), USER.c.valid_to == OPEN, USER.c.active)
+    .limit(bindparam("most", type_=Integer))
+)
+_KEYS: Final = select(KEY.c.external, KEY.c.key).where(
+    KEY.c.stream == _OF,
+    KEY.c.kind == bindparam("kind", type_=Integer),
+    KEY.c.nth == 0,
+    KEY.c.external.in_(bindparam("asked", expanding=True)),
+)
+# SQLite would rather go through all keys of the stream, of which it believes that they are ten. From the left side of
+# an outer join it has to look up one after the other.
+_ASKED: Final = func.json_each(bindparam("asked", type_=String)).table_valued("value")
+_KEYS_OF_SQLITE: Final = select(KEY.c.external, KEY.c.key).select_from(
+    _ASKED.outerjoin(
+        KEY,
+        (KEY.c.stream == _OF)
+        & (KEY.c.kind == bindparam("kind", type_=Integer))
+        & (KEY.c.nth == 0)
+        & (KEY.c.external == _ASKED.c.value),
+    )
+)
 
 
 # What is there now
@@ -515,16 +548,12 @@ def _differences(connection: Connection, stream: int, changes: RecordChanges) ->
 def _keys(connection: Connection, stream: int, kind: int, ids: Collection[str]) -> dict[str, int]:
     if not ids:
         return {}
-    here = (KEY.c.stream == stream) & (KEY.c.kind == kind) & (KEY.c.nth == 0)
-    statement = select(KEY.c.external, KEY.c.key).where(here, KEY.c.external.in_(bulk.askable(ids)))
+    asked: Any = bulk.askable(ids)
+    statement = _KEYS
     if connection.dialect.name == "sqlite":
-        # SQLite would rather go through all keys of the stream, of which it believes that they are ten. From the left
-        # side of an outer join it has to look up one after the other.
-        asked = func.json_each(orjson.dumps(bulk.askable(ids)).decode()).table_valued("value")
-        statement = select(KEY.c.external, KEY.c.key).select_from(
-            asked.outerjoin(KEY, here & (KEY.c.external == asked.c.value))
-        )
-    return {row.external: row.key for row in connection.execute(statement) if row.key is not None}
+        statement, asked = _KEYS_OF_SQLITE, orjson.dumps(asked).decode()
+    found = connection.execute(statement, {"of": stream, "kind": kind, "asked": asked})
+    return {external: key for external, key in found if key is not None}
 
 
 def _new_key(connection: Connection, stream: int, external: str) -> int:

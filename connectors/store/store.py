@@ -53,6 +53,7 @@ class Store(
     def __init__(self, opened: Database) -> None:
         """Use `open`."""
         self._db = opened
+        self._of_groups = {}
 
     @classmethod
     def open(cls, url: str = "sqlite:///crowdsync.db", *, busy: float = 30.0) -> Self:

@@ -130,7 +130,7 @@ class Around:
         users = users_of({one: self.people.get(one) or self.kept_people.get(one) for one in people})
         users = validate.trimmed(Snapshot.of(users)).users
         accounts = users_of({one: self.accounts.get(one) or self.kept_accounts.get(one) for one in names})
-        links = run.store.links_about(run.directory_name, run.source_name, (), names)
+        links = run.store.links_about(run.directory_name, run.source_name, (), names, groups=False)
         tied = links[(links["kind"] == "user") & among(crowd_ids(links["name"]), set(names))]
         found = [person_keys(users, run.policy), account_keys(accounts, tied, run.policy, run.source_name)]
         keys = {*pd.concat(found)["key"], *(f"{OWNER}:{one}" for one in people)}
@@ -147,7 +147,7 @@ class Around:
         run = self.run
         names = {key.removeprefix(f"{NAME}:") for key in keys if key.startswith(f"{NAME}:")}
         owners = {key.removeprefix(f"{OWNER}:") for key in keys if key.startswith(f"{OWNER}:")}
-        links = run.store.links_about(run.directory_name, run.source_name, owners, names)
+        links = run.store.links_about(run.directory_name, run.source_name, owners, names, groups=False)
         there = run.store.users_now(run.crowd_side.stream, names)["id"]
         tied = set(crowd_ids(links["name"][(links["kind"] == "user").to_numpy()]))
         return {*wanted, *there, *tied, *self.base.keys.accounts(keys)}

@@ -48,7 +48,7 @@ def _asked(run: Run, base: KnownSides, asked: str) -> tuple[set[str], set[str]]:
 
 def _gone(run: Run, asked: str) -> set[str]:
     """The ids of those who are linked under this id or Crowd username."""
-    links = run.store.links_about(run.directory_name, run.source_name, {asked}, {crowd_id(asked)})
+    links = run.store.links_about(run.directory_name, run.source_name, {asked}, {crowd_id(asked)}, groups=False)
     ours = links[(links["source"] == run.source_name) & (links["kind"] == "user")]
     return set(ours["id"][(ours["id"] == asked) | (crowd_ids(ours["name"]) == crowd_id(asked))])
 
@@ -56,7 +56,7 @@ def _gone(run: Run, asked: str) -> set[str]:
 async def named(run: Run, base: KnownSides, keys: Collection[str]) -> dict[str, Person | None]:
     """People of the source by id, username or e-mail address → by id, with the record where it was read already. Of
     keys that nobody knows there is nothing. Raises `NotNarrowError` where one fits several."""
-    links = await in_thread(run.store.links_about, run.directory_name, run.source_name, set(keys), ())
+    links = await in_thread(run.store.links_about, run.directory_name, run.source_name, set(keys), (), groups=False)
     users = await in_thread(run.store.users_now, run.source_side.stream, set(keys))
     ours = {*users["id"], *links["id"][(links["source"] == run.source_name) & (links["kind"] == "user")]} & set(keys)
 

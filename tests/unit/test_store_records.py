@@ -159,6 +159,7 @@ def test_the_links_of_a_few(store: Store) -> None:
     store.save_links("crowd", links, at=AT, run="r")
     found = store.links_about("crowd", "acme", {"1"}, {"cy"})
     assert list(found["name"]) == ["team", "Ann", "cy"]
+    assert list(store.links_about("crowd", "acme", {"1"}, {"cy"}, groups=False)["name"]) == ["Ann", "cy"]
     assert list(found.columns) == list(store.links("crowd").columns)
     assert found.dtypes.equals(store.links("crowd").dtypes)
     changed, event = store.linked_since("crowd", 0)
