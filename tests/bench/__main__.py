@@ -255,7 +255,8 @@ class Bench:
             applied.append(found)
             if number == 1:
                 self.remember("1 % delta", found)
-                self.requests("1 % delta", served, asked, sum(found["planned"].values()))
+                left = self.company.changes(number)["leavers"]
+                self.requests("1 % delta", served, asked, sum(found["planned"].values()), left)
                 self.notes.append("1 % delta: " + ", ".join(f"{n:,} {kind}" for kind, n in found["planned"].items()))
                 counted = served["reads"] + served["writes"] + sum(asked.values())
         runs = [one for one in applied if one["orchestrated"]]
@@ -303,14 +304,26 @@ class Bench:
         finally:
             connection.close()
 
-    def requests(self, what: str, served: dict[str, int], asked: dict[str, int], changes: int) -> None:
-        """Reads against pages, writes against changes."""
+    def requests(  # (what was asked, and what may be)
+        self, what: str, served: dict[str, int], asked: dict[str, int], changes: int, leavers: int = 0
+    ) -> None:
+        """Reads against pages, look-ups by key against those who left, writes against changes."""
         company = self.company
         # What any client must fetch: the records by the page, the memberships of Crowd as one document.
         # Pages overlap by one record, so that a list that moves is seen.
         source = math.ceil((company.users - 1) / 999) + math.ceil((company.groups - 1) / 99)
         directory = math.ceil((company.users - 1) / 999) + math.ceil((company.groups - 1) / 999) + 1
-        for side, reads, pages in (("source", sum(asked.values()), source), ("Crowd", served["reads"], directory)):
+        # Whom the list does not name any more is asked for by key before anything is taken from them: once.
+        confirmed = asked.get("GET /Users/{id}", 0)
+        told = sum(asked.values()) - confirmed
+        self.checks.append(
+            Check(
+                f"{what}: look-ups by key at the source",
+                f"{confirmed} for {leavers} who left (one each, of those who have something to lose)",
+                confirmed <= leavers,
+            )
+        )
+        for side, reads, pages in (("source", told, source), ("Crowd", served["reads"], directory)):
             self.checks.append(
                 Check(
                     f"{what}: reads of {side}",
