@@ -22,6 +22,7 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -164,7 +165,10 @@ def read(connection: Connection, statement: Select[Any], columns: Mapping[str, s
         else _postgresql_batches(connection, statement, columns)
     )
     schema = pa.schema([(name, _ARROW[type_]) for name, type_ in columns.items()])
-    whole = pa.Table.from_batches(batches, schema=schema)
+    return _columns(pa.Table.from_batches(batches, schema=schema), columns)
+
+
+def _columns(whole: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
     return {
         name: whole.column(name) if type_ == "text" else whole.column(name).to_numpy()
         for name, type_ in columns.items()
@@ -173,12 +177,21 @@ def read(connection: Connection, statement: Select[Any], columns: Mapping[str, s
 
 def read_frame(connection: Connection, statement: Select[Any], columns: Mapping[str, str]) -> pd.DataFrame:
     """As `read`, as a frame whose text is Arrow-backed `str`."""
-    return pd.DataFrame(
-        {
-            name: series(column) if columns[name] == "text" else column
-            for name, column in read(connection, statement, columns).items()
-        }
-    )
+    found = read(connection, statement, columns)
+    if not len(next(iter(found.values()))):
+        return _nothing(tuple(columns.items())).copy(deep=False)
+    return _frame(found, columns)
+
+
+def _frame(found: Mapping[str, Any], columns: Mapping[str, str]) -> pd.DataFrame:
+    texts = {name: STR.__from_arrow__(found[name]) for name, type_ in columns.items() if type_ == "text"}  # type: ignore[attr-defined]
+    return pd.DataFrame({name: texts.get(name, column) for name, column in found.items()})
+
+
+@cache
+def _nothing(columns: tuple[tuple[str, str], ...]) -> pd.DataFrame:
+    schema = pa.schema([(name, _ARROW[type_]) for name, type_ in columns])
+    return _frame(_columns(pa.Table.from_batches([], schema=schema), dict(columns)), dict(columns))
 
 
 def series(array: Any) -> pd.Series:

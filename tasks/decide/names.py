@@ -11,6 +11,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -171,7 +172,9 @@ def ascii_only(names: pd.Series) -> np.ndarray:
 
 def arrow_text(values: Iterable[str]) -> pa.Array:
     """Text of any container → one Arrow array of large strings."""
-    given = values if isinstance(values, (pd.Series, pd.Index)) else list(values)
+    given: Any = values if isinstance(values, (pd.Series, pd.Index)) else list(values)
+    if isinstance(given, pd.Series) and isinstance(given.array, pd.arrays.ArrowStringArray):
+        given = given.array  # (else Arrow looks for a while at what it was given)
     array = pa.array(given, type=pa.large_string())
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 

@@ -80,9 +80,9 @@ def _named(ids: pd.Series, names: pd.Series) -> list[pd.DataFrame]:
 
 def _keyed(ids: pd.Series, kind: str, values: pd.Series) -> pd.DataFrame:
     """Ids and their values → keys; an empty value is none."""
-    frame = pd.DataFrame({"id": ids.to_numpy(dtype=object), "key": values.to_numpy(dtype=object)}, dtype="str")
-    frame = frame[frame["key"] != ""]
-    return frame.assign(key=f"{kind}:" + frame["key"])
+    texts = values.to_numpy(dtype=object)
+    there = texts != ""
+    return pd.DataFrame({"id": ids.to_numpy(dtype=object)[there], "key": f"{kind}:" + texts[there]}, dtype="str")
 
 
 def _together(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -274,6 +274,8 @@ def _side(
 
 def _both(some: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """The memberships of two frames."""
+    if not len(some) or not len(others):
+        return some if len(some) else others
     return memberships_from_columns(
         *(pd.concat([some[side].astype("str"), others[side].astype("str")]) for side in MEMBERSHIPS)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -77,11 +78,13 @@ def frame(
         "reason": reason,
     }
     texts: dict[str, Any] = {name: one if isinstance(one, pd.Series) else list(one) for name, one in columns.items()}
-    made = pd.DataFrame({name: pd.array(one, dtype="str") for name, one in texts.items()})
-    return made.assign(
-        phase=np.full(count, KINDS[kind].phase, dtype="int64"),
-        shuts_out=np.array(np.broadcast_to(shuts_out, count), dtype=bool),
-        marks=np.zeros(count, dtype=bool),
+    return pd.DataFrame(
+        {
+            **{name: pd.array(one, dtype="str") for name, one in texts.items()},
+            "phase": np.full(count, KINDS[kind].phase, dtype="int64"),
+            "shuts_out": np.array(np.broadcast_to(shuts_out, count), dtype=bool),
+            "marks": np.zeros(count, dtype=bool),
+        }
     )
 
 
@@ -109,17 +112,24 @@ def pairs(kind: Kind, members: np.ndarray, groups: np.ndarray, reason: str) -> p
 def of_rows(rows: Sequence[Row], phases: Sequence[int] | None = None) -> pd.DataFrame:
     """Single operations → operations; `phases` where they are not those of their kinds."""
     columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
-    made = pd.DataFrame({n: pd.array(list(v), dtype="str") for n, v in zip(COLUMNS, columns, strict=False)})
     given = [KINDS[Kind(row.kind)].phase for row in rows] if phases is None else phases
-    return made.assign(
-        phase=np.array(given, dtype="int64"),
-        shuts_out=np.zeros(len(rows), dtype=bool),
-        marks=np.array(columns[-1], dtype=bool),
+    return pd.DataFrame(
+        {
+            **{n: pd.array(list(v), dtype="str") for n, v in zip(COLUMNS, columns, strict=False)},
+            "phase": np.array(given, dtype="int64"),
+            "shuts_out": np.zeros(len(rows), dtype=bool),
+            "marks": np.array(columns[-1], dtype=bool),
+        }
     )
 
 
 def nothing() -> pd.DataFrame:
     """No operations."""
+    return _nothing().copy(deep=False)
+
+
+@cache
+def _nothing() -> pd.DataFrame:
     return of_rows([])
 
 
