@@ -18,7 +18,7 @@ from tasks.decide.impact import Impact
 from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.run import Run
-from tasks.tell.page import show_table
+from tasks.tell.page import has_page, show_table
 from tasks.tell.proposal import Proposal
 from tasks.tell.render import plan_markdown, plan_table
 
@@ -75,7 +75,7 @@ async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None) -> S
         status = "refused" if replaces is None else "planned"
         await in_thread(run.store.set_plan_status, number, status, at=now)
     stored = StoredPlan(number, proposal, verdict, waits)
-    if number or waits:
+    if (number or waits) and has_page():
         await create_table(run, stored)
     return stored
 
