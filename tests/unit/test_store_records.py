@@ -68,6 +68,24 @@ def moved(before: Snapshot, now: Snapshot) -> tuple[set[str], set[tuple[str, str
     return {one for one in users[0].keys() | users[1].keys() if users[0].get(one) != users[1].get(one)}, of[0] ^ of[1]
 
 
+def test_groups_that_another_process_saved_are_seen(store: Store, url: str) -> None:
+    users = {"u0": {"username": "u0", "last_name": "", "active": True}}
+    first = whole(users, {"u0": {"g0"}}, [("g1", "g2")])
+    store.save_snapshot(STREAM, first, taken_at=AT, run="r")
+    for seen in (first, replace(first, groups=first.groups[1:]), first):
+        with Store.open(url) as other:
+            saved = other.save_snapshot(STREAM, seen, taken_at=AT, run="r")
+            other.save_changes(STREAM, saved, changes_of(seen, {"u0"}), taken_at=AT, run="r")
+        for _ in range(2):
+            found = store.newest(STREAM)
+            assert found is not None
+            assert list(found[1].groups["id"]) == list(seen.groups["id"])
+            assert found[1].memberships.to_dict("list") == seen.memberships[
+                (seen.memberships["member_kind"] == "group").to_numpy()
+            ].to_dict("list")
+            store.save_changes(STREAM, found[0], changes_of(seen, {"u0"}), taken_at=AT, run="r")
+
+
 @pytest.mark.parametrize("seed", long_after(1, range(2)))
 def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: int) -> None:
     rng = random.Random(seed)
