@@ -249,6 +249,7 @@ class Bench:
         warm = self.events[: self.given.warm]
         send(warm, 20)
         self.written(warm)
+        self.settled()
         self.crowd.reset_counts()
         self.scim.reset_counts()
         measured = self.events[len(warm) :]
@@ -260,6 +261,7 @@ class Bench:
             sent = send(measured, self.given.rate)
             writes = self.written(measured)
         wall = time.monotonic() - began
+        self.settled()
         self.report(measured, sent, writes, watched, wall, before)
         for process in (reactor, receiver):
             process.terminate()
@@ -282,6 +284,16 @@ class Bench:
             if len(found) > last:
                 end, last = time.monotonic() + PATIENCE, len(found)
         return found
+
+    def settled(self) -> None:
+        """Until the last batch has noted its end."""
+        end = time.monotonic() + PATIENCE
+        with Store.open(self.url) as store:
+            while store.next_due("crowd") is not None or store.running():
+                if time.monotonic() > end:
+                    self.say("the inbox still has something that waits")
+                    return
+                time.sleep(0.1)
 
     def counted(self) -> Counter[str]:
         """What the store has of runs, and its size."""
