@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 import pandas as pd
-from sqlalchemy import Connection, Select, Table, func, select, update
+from sqlalchemy import Connection, Select, Table, func, select, text, union_all, update
 
 from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import sizes_only
@@ -45,8 +45,12 @@ STATES: Final = ("planned", "intended", "done", "already", "failed", "skipped", 
 SETTLED: Final = ("done", "already", "undone")
 """No further call may be made for an operation in one of these states."""
 
-LONGEST: Final = timedelta(days=31)
-"""No run waits longer than that for a person."""
+# Written out, as the partial indexes are: of what is a parameter, a database does not see that they hold it.
+_FINISHED: Final = text("finished_at <> ''")
+_UNFINISHED: Final = text("status IN ('applying', 'interrupted')")
+_EVERYBODY: Final = text("about = ''")
+_RUNNING: Final = text("status = 'running'")
+_PASSED: Final = text("""summary LIKE '%"passed":[%'""")
 
 OPERATIONS: Final = {
     "seq": "int",
@@ -166,7 +170,7 @@ class Journal:
         statement = (
             select(PLAN.c.id)
             .where(PLAN.c.source == source, PLAN.c.directory == directory, PLAN.c.status.in_(["waiting", "approved"]))
-            .where(PLAN.c.run == run if run else PLAN.c.about == "")
+            .where(PLAN.c.run == run if run else _EVERYBODY)
             .order_by(PLAN.c.id.desc())
             .limit(1)
         )
@@ -223,7 +227,7 @@ class Journal:
         applied = (
             select(PLAN.c.id)
             .where(PLAN.c.source == source, PLAN.c.directory == directory, PLAN.c.status == "applied")
-            .where(PLAN.c.about == "")
+            .where(_EVERYBODY)
             .order_by(PLAN.c.id.desc())
             .limit(limit)
             .subquery()
@@ -252,19 +256,17 @@ class Journal:
         one; what came about without us while we were to do it ("already") counts too. `pending`: a plan of which also
         counts, as of now, what is still to be done."""
         columns = ("kind", "name", "target", "source_id", "before", "finished_at")
-        statement = (
-            select(*(OPERATION.c[n] for n in columns))
-            .join_from(PLAN, OPERATION, OPERATION.c.plan_id == PLAN.c.id)
+        taken = (
+            select(*(OPERATION.c[n] for n in (*columns, "plan_id", "seq")))
+            .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
             .where(PLAN.c.directory == directory, *([] if source is None else [PLAN.c.source == source]))
-            # A plan's status is set after its last outcome, unless it was cut short.
-            .where((PLAN.c.status_at >= instant(since)) | PLAN.c.status.in_(["applying", "interrupted"]))
             .where(OPERATION.c.kind.in_(kinds(effect="takes")))
-            .where(
-                (OPERATION.c.state.in_(["done", "already"]) & (OPERATION.c.finished_at >= instant(since)))
-                | ((OPERATION.c.plan_id == (pending or 0)) & (OPERATION.c.state == "planned"))
-            )
-            .order_by(OPERATION.c.finished_at, OPERATION.c.plan_id, OPERATION.c.seq)
         )
+        done = taken.where(_FINISHED, OPERATION.c.finished_at >= instant(since))
+        done = done.where(OPERATION.c.state.in_(["done", "already"]))
+        left = taken.where(OPERATION.c.plan_id == (pending or 0), OPERATION.c.state == "planned")
+        both = (union_all(done, left) if pending else done).subquery()
+        statement = select(*(both.c[n] for n in columns)).order_by(both.c.finished_at, both.c.plan_id, both.c.seq)
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
         active = frame["before"].map(was_active).astype(bool)
@@ -279,10 +281,10 @@ class Journal:
         made = (Kind.USER_CREATE.value, Kind.MEMBERSHIP_ADD.value)
         statement = (
             select(*(OPERATION.c[n] for n in columns))
-            .join_from(PLAN, OPERATION, OPERATION.c.plan_id == PLAN.c.id)
+            .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
             .where(PLAN.c.directory == directory, PLAN.c.source == source)
-            .where((PLAN.c.status_at >= instant(since)) | PLAN.c.status.in_(["applying", "interrupted"]))
-            .where(OPERATION.c.kind.in_(made), OPERATION.c.state == "done", OPERATION.c.finished_at >= instant(since))
+            .where(_FINISHED, OPERATION.c.finished_at >= instant(since))
+            .where(OPERATION.c.kind.in_(made), OPERATION.c.state == "done")
             .limit(most + 1)
         )
         with self._db.read() as connection:
@@ -296,8 +298,8 @@ class Journal:
         when that was last."""
         statement = (
             select(RUN.c.summary, RUN.c.finished_at)
-            .where(RUN.c.started_at >= instant(since - LONGEST), RUN.c.finished_at >= instant(since))
-            .where(RUN.c.source == source, RUN.c.directory == directory, RUN.c.summary.like('%"passed":[%'))
+            .where(RUN.c.finished_at >= instant(since))
+            .where(RUN.c.source == source, RUN.c.directory == directory, _PASSED)
             .order_by(RUN.c.finished_at)
         )
         with self._db.read() as connection:
@@ -339,11 +341,7 @@ class Journal:
 
     def unfinished_plans(self, directory: str) -> list[int]:
         """Plans of the directory whose application began and did not end, oldest first."""
-        statement = (
-            select(PLAN.c.id)
-            .where(PLAN.c.directory == directory, PLAN.c.status.in_(["applying", "interrupted"]))
-            .order_by(PLAN.c.id)
-        )
+        statement = select(PLAN.c.id).where(PLAN.c.directory == directory, _UNFINISHED).order_by(PLAN.c.id)
         with self._db.read() as connection:
             return [int(i) for i in connection.execute(statement).scalars()]
 
@@ -477,7 +475,7 @@ class Journal:
     def running(self) -> dict[str, str]:
         """The runs that are not noted to have ended, each with its process."""
         with self._db.read() as connection:
-            found = connection.execute(select(RUN.c.run, RUN.c.process).where(RUN.c.status == "running"))
+            found = connection.execute(select(RUN.c.run, RUN.c.process).where(_RUNNING))
             return {row.run: row.process for row in found}
 
     def interrupt_run(self, run: str, process: str, *, why: str, at: datetime) -> bool:

@@ -57,6 +57,11 @@ class Stream(SQLModel, table=True):
     name: str = text(unique=True)
 
 
+def _where(rows: str) -> dict[str, Any]:
+    """What makes an index one of these rows alone, in both databases."""
+    return {"sqlite_where": text_clause(rows), "postgresql_where": text_clause(rows)}
+
+
 class SnapshotRow(SQLModel, table=True):
     """One snapshot. `changed` and `held` are JSON text; the counts are rows."""
 
@@ -291,6 +296,8 @@ class PlanRow(SQLModel, table=True):
     __tablename__: ClassVar[Any] = "plan"
     __table_args__: ClassVar[Any] = (
         Index("plan_directory", "directory", "id"),
+        Index("plan_everybody", "source", "directory", "id", **_where("about = ''")),
+        Index("plan_unfinished", "directory", "id", **_where("status IN ('applying', 'interrupted')")),
         {"sqlite_autoincrement": True},
     )
     id: int | None = serial()
@@ -315,7 +322,10 @@ class OperationRow(SQLModel, table=True):
     """
 
     __tablename__: ClassVar[Any] = "operation"
-    __table_args__: ClassVar[Any] = ({"sqlite_with_rowid": False},)
+    __table_args__: ClassVar[Any] = (
+        Index("operation_finished", "kind", "finished_at", **_where("finished_at <> ''")),
+        {"sqlite_with_rowid": False},
+    )
     plan_id: int = key()
     seq: int = key()
     phase: int = number()
@@ -337,7 +347,11 @@ class RunRow(SQLModel, table=True):
     """One run of a flow; `summary` is JSON text, `process` says where it runs."""
 
     __tablename__: ClassVar[Any] = "run"
-    __table_args__: ClassVar[Any] = (Index("run_started", "started_at"),)
+    __table_args__: ClassVar[Any] = (
+        Index("run_started", "started_at"),
+        Index("run_running", "run", **_where("status = 'running'")),
+        Index("run_passed", "source", "directory", "finished_at", **_where("""summary LIKE '%"passed":[%'""")),
+    )
     run: str = key(Text)
     source: str = text()
     directory: str = text()
@@ -439,11 +453,6 @@ class AuditRow(SQLModel, table=True):
     details: str = text()
     prev: str = text()
     hash: str = text()
-
-
-def _where(rows: str) -> dict[str, Any]:
-    """What makes an index one of these rows alone, in both databases."""
-    return {"sqlite_where": text_clause(rows), "postgresql_where": text_clause(rows)}
 
 
 class InboxRow(SQLModel, table=True):

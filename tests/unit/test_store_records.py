@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from sqlalchemy import event
 
 from connectors.errors import RetryableError
 from connectors.model import Snapshot, held_frame, memberships_frame, users_frame
@@ -21,11 +23,8 @@ STREAM = "source:acme"
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 GROUPS = [f"g{n}" for n in range(6)]
 
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with Store.open(url) as opened:
-        yield opened
+PAST = ("plan_everybody", "plan_unfinished", "operation_finished", "run_running", "run_passed")
+"""The indexes of what is asked of past plans and runs."""
 
 
 def whole(users: dict[str, dict[str, Any]], members: dict[str, set[str]], nestings: list[tuple[str, str]]) -> Snapshot:
@@ -68,12 +67,12 @@ def moved(before: Snapshot, now: Snapshot) -> tuple[set[str], set[tuple[str, str
     return {one for one in users[0].keys() | users[1].keys() if users[0].get(one) != users[1].get(one)}, of[0] ^ of[1]
 
 
-def test_groups_that_another_process_saved_are_seen(store: Store, url: str) -> None:
+def test_groups_that_another_process_saved_are_seen(store: Store, store_url: str) -> None:
     users = {"u0": {"username": "u0", "last_name": "", "active": True}}
     first = whole(users, {"u0": {"g0"}}, [("g1", "g2")])
     store.save_snapshot(STREAM, first, taken_at=AT, run="r")
     for seen in (first, replace(first, groups=first.groups[1:]), first):
-        with Store.open(url) as other:
+        with Store.open(store_url) as other:
             saved = other.save_snapshot(STREAM, seen, taken_at=AT, run="r")
             other.save_changes(STREAM, saved, changes_of(seen, {"u0"}), taken_at=AT, run="r")
         for _ in range(2):
@@ -238,3 +237,28 @@ def test_links_that_changed(store: Store) -> None:
     ]
     assert len(store.links_changed("crowd", 0)) == 5
     assert store.newest_link_event("elsewhere") == first + 1
+
+
+def test_what_a_batch_asks_of_past_plans_is_looked_up(tmp_path: Path, schema: Path) -> None:
+    """By an index, however many plans and runs there were: on SQLite, which says how it goes about it."""
+    at, asked = datetime(2026, 11, 29, tzinfo=UTC), list[tuple[str, Any]]()
+    with Store.open(f"sqlite:///{shutil.copy(schema, tmp_path)}") as store:
+        event.listen(store._db.engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+        store.removals("acme", "crowd", at)
+        store.removals(None, "crowd", at, pending=1)
+        store.made_since("acme", "crowd", at, 10)
+        store.past_counts("acme", "crowd")
+        store.asked_plan("acme", "crowd")
+        store.unfinished_plans("crowd")
+        store.passed_limits("acme", "crowd", at)
+        store.running()
+        asked_once = list(asked)
+        with store._db.read() as connection:
+            steps = [
+                row[3]
+                for one in asked_once
+                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one[0]}", one[1])
+            ]
+    scans = [step for step in steps if step.startswith("SCAN") and "INDEX" not in step]
+    assert [step for step in scans if step.split()[1] in ("plan", "operation", "run")] == []
+    assert {name for step in steps for name in PAST if name in step} == set(PAST)
