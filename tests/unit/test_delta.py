@@ -6,9 +6,8 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -158,9 +157,9 @@ class DeltaSource(FixedSource):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path}/s.db") as opened:
-        yield opened
+def backend() -> str:
+    """One kind of store: what is used of it is tested with both."""
+    return "sqlite"
 
 
 def run_with(source: Any, store: Store, asked: str = "q", **reads: float) -> Run:

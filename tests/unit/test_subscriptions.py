@@ -7,11 +7,10 @@ Google does not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import ClassVar
 
 import orjson
@@ -75,10 +74,9 @@ class Scripted:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """Of one kind: what is used of it is tested with both."""
-    with Store.open(f"sqlite:///{tmp_path}/store.db") as opened:
-        yield opened
+def backend() -> str:
+    """One kind of store: what is used of it is tested with both."""
+    return "sqlite"
 
 
 @pytest.fixture(params=[True, False], ids=["lists", "cannot list"])
