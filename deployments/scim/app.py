@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -91,8 +92,9 @@ class Service(ScimService):
         return Error(status=503, detail="This cannot be taken at the moment; send it again.")
 
 
+@cache
 def service() -> Service:
-    """What we serve, and how much of what clients do differently is understood."""
+    """What we serve, and how much of what clients do differently is understood. Made once: its models take a while."""
     config = ServiceProviderConfig(
         patch=Patch(supported=True),
         bulk=Bulk(supported=True, max_operations=1000, max_payload_size=BULK),

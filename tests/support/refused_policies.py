@@ -321,7 +321,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     *(
         (at(f"operations.{name}", "perhaps"), f"operations.{name}: ~'on', 'off' or 'report'")
         for name, _ in Policy().operations
+        if name != "user_activate"
     ),
+    (at("operations.user_activate", "perhaps"), "operations.user_activate: ~'on', 'off', 'report' or 'sign_in'"),
     (at("operations.nesting", 1), "operations.nesting: ~'on', 'off' or 'report'"),
 ]
 
