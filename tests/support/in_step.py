@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pandas as pd
 
 from connectors.errors import ConfigurationError
-from connectors.store import LastInStep, StepCursors
+from connectors.store import LastInStep, StepCursors, Store
 from tasks.decide.guard import judge
 from tasks.decide.impact import impact
 from tasks.decide.plan import Plan
+from tasks.policy import Policy
 from tasks.read.known import NotNarrowError
 from tasks.read.narrow import read_changed
 from tasks.read.news import starting_cursors
 from tasks.read.remember import held_keys
 from tasks.run import Run
-from tests.support.by_key import ByCrowd, BySource, journal, link, of_few, remember, wide
+from tests.support.by_key import ByCrowd, BySource, a_run, journal, link, of_few, remember, wide
 from tests.support.worlds import World, applied, describe, since
 
 
@@ -42,6 +48,32 @@ async def settle(run: Run, world: World, rng: random.Random) -> bool:
         if not len(made.operations):
             return True
     return False
+
+
+_KEPT: dict[tuple[str, str], tuple[sqlite3.Connection, Any]] = {}
+"""Companies that were settled in this process: a copy of the store (SQLite), the world and its two sides."""
+
+
+async def settled_run(store: Store, company: Callable[[], World], policy: Policy) -> tuple[Run, World]:
+    """A run whose Crowd is in step with this company, of which a store without anything now knows: settled once, which
+    takes half a second, and copied then."""
+    key = f"{company.__module__}.{company.__qualname__}", policy.digest()
+    with closing(store._db.engine.raw_connection()) as raw:
+        database = raw.driver_connection
+        assert isinstance(database, sqlite3.Connection)
+        if key not in _KEPT:
+            world = company()
+            run = a_run(store, world, policy)
+            link(store, world)
+            assert await settle(run, world, random.Random(1))
+            kept = sqlite3.connect(":memory:", check_same_thread=False)
+            database.backup(kept)
+            _KEPT[key] = kept, deepcopy((world, run.source, run.directory))
+            return run, world
+        kept, sides = _KEPT[key]
+        kept.backup(database)
+    world, source, directory = deepcopy(sides)
+    return replace(a_run(store, world, policy), source=source, directory=directory), world
 
 
 def carry_out(run: Run, world: World, made: Plan, rng: random.Random) -> None:

@@ -24,7 +24,7 @@ from tasks.read.narrow import Few, read_changed
 from tasks.run import Run
 from tests.support.by_key import Both, BySource, a_run, link, one_of
 from tests.support.frames import policy_with
-from tests.support.in_step import in_step, settle
+from tests.support.in_step import in_step, settle, settled_run
 from tests.support.worlds import SOURCE, World
 
 DAYS = 30
@@ -48,11 +48,7 @@ def company() -> World:
 
 async def begun(store: Store, policy: Policy | None = None) -> tuple[Run, World]:
     """A run whose Crowd is in step."""
-    world = company()
-    run = a_run(store, world, policy or Policy())
-    link(store, world)
-    assert await settle(run, world, random.Random(1))
-    return run, world
+    return await settled_run(store, company, policy or Policy())
 
 
 def asked(run: Run, few: Few) -> tuple[int, int, set[str]]:

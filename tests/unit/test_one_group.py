@@ -18,7 +18,7 @@ from tasks.read.narrow import Few, read_group
 from tasks.run import Run
 from tests.support.by_key import a_run, link, remember, without_limits
 from tests.support.frames import policy_with
-from tests.support.in_step import settle
+from tests.support.in_step import settle, settled_run
 from tests.support.of_group import compare_group, narrow
 from tests.support.worlds import SOURCE, World
 
@@ -37,11 +37,7 @@ def company() -> World:
 
 async def begun(store: Store, policy: Policy | None = None) -> tuple[Run, World]:
     """A run whose Crowd is in step."""
-    world = company()
-    run = a_run(store, world, policy or without_limits(Policy()))
-    link(store, world)
-    assert await settle(run, world, random.Random(1))
-    return run, world
+    return await settled_run(store, company, policy or without_limits(Policy()))
 
 
 def join(world: World, group: str, *names: str) -> None:
