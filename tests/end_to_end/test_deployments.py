@@ -555,6 +555,7 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
     program = str(Path(sys.executable).with_name("crowdsync"))
     command = [program, "up", "--people", "60", "--port", str(port), "--home", str(tmp_path / "demo")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "CROWDSYNC"))}
+    kept["COLUMNS"] = "300"  # (a long path stays on its line)
     up = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -158,7 +158,7 @@ def counted_since(policy: Policy) -> timedelta | None:
     asked: list[datetime] = []
 
     class Journal:
-        def removals(self, source: str, directory: str, since: datetime) -> pd.DataFrame:
+        def removals(self, source: str, directory: str, since: datetime, *, pending: int | None) -> pd.DataFrame:
             asked.append(since)
             return RecentRemovals().removals
 
