@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 
 	--no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-keycloak test-keycloak-newest test-browser test-openapi check bench up lock clean
+.PHONY: help demo test test-long test-nightly test-keycloak test-keycloak-newest test-browser test-openapi check bench up lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -20,10 +20,13 @@ demo: $(VENV)/ready  ## The whole road on a made-up company, and then the end
 	@$(BIN)/crowdsync demo $(if $(IDP),--idp $(IDP))
 
 test: $(VENV)/ready  ## All tests but the long ones (PostgreSQL's where its binaries are)
-	@$(BIN)/python -m pytest -n 3 --dist loadscope -m "not long"
+	@$(BIN)/python -m pytest -n 3 --dist loadscope -m "not long and not nightly"
 
 test-long: $(VENV)/ready  ## The long ones: the rest of all generated worlds, policies and moments to die at
 	@$(BIN)/python -m pytest -n 3 --dist loadscope -m long
+
+test-nightly: $(VENV)/ready  ## What takes too long for every change: not in CI
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m nightly
 
 test-browser: $(VENV)/ready  ## An admin at the Prefect UI, in chromium (needs chromium, and some minutes)
 	@$(BIN)/python -m pytest tests/browser/real_browser.py

@@ -12,7 +12,7 @@ from tests.support.clients import client_package, drive
 DRIVER = Path(__file__).parent / "idp_clients" / "scim_tester_driver.py"
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_scim2_tester_finds_nothing_wrong(tmp_path: Path) -> None:
     """Discovery, and create, read, query, replace, patch of every attribute, and delete of users and groups."""
     package = client_package("scim2-tester[httpx2]==0.5.2")

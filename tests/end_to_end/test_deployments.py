@@ -529,7 +529,7 @@ async def test_a_button_waits_for_whoever_writes_and_may_be_cancelled(warm: Warm
     assert held.holder == "another run"
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_where_nothing_reacts_a_worker_answers(place: Place) -> None:
     run = place.start("sync-person/sync-person", {"source": "acme", "person": "nobody"})
     assert "nobody" in place.ended(run, "FAILED")["state"]["message"]

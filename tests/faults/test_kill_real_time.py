@@ -482,7 +482,7 @@ def done_twice(store: Store, hands: set[str]) -> list[str]:
     return found
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 async def test_nothing_is_lost_whoever_is_killed(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     for status in ("applied", "nothing to do"):
         assert await everybody("acme") == status
