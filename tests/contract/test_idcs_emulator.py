@@ -49,7 +49,7 @@ def new_key(file: Path) -> str:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_the_sdk_reads_everything(tmp_path: Path) -> None:
     company = organisation(**SIZE)
     people, teams = {user_id(p.id): p for p in company.people}, {group_id(t.id): t for t in company.teams}

@@ -107,7 +107,7 @@ def test_the_sdk_reads_everything(tmp_path: Path) -> None:
     assert found["wrong client"][:2] == [401, "invalid_client"]
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_the_sdk_waits_when_it_is_told_to(tmp_path: Path) -> None:
     with running("okta", users=3, groups=1, memberships=2, options={"limit": 4, "window": 2}) as idp:
         assert sdk(idp, tmp_path, "patient") == [1] * 6

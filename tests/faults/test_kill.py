@@ -49,7 +49,7 @@ from tests import road
 from tests.support import postgres
 from tests.support.long import long_after
 
-POINTS, PARTS = int(os.environ.get("CROWDSYNC_POINTS", "60")), 6
+POINTS, PARTS = int(os.environ.get("CROWDSYNC_POINTS", "42")), 6
 POINTS_POSTGRESQL = 4
 SEED = 20261124
 MOMENTS = ("before intent", "after intent", "before send", "after send", "after reply", "after done")
