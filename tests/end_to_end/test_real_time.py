@@ -26,8 +26,9 @@ from deployments.sandbox.organisation import changed, organisation
 from flows.sync import SyncRequest, sync
 from tests.support.deliveries import SECRET, with_signature
 from tests.support.organisations import different
+from tests.support.place import PASSWORD, TOKEN, active, deactivate
 
-PASSWORD, TOKEN, PING = "pw", "tok", "p" * 20
+PING = "p" * 20
 SIZE: dict[str, Any] = {"users": 40, "groups": 6, "memberships": 90}
 CHANGES = {"seed": 5, "joiners": 2, "disabled": 2, "renamed": 2, "updated": 3}
 SCIM_USER = "urn:ietf:params:scim:schemas:core:2.0:User"
@@ -158,22 +159,9 @@ def test_what_is_changed_by_hand_in_crowd_is_put_right_when_crowd_tells(place: P
     place.settled()  # (from here on its events are known)
     rows = [row for row in place.crowd.state()["users"] if row["name"] != "admin" and row["active"]]
     name = rows[0]["name"]
-    deactivate(place, name)
+    deactivate(place.crowd, name)
     assert httpx.post(f"{address}/crowd/crowd", headers=headers).status_code == 204
-    until(lambda: active(place, name), 30, lambda: str(place.open_rows()))
-
-
-def deactivate(place: Place, name: str) -> None:
-    """As an administrator does it in Crowd."""
-    user = f"{place.crowd.url}/rest/usermanagement/1/user"
-    with httpx.Client(auth=("crowdsync", PASSWORD), headers={"accept": "application/json"}) as http:
-        found = http.get(user, params={"username": name}).json()
-        body = {key: found[key] for key in ("name", "first-name", "last-name", "display-name", "email") if key in found}
-        http.put(user, params={"username": name}, json=body | {"active": False}).raise_for_status()
-
-
-def active(place: Place, name: str) -> bool:
-    return bool(next(row for row in place.crowd.state()["users"] if row["name"] == name)["active"])
+    until(lambda: active(place.crowd, name), 30, lambda: str(place.open_rows()))
 
 
 def names(place: Place) -> set[str]:
@@ -197,8 +185,8 @@ def test_who_is_pushed_is_in_crowd(place: Place, address: str) -> None:
         off: dict[str, Any] = {"schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"]}
         off["Operations"] = [{"op": "Replace", "path": "active", "value": "False"}]
         assert http.patch(f"/Users/{keys[0]}", json=off).status_code in (200, 204)
-    until(lambda: not active(place, "pushed.one"), 60, lambda: str(place.open_rows()))
-    assert active(place, "pushed.two")
+    until(lambda: not active(place.crowd, "pushed.one"), 60, lambda: str(place.open_rows()))
+    assert active(place.crowd, "pushed.two")
 
 
 def test_the_process_that_reacts_may_be_killed_and_nothing_is_lost(place: Place, address: str) -> None:

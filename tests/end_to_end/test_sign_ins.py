@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import httpx
 import pytest
 
 from connectors.settings import load
@@ -13,22 +12,9 @@ from connectors.store import Store
 from deployments.react import Reactor
 from flows.sync import SyncRequest, sync
 from tests.support.long import long_after
-from tests.support.place import PASSWORD, Place, place, wide
+from tests.support.place import Place, active, deactivate, place, wide
 
 __all__ = ["place", "wide"]
-
-
-def deactivate(place: Place, name: str) -> None:
-    """As an administrator, or a job that looks for people who are long away, does it in Crowd."""
-    user = f"{place.crowd.url}/rest/usermanagement/1/user"
-    with httpx.Client(auth=("crowdsync", PASSWORD), headers={"accept": "application/json"}) as http:
-        found = http.get(user, params={"username": name}).json()
-        body = {key: found[key] for key in ("name", "first-name", "last-name", "display-name", "email") if key in found}
-        http.put(user, params={"username": name}, json=body | {"active": False}).raise_for_status()
-
-
-def active(place: Place, name: str) -> bool:
-    return bool(next(row for row in place.crowd.state()["users"] if row["name"] == name)["active"])
 
 
 async def told(store: Store, key: str, *via: str) -> str:
@@ -54,22 +40,22 @@ async def test_who_lets_an_inactive_account_in(place: Place, state: str, monkeyp
         links = store.links("crowd")
         links = links[links["kind"] == "user"]
         pairs = zip(links["id"].astype(str), links["name"].astype(str), strict=True)
-        key, name = next((key, name) for key, name in pairs if active(place, name))
-        deactivate(place, name)
+        key, name = next((key, name) for key, name in pairs if active(place.crowd, name))
+        deactivate(place.crowd, name)
         # A change alone lets nobody in again who must sign in first,
         await told(store, key, "webhook")
-        assert active(place, name) == (state == "on")
+        assert active(place.crowd, name) == (state == "on")
         if state != "on":
             assert (await sync.fn(SyncRequest(source="acme"))).status == "nothing to do"
-            assert not active(place, name)
+            assert not active(place.crowd, name)
         # a sign-in does, though the person was read a moment ago,
         note = await told(store, key, "sign-in")
         assert note.startswith("passed over") == (state != "sign_in"), note
-        assert active(place, name) == (state != "off")
+        assert active(place.crowd, name) == (state != "off")
         # and soon after it needs nothing.
         assert (await told(store, key, "sign-in")).startswith("passed over")
         if state == "sign_in":
-            deactivate(place, name)
+            deactivate(place.crowd, name)
             await told(store, key, "sign-in", "webhook")
-            assert active(place, name), "told of a change and a sign-in together"
+            assert active(place.crowd, name), "told of a change and a sign-in together"
         assert load().source("acme").sign_in_minutes == 15

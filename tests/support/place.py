@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -120,6 +121,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal.console, "width", 300)
     monkeypatch.setenv("COLUMNS", "300")
+
+
+def deactivate(crowd: sandbox_crowd.RunningCrowd, name: str) -> None:
+    """As an administrator, or a job that looks for people who are long away, does it in Crowd."""
+    user = f"{crowd.url}/rest/usermanagement/1/user"
+    with httpx.Client(auth=("crowdsync", PASSWORD), headers={"accept": "application/json"}) as http:
+        found = http.get(user, params={"username": name}).json()
+        body = {key: found[key] for key in ("name", "first-name", "last-name", "display-name", "email") if key in found}
+        http.put(user, params={"username": name}, json=body | {"active": False}).raise_for_status()
+
+
+def active(crowd: sandbox_crowd.RunningCrowd, name: str) -> bool:
+    return bool(next(row for row in crowd.state()["users"] if row["name"] == name)["active"])
 
 
 def say(*words: str, code: int = 0) -> str:
