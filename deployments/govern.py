@@ -21,16 +21,15 @@ from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import crowd_id
 from connectors.settings import load
 from deployments import show
-from deployments.show import printable
+from deployments.opened import opened_store
+from deployments.server import prefect_explained, quiet_prefect
 from deployments.terminal import (
     PARTLY,
     REFUSED,
     console,
     errors,
     explained,
-    opened_store,
-    prefect_explained,
-    quiet_prefect,
+    printable,
 )
 from tasks.read.validate import trimmed
 

@@ -11,7 +11,8 @@ from rich.markup import escape
 from connectors.errors import ConfigurationError
 from connectors.settings import load
 from deployments import show
-from deployments.terminal import console, opened_store
+from deployments.opened import opened_store
+from deployments.terminal import console
 
 LATE = timedelta(days=1)
 """How far back `--all` shows what is done."""

@@ -12,7 +12,9 @@ from rich.markup import escape
 
 from connectors.errors import ConfigurationError
 from connectors.settings import Settings, load
-from deployments.terminal import console, explained, quiet_prefect, settings_store
+from deployments.opened import settings_store
+from deployments.server import quiet_prefect
+from deployments.terminal import console, explained
 
 if TYPE_CHECKING:
     from deployments.react import Reactor

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+import httpx
+
 from connectors.errors import RetryableError
 from deployments.process import ending, tied
 
@@ -142,3 +144,34 @@ def say_goodbye() -> None:
 
     APILogWorker.drain_all(timeout=30)
     EventsWorker.drain_all(timeout=30)
+
+
+@contextmanager
+def prefect_explained() -> Iterator[None]:
+    """What goes wrong between us and Prefect's server, in one line."""
+    from prefect.exceptions import PrefectException
+    from prefect.settings import get_current_settings
+
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "server" not in str(error) and "API" not in str(error):
+            raise
+        url = get_current_settings().api.url
+        if url is None:
+            way = "it was to be started for this run only; try again, or start one: `prefect server start`"
+        else:
+            way = f"PREFECT_API_URL is {url}: start that server, or unset it to run without one"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RetryableError(f"Prefect's server does not answer as it should ({reason}); {way}") from None
+
+
+def quiet_prefect() -> None:
+    """Prefect says what it does on its page; the terminal is for the report."""
+    for name, value in {
+        STARTUP_SECONDS: str(SECONDS),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_LOGGERS_PREFECT_LEVEL": "INFO",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from connectors.operations import BY_DANGER, KINDS
+from deployments.terminal import printable
 from tasks.decide.names import spelled
 from tasks.tell.rows import count_line, left_out, plan_rows, written
 
@@ -403,20 +403,6 @@ def _table(*columns: str) -> Table:
             overflow="fold",
         )
     return table
-
-
-class Terminal(Console):
-    """A console on which nothing that comes from outside can move the cursor, colour, hide or turn around what others
-    say: whatever is printed, control and direction characters are made visible. (Lines may still end.)"""
-
-    def render_str(self, text: str, **how: Any) -> Text:
-        """As `Console.render_str`, which every text on its way to the screen passes, in tables too."""
-        return super().render_str("\n".join(map(printable, text.split("\n"))), **how)
-
-
-def printable(value: Any) -> str:
-    """A text in which control and direction characters are visible, the end of a line among them."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value))
 
 
 def _printable(value: Any) -> str:

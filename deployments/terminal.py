@@ -1,15 +1,15 @@
-"""What every command needs: consoles, exit codes, the store, Prefect's server."""
+"""What every command needs: consoles, exit codes. It is imported for the list of commands too."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-import httpx
 import typer
+from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from connectors.errors import (
     AuthenticationError,
@@ -18,18 +18,31 @@ from connectors.errors import (
     ForbiddenError,
     RecordError,
     RefusedError,
-    RetryableError,
 )
-from connectors.settings import Settings, load
-from deployments import show
-from deployments.server import SECONDS, STARTUP_SECONDS
-from deployments.show import Terminal, printable
 
 FAILED: Final = 1
 WRONG: Final = 2
 REFUSED: Final = 3
 PARTLY: Final = 4
 UNHEEDED: Final = 5
+
+Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.")]
+SourceName = Annotated[str, typer.Argument(help="A source of crowdsync.toml; may be left out where there is one.")]
+
+
+class Terminal(Console):
+    """A console on which nothing that comes from outside can move the cursor, colour, hide or turn around what others
+    say: whatever is printed, control and direction characters are made visible. (Lines may still end.)"""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """As `Console.render_str`, which every text on its way to the screen passes, in tables too."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **how)
+
+
+def printable(value: Any) -> str:
+    """A text in which control and direction characters are visible, the end of a line among them."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value))
+
 
 console = Terminal()
 errors = Terminal(stderr=True)
@@ -42,8 +55,6 @@ def explained() -> Iterator[None]:
         yield
     except CrowdsyncError as error:
         report = getattr(error, "report", None)
-        if report is not None:
-            show.report(console, report)
         for line in report.refusals if report and report.refusals else [str(error)]:
             errors.print(f"[bold red]error[/]  {escape(printable(line))}", soft_wrap=True, highlight=False)
         raise typer.Exit(code_of(error)) from None
@@ -57,61 +68,3 @@ def code_of(error: CrowdsyncError) -> int:
     if isinstance(error, (ConfigurationError, AuthenticationError, ForbiddenError)):
         return WRONG
     return REFUSED if isinstance(error, (RefusedError, RecordError)) else FAILED
-
-
-@contextmanager
-def prefect_explained() -> Iterator[None]:
-    """What goes wrong between us and Prefect's server, in one line."""
-    from prefect.exceptions import PrefectException
-    from prefect.settings import get_current_settings
-
-    try:
-        yield
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "server" not in str(error) and "API" not in str(error):
-            raise
-        url = get_current_settings().api.url
-        if url is None:
-            way = "it was to be started for this run only; try again, or start one: `prefect server start`"
-        else:
-            way = f"PREFECT_API_URL is {url}: start that server, or unset it to run without one"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RetryableError(f"Prefect's server does not answer as it should ({reason}); {way}") from None
-
-
-def quiet_prefect() -> None:
-    """Prefect says what it does on its page; the terminal is for the report."""
-    for name, value in {
-        STARTUP_SECONDS: str(SECONDS),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_LOGGING_LOGGERS_PREFECT_LEVEL": "INFO",
-    }.items():
-        os.environ.setdefault(name, value)
-
-
-@contextmanager
-def settings_store(settings: Settings) -> Iterator[Any]:
-    """The store of the configuration, open."""
-    from connectors.store import Store
-
-    try:
-        opened = Store.open(settings.store_url(), busy=settings.store.busy)
-    except ConfigurationError as error:
-        if isinstance(error.__cause__, RetryableError):  # held by another process: that is no setting
-            raise RetryableError(str(error)) from None
-        raise
-    with opened as store:
-        yield store
-
-
-@contextmanager
-def opened_store() -> Iterator[Any]:
-    """The store, to look up what the command names; what is not there is the call's fault."""
-    with explained(), settings_store(load()) as store:
-        try:
-            yield store
-        except (RecordError, RefusedError) as error:
-            if error.__cause__ is not None:  # the database itself
-                raise
-            raise ConfigurationError(str(error)) from None

@@ -12,7 +12,8 @@ from rich.table import Table
 from connectors.errors import ConfigurationError
 from connectors.idp.push import PushSettings
 from connectors.settings import load
-from deployments.terminal import console, explained, opened_store
+from deployments.opened import opened_store
+from deployments.terminal import console, explained
 
 tokens = typer.Typer(help="Bearer tokens for identity providers that push by SCIM.", no_args_is_help=True)
 

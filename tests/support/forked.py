@@ -20,7 +20,8 @@ from datetime import timedelta
 import great_expectations
 import prefect
 from connectors.store import leases
-from deployments import cli, react, receiver
+from deployments import cli, govern, react, realtime, receiver, syncing
+from flows import sync
 
 leases.AFTERWARDS = timedelta(seconds=0.2)  # (what was sent is here at once, on one machine)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

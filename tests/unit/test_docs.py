@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from connectors.idp import SOURCES
 from connectors.settings import DirectorySettings, Settings, StoreSettings, load
 from connectors.source import EventSettings, PollingSettings, SourceSettings, WebhookSettings, WithPolling
-from deployments.cli import app
+from deployments.cli import COMMANDS, app
 from tasks.policy import Policy, policy_of, read_policy
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +146,29 @@ def test_every_command_says_what_it_and_its_options_are_for() -> None:
         f"{path} {one.name}" for path, command in _commands() for one in command.params if not getattr(one, "help", "")
     ]
     assert not silent, f"without a help text in deployments/: {', '.join(silent)}"
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    """(The list is shown without importing them.)"""
+    for one in COMMANDS:
+        said = re.sub(r"\s+", " ", one.whole.help.partition("\n\n")[0])
+        assert one.help == said, one.name
+    code = "import sys; sys.argv = ['crowdsync', '--help']; from deployments.cli import main\ntry: main()\n"
+    code += "finally: print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    imported = {name.partition(".")[0] for name in shown.split("\n")[-2].split()}
+    heavy = {
+        "pandas",
+        "numpy",
+        "pyarrow",
+        "pydantic",
+        "sqlalchemy",
+        "prefect",
+        "great_expectations",
+        "fastapi",
+        "httpx",
+    }
+    assert imported & {"typer", *heavy} == {"typer"}
 
 
 @pytest.mark.parametrize("file", ALL, ids=_name)

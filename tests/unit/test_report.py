@@ -27,6 +27,7 @@ from connectors.model import DISABLED, held_frame
 from connectors.operations import Kind
 from connectors.store import SavedPlan, Store
 from deployments import show, terminal
+from deployments.terminal import Terminal
 from tasks.decide.explain import Explained
 from tasks.decide.plan import Owned, Plan
 from tasks.decide.selection import Selection
@@ -168,14 +169,14 @@ def a_table(text: str) -> Table:
 @pytest.mark.parametrize("what", PRINTS)
 def test_no_name_reaches_the_terminal_with_its_escape_sequences(what: str) -> None:
     printed = io.StringIO()
-    PRINTS[what](show.Terminal(file=printed, width=500, force_terminal=False))
+    PRINTS[what](Terminal(file=printed, width=500, force_terminal=False))
     text = printed.getvalue()
     assert "u001b[2J" in text
     assert {c for c in text if not c.isprintable()} == {"\n"}
 
 
 def test_every_command_prints_on_such_a_console() -> None:
-    assert type(terminal.console) is type(terminal.errors) is show.Terminal
+    assert type(terminal.console) is type(terminal.errors) is Terminal
     for file in (Path(show.__file__).parent).glob("*.py"):
         assert not re.search(r"(?<!\w)Console\(", file.read_text().replace("class Terminal(Console)", "")), file
 
@@ -192,7 +193,7 @@ def test_the_report_says_what_was_left_out_by_reason_and_not_too_long() -> None:
     assert lines[1] == "- g (group): description is not text and was left out"
     assert report.summary()["left_out"] == 31
     printed = io.StringIO()
-    show.report(show.Terminal(file=printed, width=500), report)
+    show.report(Terminal(file=printed, width=500), report)
     assert "u_9 (user), and 20 more" in printed.getvalue()
     many = held_frame([("user", str(n), f"u{n}", "map", f"reason {n}") for n in range(25)])
     assert left_out(many)[-1] == ("5 more reasons", [])

@@ -1,0 +1,87 @@
+"""The commands that try crowdsync on a company: the sandbox, the demo."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from connectors.errors import ConfigurationError
+from connectors.idp import SOURCES
+from deployments.terminal import console, explained
+
+sandbox = typer.Typer(help="A company to try crowdsync on.", no_args_is_help=True)
+
+
+_IDPS = [kind for kind in SOURCES if kind != "push"]  # (what pushes is not emulated)
+Idp = Annotated[str, typer.Option(help=f"Which identity provider: {', '.join(_IDPS)}.")]
+
+
+@sandbox.command()
+def crowd(
+    application: Annotated[list[str], typer.Option(help="NAME:PASSWORD of an application; may be repeated.")],
+    port: Annotated[int, typer.Option(help="0 chooses a free one.")] = 0,
+    permissions: Annotated[
+        str, typer.Option(help="What the applications may write: all, read-only, users or groups.")
+    ] = "all",
+) -> None:
+    """An emulated Crowd, alone and empty, on the loopback address; base path /crowd, nested groups on."""
+    from deployments.sandbox.crowd import serve
+    from deployments.sandbox.crowd_data import PERMISSION_SETS
+
+    known: dict[str, str] = {}
+    with explained():
+        for pair in application:
+            name, colon, password = pair.partition(":")
+            if not (name and colon and password):
+                raise ConfigurationError("--application: write NAME:PASSWORD, neither of them empty")
+            known[name] = password
+        if permissions not in PERMISSION_SETS:
+            raise ConfigurationError(f"--permissions: {permissions!r} is none of {', '.join(PERMISSION_SETS)}")
+        _free(port)
+    serve(port, known, permissions=permissions, announce=lambda url: print(f"listening on {url}", flush=True))  # noqa: T201
+
+
+def _free(port: int) -> None:
+    if not 0 <= port <= 65_535:
+        raise ConfigurationError(f"--port: {port} is no port; use 0 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigurationError(f"--port: {port} cannot be used ({error.strerror}); choose another") from None
+
+
+def demo(
+    people: Annotated[int, typer.Option(help="How many people the company has.", min=10, max=2000)] = 150,
+    home: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path(".crowdsync/demo"),
+    idp: Idp = "scim",
+) -> None:
+    """The whole road on a made-up company: a real SCIM server or an emulated provider, Crowd, a Prefect server."""
+    from deployments.demo import demo as run
+
+    with explained():
+        run(console, people, home, _kind(idp))
+
+
+def up(
+    people: Annotated[int, typer.Option(help="How many people the company has.", min=10, max=2000)] = 150,
+    home: Annotated[Path, typer.Option(help="Where the sandbox keeps its files.")] = Path(".crowdsync/demo"),
+    port: Annotated[int, typer.Option(help="Of the Prefect UI.")] = 4200,
+    idp: Idp = "scim",
+) -> None:
+    """The sandbox, the Prefect server with its UI, every deployment and a worker, kept running until Ctrl-C."""
+    from deployments.demo import up as run
+
+    with explained():
+        _free(port)
+        run(console, people, home, port, _kind(idp))
+
+
+def _kind(idp: str) -> str:
+    if idp not in _IDPS:
+        raise ConfigurationError(f"--idp: {idp!r} is none of {', '.join(_IDPS)}")
+    return idp
