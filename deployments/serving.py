@@ -33,29 +33,29 @@ BEATS = timedelta(minutes=10)
 _MINUTES = f"{BEATS.total_seconds() / 60:g} minutes"
 
 
-async def deploy(**job: str) -> list[str]:
+async def deploy(*more: Path, **job: str) -> list[str]:
     """Makes the work pool and every deployment of `prefect.yaml` known to Prefect's server; their names.
 
     May be run again at any time: it brings everything to this version. A schedule that somebody switched off stays off.
-    `job` are further job variables, for where every worker is known.
+    `more` are files like it; `job` are further job variables, for where every worker is known.
     Raises `ConfigurationError` where the server refuses.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.utilities.templating import apply_values
 
-    described = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    described = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in (FILE, *more)]
     os.environ.setdefault(DEFAULT_SOURCE, _only_source())
     async with get_client() as client:
         await _pool(client)
         names = []
-        for one in described["deployments"]:
+        for one, pull in ((one, file["pull"]) for file in described for one in file["deployments"]):
             one = one | {
                 "parameters": apply_values(one["parameters"], {}),
                 "job": one["work_pool"]["job_variables"] | job,
             }
             try:
-                names.append(await _deployed(client, one, described["pull"]))
+                names.append(await _deployed(client, one, pull))
             except PrefectHTTPStatusError as error:
                 raise ConfigurationError(
                     f"Prefect does not take the deployment {one['name']}: {error.response.text}"
@@ -190,14 +190,14 @@ def _only_source() -> str:
     return sources[0] if len(sources) == 1 else ""
 
 
-async def serve(ready: Callable[[], None]) -> None:
+async def serve(ready: Callable[[], None], *more: Path) -> None:
     """For the sandbox: deploys, says so, and works until it is cancelled. All of it is here, so that its runs start in
     one step, and some seconds sooner: Prefect needs no process that looks for the code first. The buttons are left to
-    `crowdsync react`."""
+    `crowdsync react`. `more` are files of further deployments."""
     from prefect.workers.process import ProcessWorker
 
     await _abandon()
-    await deploy(command=f"{shlex.quote(sys.executable)} -m prefect.engine")
+    await deploy(*more, command=f"{shlex.quote(sys.executable)} -m prefect.engine")
     ready()
     worker = ProcessWorker(work_pool_name=POOL, work_queues=["default"], create_pool_if_not_found=False)
     await worker.start(printer=lambda *_: None)

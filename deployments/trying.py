@@ -30,6 +30,7 @@ def crowd(
     """An emulated Crowd, alone and empty, on the loopback address; base path /crowd, nested groups on."""
     from deployments.sandbox.crowd import serve
     from deployments.sandbox.crowd_data import PERMISSION_SETS
+    from deployments.sandbox.provider import shell
 
     known: dict[str, str] = {}
     with explained():
@@ -41,7 +42,31 @@ def crowd(
         if permissions not in PERMISSION_SETS:
             raise ConfigurationError(f"--permissions: {permissions!r} is none of {', '.join(PERMISSION_SETS)}")
         _free(port)
-    serve(port, known, permissions=permissions, announce=lambda url: print(f"listening on {url}", flush=True))  # noqa: T201
+    first = next(iter(known))
+
+    def announce(url: str) -> None:
+        settings = f'[directory]\nurl = "{url}"\napplication = "{first}"'
+        print(f"listening on {url}\nAn empty Crowd. In crowdsync.toml:\n\n{settings}\n", flush=True)  # noqa: T201
+        print(f"And where crowdsync runs:\n{shell({'CROWDSYNC_CROWD_PASSWORD': known[first]})[0]}", flush=True)  # noqa: T201
+
+    serve(port, known, permissions=permissions, announce=announce)
+
+
+@sandbox.command()
+def idp(
+    kind: Annotated[str, typer.Argument(help=f"Which one: {', '.join(_IDPS)}.")],
+    port: Annotated[int, typer.Option(help="0 chooses a free one.")] = 0,
+    people: Annotated[int, typer.Option(help="How many people its company has.", min=10, max=1_000_000)] = 150,
+    exports: Annotated[
+        Path | None, typer.Option(help="A file to write its secrets into, for a shell to read (`. FILE`).")
+    ] = None,
+) -> None:
+    """An emulated identity provider with a company, on the loopback address, until Ctrl-C."""
+    from deployments.sandbox.alone import alone
+
+    with explained():
+        _free(port)
+        alone(_kind(kind, "KIND"), people, port, exports)
 
 
 def _free(port: int) -> None:
@@ -64,7 +89,7 @@ def demo(
     from deployments.demo import demo as run
 
     with explained():
-        run(console, people, home, _kind(idp))
+        run(console, people, home, _kind(idp, "--idp"))
 
 
 def up(
@@ -74,14 +99,14 @@ def up(
     idp: Idp = "scim",
 ) -> None:
     """The sandbox, the Prefect server with its UI, every deployment and a worker, kept running until Ctrl-C."""
-    from deployments.demo import up as run
+    from deployments.up import up as run
 
     with explained():
         _free(port)
-        run(console, people, home, port, _kind(idp))
+        run(console, people, home, port, _kind(idp, "--idp"))
 
 
-def _kind(idp: str) -> str:
+def _kind(idp: str, field: str) -> str:
     if idp not in _IDPS:
-        raise ConfigurationError(f"--idp: {idp!r} is none of {', '.join(_IDPS)}")
+        raise ConfigurationError(f"{field}: {idp!r} is none of {', '.join(_IDPS)}")
     return idp

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,21 +178,20 @@ def with_difficult(company: Organisation) -> Organisation:
     )
 
 
-async def serve(arguments: argparse.Namespace) -> None:
-    """Listen, load, say so, and serve until SIGTERM."""
+async def serve(
+    kind: str,
+    company: Organisation,
+    options: Mapping[str, Any],
+    port: int,
+    announce: Callable[[str], object],
+    *,
+    until_stdin_closes: bool = False,
+) -> None:
+    """Listens, loads the company, calls `announce` with its address, and serves until SIGTERM."""
     loop = asyncio.get_running_loop()
-    listener = socket.create_server(("127.0.0.1", arguments.port), backlog=512)
+    listener = socket.create_server(("127.0.0.1", port), backlog=512)
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    company = organisation(
-        users=arguments.users, groups=arguments.groups, memberships=arguments.memberships, seed=arguments.seed
-    )
-    if arguments.difficult:
-        company = with_difficult(company)
-    options = orjson.loads(arguments.options)
-    if not options:
-        options, secrets = module_of(arguments.kind).credentials()
-        sys.stderr.write(f"secrets: {orjson.dumps(secrets).decode()}\n")
-    emulator = module_of(arguments.kind).emulator(base, options)
+    emulator = module_of(kind).emulator(base, options)
     emulator.load(company)
     state = State(emulator)
     gc.collect()
@@ -200,11 +199,10 @@ async def serve(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    if arguments.until_stdin_closes:
+    if until_stdin_closes:
         loop.add_reader(sys.stdin.fileno(), stop.set)
     await loop.create_server(lambda: Connection(state), sock=listener)
-    sys.stdout.write(f"listening on {base}\n")
-    sys.stdout.flush()
+    announce(base)
     await stop.wait()
 
 
@@ -220,7 +218,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--difficult", action="store_true", help="add awkward people and groups")
     parser.add_argument("--options", default="{}", help="JSON; without it, new credentials are made and shown")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that started this one")
-    asyncio.run(serve(parser.parse_args(argv)))
+    given = parser.parse_args(argv)
+    company = organisation(users=given.users, groups=given.groups, memberships=given.memberships, seed=given.seed)
+    if given.difficult:
+        company = with_difficult(company)
+    options = orjson.loads(given.options)
+    if not options:
+        options, secrets = module_of(given.kind).credentials()
+        sys.stderr.write(f"secrets: {orjson.dumps(secrets).decode()}\n")
+
+    def announce(base: str) -> None:
+        sys.stdout.write(f"listening on {base}\n")
+        sys.stdout.flush()
+
+    asyncio.run(serve(given.kind, company, options, given.port, announce, until_stdin_closes=given.until_stdin_closes))
     sys.stdout.flush()
     os._exit(0)  # taking a company of 100,000 apart, object by object, takes longer than running it
 

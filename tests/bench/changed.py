@@ -18,9 +18,9 @@ from rich.table import Table
 
 from connectors.idp import SOURCES
 from connectors.model import ID_ATTRIBUTE
-from deployments.demo import toml
 from deployments.sandbox import crowd, idp, okta
 from deployments.sandbox.organisation import organisation
+from deployments.sandbox.provider import toml
 from tests.bench.child import ROOT, Child
 from tests.bench.servers import QUIET, prefect
 

@@ -555,7 +555,6 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
     program = str(Path(sys.executable).with_name("crowdsync"))
     command = [program, "up", "--people", "60", "--port", str(port), "--home", str(tmp_path / "demo")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "CROWDSYNC"))}
-    kept["COLUMNS"] = "300"  # (a long path stays on its line)
     up = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -575,10 +574,10 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
     assert up.poll() is None, "".join(shown)
     children = ps("--ppid", str(up.pid))
     assert len(children) == 5, "Prefect's server, Crowd, the provider, receive, react"
-    said = dict(line.split(maxsplit=1) for line in shown)
+    said = dict(re.findall(r"^(Prefect UI|Crowd|IdP) +(\S+)$", "".join(shown), re.MULTILINE))
     with Patient(base_url=f"http://127.0.0.1:{port}/api", timeout=120) as api:
         rows = api.post("/deployments/filter", json={}).json()
-        assert len(rows) == 7
+        assert len(rows) == 9
         prefilled = {row["name"]: row["parameters"] for row in rows}
         assert prefilled["sync"] == {"request": {"source": "acme"}}
         assert prefilled["sync-person"] == {"source": "acme"}
@@ -590,7 +589,7 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
         until(
             lambda: {run["state_type"] for run in api.post("/flow_runs/filter", json=filters).json()} == {"COMPLETED"}
         )
-        page, crowd = said["IdP"].split()[0], said["Crowd"].split()[0]
+        page, crowd = said["IdP"], said["Crowd"]
         people = re.findall(r'<td>(.+?)<td>.*?\n<button name="disable" value="(.+?)"', httpx.get(page).text)
         who, key = next(pair for pair in people if pair[0] in active(crowd))
         assert httpx.post(page, data={"disable": key}).status_code == 303
@@ -599,6 +598,18 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
         given = {"parameters": {"source": "acme", "person": who}}
         made = api.post(f"/deployments/{ident}/create_flow_run", json=given).json()["id"]
         until(lambda: api.get(f"/flow_runs/{made}").json()["state_type"] == "COMPLETED", 60)
+        # Somebody makes a mistake in the provider: nobody is shut out of Crowd, and another terminal is told.
+        before, off = active(crowd), httpx.get(page).text.count(">enable<")
+        ident = next(row["id"] for row in rows if row["name"] == "mass-leavers")
+        made = api.post(f"/deployments/{ident}/create_flow_run", json={}).json()["id"]
+        until(lambda: api.get(f"/flow_runs/{made}").json()["state_type"] == "COMPLETED", 60)
+        assert httpx.get(page).text.count(">enable<") == off + 24
+        shell = subprocess.run(
+            ["bash", "-ec", f". {tmp_path}/demo/env; crowdsync sync acme"], env=kept, capture_output=True, text=True
+        )
+        assert shell.returncode == 3, shell.stdout + shell.stderr
+        assert "waits" in shell.stdout + shell.stderr
+        assert active(crowd) == before
     os.killpg(up.pid, how)
     assert up.wait(60) == 0
     until(lambda: not ps("--pid", ",".join(children)), 20)

@@ -18,11 +18,11 @@ from connectors.idp import SOURCES
 from connectors.store import Store
 from deployments import terminal
 from deployments.cli import app
-from deployments.demo import toml
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, organisation
+from deployments.sandbox.provider import toml
 from deployments.sandbox.server import members_of
 from deployments.server import say_goodbye
 from tests import road

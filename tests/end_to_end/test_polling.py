@@ -20,13 +20,13 @@ from connectors.errors import ConfigurationError, ForbiddenError
 from connectors.idp import SOURCES
 from connectors.settings import Settings, load
 from connectors.store import Store
-from deployments.demo import toml
 from deployments.polling import Events, again_and_again, failures, ways
 from deployments.react import Reactor
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import google, idcs, okta, onelogin
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox.organisation import changed, organisation
+from deployments.sandbox.provider import toml
 from flows.sync import SyncRequest, sync
 from tasks.read.connections import open_source
 from tests.support.long import long_after

@@ -379,8 +379,8 @@ def test_a_preview_changes_nothing_that_a_later_run_reads(
     """A plan waits; people have left; then previews under another policy, of one person, of that plan, and one that
     fails. Not a row that was there is another one afterwards: only records of the previews were added."""
     from connectors.idp import SOURCES
-    from deployments.demo import toml
     from deployments.sandbox import idp as sandbox_idp
+    from deployments.sandbox.provider import toml
     from flows.sync import SyncRequest, sync
     from tasks.policy import Policy
 

@@ -8,9 +8,9 @@ import pytest
 
 from connectors.idp import SOURCES
 from connectors.settings import load
-from deployments.demo import LATER, toml
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import idp as sandbox_idp
+from deployments.sandbox.provider import LATER, toml
 from tasks.policy import policy_of
 from tasks.run import begin
 from tests import road

@@ -26,12 +26,12 @@ from connectors.errors import ConfigurationError, RetryableError
 from connectors.idp import SOURCES
 from connectors.settings import load
 from connectors.store import ReadCursor, Store, WideTotals
-from deployments.demo import toml
 from deployments.react import Reactor
 from deployments.receiver import receiving
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox.organisation import changed, organisation
+from deployments.sandbox.provider import toml
 from flows import subscriptions as flow
 from flows.subscriptions import look_after, summary
 from flows.sync import SyncRequest, sync

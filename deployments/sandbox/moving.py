@@ -1,0 +1,81 @@
+"""Two buttons more in the Prefect UI of `crowdsync up`: the company of the sandbox moves on, by some days or by a
+mistake.
+
+A press is a flow run in a process of the worker's; the company is kept by `crowdsync up`, which listens for it on the
+loopback address.
+"""
+
+# No `from __future__ import annotations` here: see flows/sync.py.
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.error import HTTPError
+
+import httpx
+import orjson
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from deployments.sandbox.provider import LATER, Provider
+
+ADDRESS: Final = "CROWDSYNC_SANDBOX"
+DEPLOYMENTS: Final = Path(__file__).with_name("prefect.yaml")
+
+
+@flow(name="some-days-later", persist_result=False)
+def some_days_later() -> State[Any]:
+    """The company of the sandbox some days later: joiners, leavers, renames, moves, a new group."""
+    done = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in LATER.items())
+    return _told({"later": True}, f"In the identity provider: {done}.")
+
+
+@flow(name="mass-leavers", persist_result=False)
+def mass_leavers(
+    percent: Annotated[int, Field(title="Per cent of its people", ge=1, le=90)] = 40,
+    undo: Annotated[bool, Field(title="Undo it", description="As many people are enabled again.")] = False,
+) -> State[Any]:
+    """Somebody makes a mistake in the sandbox's identity provider: a large part of the company is disabled."""
+    what = "enabled again" if undo else "disabled"
+    return _told({"percent": percent, "undo": undo}, f"In the identity provider, {percent} % are {what}.")
+
+
+def _told(change: Mapping[str, Any], done: str) -> State[Any]:
+    answer = httpx.post(os.environ[ADDRESS], content=orjson.dumps(change), timeout=120)
+    return Failed(message=answer.text) if answer.is_error else Completed(message=done)
+
+
+@contextmanager
+def listening(provider: Provider, people: int) -> Iterator[str]:
+    """Until the end, presses of the buttons reach the provider; the address at which."""
+
+    class Press(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            try:
+                provider.change(LATER if asked.get("later") else _mass(people, asked["percent"], asked["undo"]))
+                status, text = 200, ""
+            except (ValueError, HTTPError):
+                status, text = 409, "nothing was changed: so many people to change are not left in this company"
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Press) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def _mass(people: int, percent: int, undo: bool) -> Mapping[str, int]:
+    return {"enabled" if undo else "disabled": people * percent // 100}
