@@ -20,6 +20,8 @@ from connectors.store.leases import Leases
 from connectors.store.links import Links
 from connectors.store.mirror import Mirror
 from connectors.store.overtaken import Overtakings
+from connectors.store.overview import Overviews
+from connectors.store.put_back import PutBack
 from connectors.store.records import Records
 from connectors.store.tokens import Tokens
 
@@ -40,10 +42,12 @@ class Store(
     Mirror,
     Overtakings,
     Tokens,
+    PutBack,
+    Overviews,
 ):
     """History, verdicts, links, plans, journal, runs, audit, leases, departures, decisions, health, what is held, since
-    when Crowd is in step, what was told in real time, what sources push to us, and their tokens; each part is a file of
-    its own.
+    when Crowd is in step, what was told in real time, what sources push to us, and their tokens, older copies that were
+    put back, and how all of it stands; each part is a file of its own.
 
     Every public write is one transaction. Times are timezone-aware. Methods may be called from any thread;
     they block, so that a coroutine calls them through a thread. Raises `RetryableError` where the database

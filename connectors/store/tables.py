@@ -298,6 +298,7 @@ class PlanRow(SQLModel, table=True):
         Index("plan_directory", "directory", "id"),
         Index("plan_everybody", "source", "directory", "id", **_where("about = ''")),
         Index("plan_unfinished", "directory", "id", **_where("status IN ('applying', 'interrupted')")),
+        Index("plan_open", "directory", "source", "id", **_where("status IN ('waiting', 'approved')")),
         {"sqlite_autoincrement": True},
     )
     id: int | None = serial()
@@ -350,6 +351,7 @@ class RunRow(SQLModel, table=True):
     __table_args__: ClassVar[Any] = (
         Index("run_started", "started_at"),
         Index("run_running", "run", **_where("status = 'running'")),
+        Index("run_synced", "source", "directory", "finished_at", **_where("mode = 'sync'")),
         Index("run_passed", "source", "directory", "finished_at", **_where("""summary LIKE '%"passed":[%'""")),
     )
     run: str = key(Text)
