@@ -76,6 +76,11 @@ COMMANDS: Final = (
         "Test the configuration and both connections, and say what is missing. Nothing is written.",
     ),
     Command(
+        "status",
+        "deployments.status:status",
+        "How everything stands: last good runs, and what waits for whom. Exit code 5 where something does.",
+    ),
+    Command(
         "explain",
         "deployments.govern:explain",
         "Say why a person is as they are in Crowd: scope, username and every value, rule by rule. From the last read.",

@@ -34,6 +34,7 @@ from tasks.decide.names import crowd_ids
 from tasks.read.connections import open_directory
 from tasks.read.webhook import look_after
 from tasks.run import Connections, connected
+from tasks.tell.current import show_current
 from tasks.tell.report import ReportedError
 
 GATHER: Final = 0.05
@@ -46,6 +47,8 @@ LOOK: Final = timedelta(minutes=10)
 """So often it is seen to that Crowd pings us."""
 SHOW: Final = 1.0
 """Seconds after which runs that ended are shown in Prefect."""
+PAGE: Final = 15.0
+"""So many seconds apart, at least, the page about everything is brought up to date, where batches ended since."""
 SHARE: Final = 1
 """A run about everybody that news led to is followed by the next one after so many times its own length, so that at
 least half of the time is left to those who were named alone."""
@@ -144,10 +147,15 @@ class Reactor:
 
     async def _show(self) -> None:
         """Shows the runs in Prefect, while it answers. Until it is cancelled."""
+        told, at = 0, float("-inf")
         while True:
             await asyncio.sleep(SHOW)
             try:
                 await show(self.store, load())
+                ended, now = self.batches.total(), asyncio.get_running_loop().time()
+                if ended != told and now - at >= PAGE:
+                    told, at = ended, now
+                    await show_current(self.store, load())
             except Exception as error:  # a page is not worth a hint
                 log.warning("Prefect: %s", error)
 

@@ -22,6 +22,7 @@ import httpx
 
 from connectors.errors import RetryableError
 from deployments.process import ending, tied
+from tasks.tell.dashboard import PASSING
 
 STARTUP_SECONDS: Final = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 SECONDS: Final = 300
@@ -101,7 +102,7 @@ def prefect_there() -> Iterator[Callable[[], None]]:
         started("uvicorn.main:main", *arguments, "--log-level", "error", port=port, log=log, env=env) as server,
     ):
         # Prefect's own threads know no settings but those of the environment; they too must find this server.
-        os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+        os.environ |= {"PREFECT_API_URL": f"{server.url}/api", PASSING: "1"}
         refresh_global_settings_context()
 
         def wait() -> None:
@@ -121,7 +122,7 @@ def prefect_there() -> Iterator[Callable[[], None]]:
         finally:
             if server.process.poll() is None:
                 say_goodbye()
-            del os.environ["PREFECT_API_URL"]
+            del os.environ["PREFECT_API_URL"], os.environ[PASSING]
             refresh_global_settings_context()
 
 

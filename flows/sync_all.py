@@ -26,6 +26,7 @@ from prefect.utilities.urls import url_for
 from connectors.errors import ConfigurationError, CrowdsyncError, RetryableError
 from connectors.settings import Settings, load
 from connectors.store import Quarantine, Store
+from tasks.tell.current import show_current
 
 DEPLOYMENT = "sync/sync"
 UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
@@ -47,6 +48,8 @@ async def sync_all(sources: list[str] = []) -> list[Row]:  # noqa: B006 (nobody 
     unfinished = await unfinished_runs()
     rows = [await start(settings, name, unfinished) for name in dict.fromkeys(sources or sorted(settings.sources))]
     await acreate_table_artifact(rows, key="sync-all", description=summary(rows))
+    with Store.open(settings.store_url(), busy=settings.store.busy) as store:
+        await show_current(store, settings)
     failed = [f"{row['source']}: {row['why']}" for row in rows if row["what"] == "not started"]
     if failed:
         raise RetryableError(f"not started: {'; '.join(failed)}")

@@ -205,6 +205,20 @@ def test_a_failed_run_says_what_where_and_what_to_do(served: Served) -> None:
     assert served.tasks(run)["extract-acme"] == "FAILED"
 
 
+def test_one_page_says_how_everything_stands(served: Served) -> None:
+    """One artifact, also where runs failed and in whatever process; what somebody deletes is made again."""
+    key = {"key": {"any_": ["crowdsync"]}}
+    (page,) = served.list("artifacts", artifacts=key)
+    assert page["data"].startswith("As of ")
+    assert "| crowd | acme |" in page["data"]
+    assert "Next: Prefect has no deployment" in page["data"]
+    assert served.api.delete(f"/artifacts/{page['id']}").status_code == 204
+    _sync("preview")
+    _sync("preview")
+    (again,) = served.list("artifacts", artifacts=key)
+    assert again["updated"] > again["created"]
+
+
 def test_a_schedule_makes_runs_and_a_deployment_runs(served: Served) -> None:
     deployment = until(lambda: next(iter(served.list("deployments")), None))
     assert deployment["schedules"][0]["schedule"]["cron"] == "* * * * *"
