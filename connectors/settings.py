@@ -27,6 +27,7 @@ class StoreSettings(Strict):
     url: str = Field("sqlite:///crowdsync.db", description="SQLAlchemy URL: sqlite:///FILE or postgresql://…")
     url_env: str = Field("", description="Environment variable with the URL, where it holds a password.")
     busy: float = Field(30, gt=0, le=600, description="Seconds to wait for another writer (SQLite).")
+    head_file: str = Field("", description="File, not in a backup, by which an older copy put back is noticed.")
 
 
 class DirectorySettings(Strict):
@@ -131,6 +132,12 @@ class Settings(Strict):
     def store_url(self) -> str:
         """The store's URL, from the environment where it stands there."""
         return secret("store.url", self.store.url_env) if self.store.url_env else self.store.url
+
+    def head_file(self) -> Path:
+        """The file that says how far the database was: beside that of SQLite, else in the working directory."""
+        kind, _, place = self.store_url().partition(":///")
+        beside = f"{place.partition('?')[0]}.head" if kind.startswith("sqlite") else "crowdsync.head"
+        return Path(self.store.head_file or beside)
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Settings:

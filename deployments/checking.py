@@ -18,6 +18,7 @@ from deployments.server import prefect_explained, prefect_there, quiet_prefect
 from deployments.terminal import SourceName, code_of, console, explained, printable
 from tasks.decide.ownership import abandoned
 from tasks.policy import policy_of
+from tasks.put_back import standing
 from tasks.read.connections import check_directory, check_source, open_directory, open_source
 
 
@@ -71,7 +72,8 @@ def _check_store(settings: Settings, names: list[str]) -> list[str]:
             raise RefusedError(
                 f"the audit chain is broken at row {broken}: someone changed it; keep a copy and ask who"
             )
-        return ["schema is current, the audit chain holds", *(_last_sync(store, name) for name in names)]
+        known = [*standing(store, settings), *(_last_sync(store, name) for name in names)]
+        return ["schema is current, the audit chain holds", *known]
 
 
 def _last_sync(store: Any, name: str) -> str:

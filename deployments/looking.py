@@ -10,6 +10,7 @@ from connectors.settings import load
 from connectors.store import Store
 from deployments import show
 from deployments.opened import opened_store
+from deployments.restored import restored
 from deployments.terminal import Many, console, explained
 
 database = typer.Typer(help="crowdsync's own database.", no_args_is_help=True)
@@ -42,6 +43,9 @@ def diff(
     """What changed between two snapshots."""
     with opened_store() as store:
         show.difference(console, store.compare_snapshots(a, b))
+
+
+database.command()(restored)
 
 
 @database.command()

@@ -114,6 +114,8 @@ async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -
     everything has to be read, "" where that was asked for."""
     if request.full or request.force or request.plan:
         return ""
+    if run.put_back:
+        return "an older copy of the database was put back"
     one, also, told = bool(request.person or request.group), NOBODY, None
     if not one and not run.lasting:
         return ""
@@ -162,7 +164,7 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
     """What follows from both sides, read whole; `why` they are, where it was tried with less."""
     source, crowd = run.source_side, run.crowd_side
     with run.timed("extract"):
-        cursors, reading, of_crowd = await _both_sides(run, request.full)
+        cursors, reading, of_crowd = await _both_sides(run, request.full or run.put_back)
     with run.timed("snapshot"):
         source = await save(run, source, reading.snapshot)
         crowd = await save(run, crowd, of_crowd.snapshot)

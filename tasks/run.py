@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 import pandas as pd
@@ -25,8 +26,10 @@ from tasks.decide.plan import Departures
 from tasks.decide.removals import RecentRemovals
 from tasks.policy import Policy, policy_of
 from tasks.process import gone, here
+from tasks.put_back import keep_head, look_back
 from tasks.read.connections import diagnosed, open_directory, open_source, request_digest
 from tasks.read.quarantine import quarantined
+from tasks.tell.current import show_current
 from tasks.write.lease import BusyError, Writing, only_writer
 
 Client = TypeVar("Client", Source, Directory)
@@ -78,6 +81,10 @@ class Run:
     """The sources of the directory in the configuration."""
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
+    put_back: bool = False
+    """Whether an older copy of the database was put back, and nobody saw to that for this source."""
+    head_file: Path | None = None
+    """Where it is kept how far the database is."""
     writing: Writing | None = None
     """The right to write to the directory; None where the run does not."""
     lender: int | None = None
@@ -183,12 +190,14 @@ async def begin(
             request_digest=request_digest(chosen, policy),
             lasting=mode in WRITING and policy == policy_of(settings, source),
             sources=settings.sources_of(crowd.name),
+            head_file=settings.head_file() if mode in WRITING else None,
         )
         async with recorded(run, settings, mode):
             if unattended and (why := await in_thread(quarantined, store, source)):
                 raise SkippedError(why)
             writing = writer(run, crowd, batch=mode == "react") if mode in WRITING else nullcontext()
             async with writing, limited(source, chosen.run_hours):
+                run.put_back = await in_thread(look_back, store, settings, crowd.name, source, acts=run.lasting)
                 yield run
 
 
@@ -233,6 +242,9 @@ async def recorded(run: Run, settings: Settings, mode: str) -> AsyncIterator[Non
         if known is error:
             raise
         raise known from None
+    finally:
+        if mode != "react":  # (whose process does it every few seconds)
+            await show_current(run.store, settings)
 
 
 def close_gone(store: Store) -> None:
@@ -293,6 +305,8 @@ def finish(run: Run, status: str, summary: Mapping[str, Any]) -> None:
     run.finished = True
     run.store.finish_run(run.id, status=status, summary=summary, at=now)
     run.store.audit(event="run", actor="crowdsync", subject=run.id, details={"status": status, **summary}, at=now)
+    if run.head_file is not None and run.lasting:
+        keep_head(run.store, run.head_file)
 
 
 def _line(error: BaseException) -> str:

@@ -211,9 +211,9 @@ async def measure(
 
 
 @task(name="guard", task_run_name="guard")
-async def guard_plan(plan: Plan, policy: Policy, impact: Impact, force: bool) -> Verdict:
+async def guard_plan(plan: Plan, policy: Policy, impact: Impact, force: bool, put_back: bool = False) -> Verdict:
     """Whether the plan may be carried out."""
-    return judge(plan, policy, impact, force=force)
+    return judge(plan, policy, impact, force=force, put_back=put_back)
 
 
 async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
@@ -251,7 +251,7 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
     async def judged(plan: Plan) -> tuple[Impact, Verdict]:
         impact = await measure(plan.operations, crowd.snapshot, policy, past, recent)
         impact = impact if totals is None else counted_whole(impact, totals)
-        return impact, await guard_plan(plan, policy, impact, basis.force)
+        return impact, await guard_plan(plan, policy, impact, basis.force, run.put_back)
 
     plan = await planned(basis.selection)
     await confirm_some(source.client, plan)

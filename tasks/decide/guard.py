@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import pandas as pd
 
@@ -57,10 +58,15 @@ class Verdict:
         return tuple(dict.fromkeys(kind for ask in self.asks for kind in ask.kinds))
 
 
-def judge(plan: Plan, policy: Policy, impact: Impact | None = None, *, force: bool = False) -> Verdict:
-    """Plan and its blast impact → verdict. Pure: the same plan under the same policy is always judged the same."""
+def judge(
+    plan: Plan, policy: Policy, impact: Impact | None = None, *, force: bool = False, put_back: bool = False
+) -> Verdict:
+    """Plan and its blast impact → verdict. Pure: the same plan under the same policy is always judged the same.
+
+    `put_back`: an older copy of the database was put back, and this source's plans ask, whatever they do."""
     always = tuple(_never(plan))
     found = [*_limits(plan, policy, impact), *_doubts(plan), *_handovers(plan, policy)]
+    found += [Finding(PUT_BACK, _kinds(plan))] if put_back and len(plan.operations) else []
     if impact is not None:
         found += _group_loss(plan, impact, policy)
         found += [*_of_groups(impact, policy), *_seats(impact, policy), *_unusual(impact)]
@@ -73,6 +79,17 @@ def judge(plan: Plan, policy: Policy, impact: Impact | None = None, *, force: bo
         taking = tuple(kind for kind in _TAKING if plan.counts().get(kind))
         found.append(Finding("approval.when is 'always': every plan needs agreement", taking))
     return Verdict(always, tuple(found))
+
+
+PUT_BACK: Final = (
+    "put back: the database is an older copy, and this is the first plan of the source since: see that all of it is "
+    "what the source wants; of a source that pushes, have everybody pushed again first"
+)
+
+
+def _kinds(plan: Plan) -> tuple[Kind, ...]:
+    counts = plan.counts()
+    return tuple(kind for kind in Kind if counts.get(kind))
 
 
 def _never(plan: Plan) -> Iterator[str]:

@@ -64,6 +64,8 @@ class KnownSides:
 
 def known_sides(run: Run) -> KnownSides:
     """Both sides as the store knows them. Raises `NotNarrowError`."""
+    if run.put_back:
+        raise NotNarrowError("an older copy of the database was put back")
     totals = _totals(run)
     source = _known(run.store, run.source_side)
     crowd = _known(run.store, run.crowd_side)

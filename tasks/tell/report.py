@@ -64,6 +64,8 @@ class Report:
     missed: Mapping[str, int] = field(default_factory=dict)
     """Of a full read: how many people and accounts had changed, and how many of them no delta or event had named."""
     why: str = ""
+    about: str = ""
+    """Whom the run was about alone: person:ID or group:NAME."""
     standing: str = ""
     """Of a run about one person that has nothing to do: how they stand."""
     shielded: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -103,6 +105,7 @@ class Report:
             **({"passed": list(self.passed)} if self.passed else {}),
             **({"read": self.read} if self.read else {}),
             **({"missed": dict(self.missed)} if self.missed else {}),
+            **({"about": self.about} if self.about else {}),
             **({"error": self.why} if self.why else {}),
             **({"loud": list(self.loud)} if self.loud else {}),
             **({"remarks": list(self.remarks)} if self.remarks else {}),
@@ -205,6 +208,8 @@ async def concluded(
     if ending.in_step(stored, run.policy):
         basis = stored.proposal.basis
         await remember_in_step(run, basis.cursors, basis.source.saved.id)
+        if run.put_back and run.lasting:
+            await in_thread(run.store.saw_put_back, run.directory_name, run.source_name)
     await show_markdown(run.key("report"), report_markdown(report), "What this run did")
     await in_thread(finish, run, ending.status, report.summary())
     line = f"Written: {written(ending.outcomes)}." if ending.outcomes else f"Planned: {count_line(report.planned)}."
@@ -249,6 +254,7 @@ def reported(run: Run, stored: StoredPlan, ending: Ending) -> Report:
         seconds=run.seconds,
         read=proposal.basis.read,
         missed=proposal.basis.missed.figures() if proposal.basis.missed else {},
+        about="" if proposal.basis.about_everybody else str(proposal.basis.selection),
         why=ending.why,
         standing=proposal.standing,
         shielded=plan.shielded,
