@@ -15,7 +15,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter as Counts
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +42,7 @@ from deployments.gate import Gate, Receive, Scope, Send
 from deployments.grouped import Grouped
 from deployments.scim import ScimEndpoint
 from deployments.scim.app import PushedTo
+from tasks.tell.dashboard import concerns
 
 FRESH: Final = 10.0
 """Seconds after which secrets are read anew, so that they can be exchanged without a restart."""
@@ -55,7 +57,7 @@ log = logging.getLogger("crowdsync.receive")
 class Figures:
     """What Prometheus is told."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, sources: Mapping[str, Sequence[str]]) -> None:
         mine = self.registry = CollectorRegistry()
         said, named = "Requests that came in, by what was answered.", "People and groups that were named."
         turned, lost = "Requests turned away before they were looked at.", "Requests that could not be taken (503)."
@@ -64,11 +66,11 @@ class Figures:
         self.refused = Counter("crowdsync_requests_refused", turned, ["status"], registry=mine)
         self.failed = Counter("crowdsync_requests_failed", lost, registry=mine)
         self.seconds = Histogram("crowdsync_delivery_seconds", "From a request to its answer.", registry=mine)
-        self.store = store
+        self.store, self.sources = store, sources
         self.registry.register(self)
 
     def collect(self) -> Sequence[GaugeMetricFamily]:
-        """How much of the inbox is open, as the store has it now."""
+        """How much of the inbox is open, and how each source stands, as the store has it now."""
         by = ["source", "status"]
         rows = GaugeMetricFamily("crowdsync_inbox_hints", "Hints that wait, or are held.", labels=by)
         age = GaugeMetricFamily("crowdsync_inbox_oldest_seconds", "Age of the oldest of them.", labels=by)
@@ -77,7 +79,31 @@ class Figures:
             labels = [one["source"] or one["directory"], one["status"]]
             rows.add_metric(labels, one["rows"])
             age.add_metric(labels, (now - one["oldest"]).total_seconds())
-        return rows, age
+        return rows, age, *self._standing(now)
+
+    def _standing(self, now: datetime) -> Sequence[GaugeMetricFamily]:
+        """What `crowdsync status` says, in numbers."""
+        by = ["directory", "source"]
+        good, held, waits, pause = (
+            GaugeMetricFamily(f"crowdsync_{name}", text, labels=by)
+            for name, text in (
+                ("last_good_run_timestamp_seconds", "When a run about everybody last left Crowd in step; 0: never."),
+                ("held_records", "Records that are held."),
+                ("concerns", "What waits for somebody, or is overdue, as crowdsync status lists it."),
+                ("quarantined", "1 while the source is in quarantine."),
+            )
+        )
+        found = self.store.overview(self.sources, now)
+        told = Counts((one.directory, one.source) for one in concerns(found))
+        for directory in found.directories:
+            waits.add_metric([directory.directory, ""], told[directory.directory, ""])
+            for one in directory.sources:
+                labels = [directory.directory, one.source]
+                good.add_metric(labels, one.in_step.timestamp() if one.in_step else 0)
+                held.add_metric(labels, sum(one.held.values()))
+                waits.add_metric(labels, told[directory.directory, one.source])
+                pause.add_metric(labels, one.quarantine is not None)
+        return good, held, waits, pause
 
 
 @dataclass(slots=True)
@@ -199,7 +225,8 @@ class Receiver:
 @asynccontextmanager
 async def receiving(settings: Settings, store: Store) -> AsyncIterator[Gate]:
     """The application, and what goes on beside it."""
-    figures, keys = Figures(store), Keys(settings)
+    sources = {one.name: settings.sources_of(one.name) for one in settings.all_directories()}
+    figures, keys = Figures(store, sources), Keys(settings)
     receiver = Receiver(settings, store, Grouped(lambda some: store.accept_all(some)), figures, keys)
     routes = [
         Route("/webhooks/{source}", receiver.webhook, methods=["GET", "POST"]),

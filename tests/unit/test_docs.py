@@ -36,7 +36,7 @@ PAGES = {kind: ROOT / "connectors" / "idp" / "docs" / f"{kind}.md" for kind in S
 PAGES["scim"] = SETTINGS
 MANUAL = (README, SETTINGS, POLICY, *(ROOT / "connectors" / "idp" / "docs").glob("*.md"))
 """What says how it is now. The log of changes also names what is gone."""
-ALL = (*MANUAL, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+ALL = (*MANUAL, ROOT / "OPERATIONS.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
 
 BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
