@@ -44,6 +44,7 @@ from tasks.decide.ownership import (
     wanted,
 )
 from tasks.policy import Policy, policy_of
+from tasks.put_back import look_back
 from tasks.read import validate
 from tasks.read.connections import open_directory, open_source
 from tasks.read.deltas import read_whole
@@ -100,6 +101,7 @@ async def taken_in_hand(
                 if writing:
                     patience = crowd.wait_minutes * 60
                     async with only_writer(store, crowd.name, run, busy=crowd.busy, patience=patience) as alone:
+                        look_back(store, settings, crowd.name, source, acts=True)
                         yield await _read(run, crowd, policy, store, directory, alone)
                 else:
                     yield await _read(run, crowd, policy, store, directory, None)

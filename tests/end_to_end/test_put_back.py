@@ -15,8 +15,10 @@ from connectors.settings import load
 from connectors.store import Store
 from deployments.sandbox.organisation import organisation
 from flows.sync import SyncRequest, sync
+from tasks.put_back import keep_head
 from tasks.tell.report import Report
 from tests.support.place import Place, place, say, wide
+from tests.support.stored import AT, plan
 
 __all__ = ["place", "wide"]
 LIMITS = "[sources.acme.policy.limits]\n" + "\n".join(
@@ -104,3 +106,22 @@ async def test_somebody_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -
     assert "the machine was put back" in say("audit")
     assert status(5)["directories"][0]["sources"][0]["put_back"]
     assert (await synced()).status == "waiting"
+
+
+def test_a_change_of_ownership_by_hand_notices_it_first(place: Place) -> None:
+    """What became of a plan that was under way in the copy is not concluded from names then either."""
+    file, kept = place.home / "store.db", place.home / "kept.db"
+    place.configure(f"sqlite:///{file}")
+    with Store.open(f"sqlite:///{file}") as store:
+        plan(store)
+        store.set_plan_status(1, "applying", at=AT)
+        store.intend(1, [0], at=AT)
+        copied(file, kept)
+        store.audit(event="run", actor="crowdsync", subject="r2", details={}, at=AT)
+        keep_head(store, load().head_file())
+    put_back(file, kept)
+    say("links", "cut", "acme", "nobody", "--reason", "a test", code=2)
+    with Store.open(f"sqlite:///{file}") as store:
+        assert store.operations(1)["state"].tolist() == ["undone", "planned", "planned"]
+        assert "older copy" in store.operations(1)["note"].iloc[0]
+        assert store.put_back("crowd", "acme")
