@@ -60,7 +60,7 @@ COMMANDS: Final = (
     ),
     Command(
         "apply",
-        "deployments.syncing:apply",
+        "deployments.applying:apply",
         "Carry out a stored plan, if it is still true: both sides are read again and must give the same plan.",
     ),
     Command(

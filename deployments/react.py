@@ -1,12 +1,13 @@
 """`crowdsync react`: one warm process per directory, which takes what the inbox has and brings Crowd in step.
 
 News is gathered for a moment and taken in batches: while one runs, the next one grows. What must not be lost stands in
-the inbox and in the journal; Prefect is shown the runs when it answers (`deployments.shown`).
+the inbox and in the journal; Prefect is shown the runs when it answers (`deployments.watched`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -14,7 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from connectors.contract import Hint
 from connectors.errors import CrowdsyncError, StaleCursorError
@@ -23,18 +24,16 @@ from connectors.settings import Settings, load
 from connectors.store import ReadCursor, Store, in_thread
 from connectors.store.inbox import Hint as Item
 from connectors.store.inbox import forget
-from deployments.buttons import Buttons
 from deployments.polling import poll
-from deployments.shown import prefect_answers, show
+from deployments.server import server_named
 from deployments.sign_ins import without_passed_over
 from deployments.subscribed import keep_subscribed
 from flows.react import Part, react
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tasks.decide.names import crowd_ids
 from tasks.read.connections import open_directory
 from tasks.read.webhook import look_after
 from tasks.run import Connections, connected
-from tasks.tell.current import show_current
 from tasks.tell.report import ReportedError
 
 GATHER: Final = 0.05
@@ -45,10 +44,6 @@ IDLE: Final = 5.0
 """Seconds after which the inbox is looked at though nothing woke us."""
 LOOK: Final = timedelta(minutes=10)
 """So often it is seen to that Crowd pings us."""
-SHOW: Final = 1.0
-"""Seconds after which runs that ended are shown in Prefect."""
-PAGE: Final = 15.0
-"""So many seconds apart, at least, the page about everything is brought up to date, where batches ended since."""
 SHARE: Final = 1
 """A run about everybody that news led to is followed by the next one after so many times its own length, so that at
 least half of the time is left to those who were named alone."""
@@ -78,6 +73,11 @@ class Wide:
         return bool(self.items) and (self.after is None or datetime.now(UTC) >= self.after)
 
 
+def _prefect() -> Any:
+    """What is done with Prefect: only where a server is named is it imported."""
+    return importlib.import_module("deployments.watched") if server_named() else None
+
+
 @dataclass(slots=True)
 class Reactor:
     """What `crowdsync react` does for one directory."""
@@ -96,16 +96,16 @@ class Reactor:
     """Sources that could not even be begun with: until when they are left alone."""
     turns: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whatever this process does about the directory: a batch, or a run of a button."""
+    prefect: Any = field(default_factory=_prefect)
+    """`deployments.watched`, or None."""
 
     async def work(self) -> None:
         """Until `end`; a batch that runs then is finished."""
-        buttons = Buttons(self.directory, self.store, self.turns)
         around = (
-            self._show(),
             keep_subscribed(self.directory, self.store),
             poll(self.store, self.directory),
-            buttons.serve(),
             forget(self.store),
+            *(self.prefect.beside(self.directory, self.store, self.turns, self.batches.total) if self.prefect else ()),
         )
         beside = [asyncio.create_task(one) for one in around]
         try:
@@ -144,20 +144,6 @@ class Reactor:
     def end(self) -> None:
         """Ends `work` after the batch, and the run about everybody, that run."""
         self.ended.set()
-
-    async def _show(self) -> None:
-        """Shows the runs in Prefect, while it answers. Until it is cancelled."""
-        told, at = 0, float("-inf")
-        while True:
-            await asyncio.sleep(SHOW)
-            try:
-                await show(self.store, load())
-                ended, now = self.batches.total(), asyncio.get_running_loop().time()
-                if ended != told and now - at >= PAGE:
-                    told, at = ended, now
-                    await show_current(self.store, load())
-            except Exception as error:  # a page is not worth a hint
-                log.warning("Prefect: %s", error)
 
     async def turn(self) -> bool:
         """A batch of each source that has news, beside a run about everybody; whether there was any news."""
@@ -283,7 +269,7 @@ class Reactor:
         items, wide.items, began = wide.items, set(), datetime.now(UTC)
         request = SyncRequest(source=source, mode="sync", unattended=True)
         try:
-            report = await (sync(request) if await prefect_answers() else sync.fn(request))
+            report = await (self.prefect.everybody(request) if self.prefect else walk(request))
         except ReportedError as error:
             report = error.report
         except Exception as error:  # they are due again after their pause

@@ -1,4 +1,5 @@
-"""Prefect's server as a process of ours: the sandbox's, or one for the length of a command where none is configured.
+"""Prefect's server as a process of ours: the sandbox's, or one for the length of a command that needs Prefect's blocks
+where none is named.
 
 It ends with us, whatever ends us. (Prefect's own temporary server does not: each killed run would leave one behind.)
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -77,15 +79,49 @@ def free_port() -> int:
     return port
 
 
+def server_named() -> bool:
+    """Whether a Prefect server is named: by PREFECT_API_URL, in the environment or in what Prefect reads beside it.
+
+    Prefect itself, which takes 1.3 s to be imported, is asked only where one of these might name one.
+    """
+    if "prefect.settings" not in sys.modules and not (_in_environment() or any(map(_in_file, _prefect_files()))):
+        return False
+    from prefect.settings import get_current_settings
+
+    return bool(get_current_settings().api.url)
+
+
+def _in_environment() -> bool:
+    named = (name.upper() for name, value in os.environ.items() if value)
+    return any(name.startswith(("PREFECT_API", "PREFECT_PROFILE")) for name in named)
+
+
+def _prefect_files() -> Iterator[tuple[Path, str]]:
+    """The files that Prefect takes settings from, and what stands in one that might name a server.
+    (https://docs.prefect.io/v3/concepts/settings-and-profiles)"""
+    yield Path(".env"), "prefect"
+    yield Path("prefect.toml"), ""
+    yield Path("pyproject.toml"), "tool.prefect"
+    yield Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect").expanduser() / "profiles.toml", "prefect_api"
+
+
+def _in_file(place: tuple[Path, str]) -> bool:
+    file, words = place
+    try:
+        return words in file.read_text(encoding="utf-8", errors="replace").lower()
+    except OSError:  # there is none
+        return file.exists()
+
+
 @contextmanager
 def prefect_there() -> Iterator[Callable[[], None]]:
-    """Inside, there is a Prefect server: the configured one, or one for the length of the block. What is given waits
+    """Inside, there is a Prefect server: the one that is named, or one for the length of the block. What is given waits
     until it answers, and raises `RetryableError` where it does not."""
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
-    if settings.api.url is not None:
+    if settings.api.url:
         yield lambda: None
         return
     port = free_port()
@@ -159,7 +195,7 @@ def prefect_explained() -> Iterator[None]:
         if isinstance(error, RuntimeError) and "server" not in str(error) and "API" not in str(error):
             raise
         url = get_current_settings().api.url
-        if url is None:
+        if not url:
             way = "it was to be started for this run only; try again, or start one: `prefect server start`"
         else:
             way = f"PREFECT_API_URL is {url}: start that server, or unset it to run without one"

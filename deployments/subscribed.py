@@ -8,7 +8,7 @@ from typing import Final
 
 from connectors.settings import load
 from connectors.store import Store
-from flows.subscriptions import look_after, subscribed
+from tasks.read.subscribed import look_after, subscribed
 
 EVERY: Final = 600.0
 """Seconds between two looks."""

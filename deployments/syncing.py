@@ -1,9 +1,11 @@
-"""The commands that walk the road: sync, plan, apply."""
+"""The commands that walk the road: sync, plan, and what apply carries out."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -14,9 +16,13 @@ from connectors.errors import ConfigurationError
 from connectors.settings import Settings, load
 from deployments import show
 from deployments.opened import blocks_named, opened_store, settings_store
-from deployments.server import ended_as_by_hand, prefect_explained, prefect_there, quiet_prefect
+from deployments.server import ended_as_by_hand, prefect_explained, prefect_there, quiet_prefect, server_named
 from deployments.terminal import REFUSED, UNHEEDED, SourceName, console, errors, explained, printable
+from flows.road import SyncRequest, walk
 from tasks.policy import policy_of
+from tasks.read.connections import open_directory, open_source
+from tasks.tell.report import Report, ReportedError
+from tasks.write.open import refuse_unless_open
 
 
 def _source(settings: Settings, name: str) -> str:
@@ -28,7 +34,8 @@ def _source(settings: Settings, name: str) -> str:
     return next(iter(settings.sources))
 
 
-def _run(source: str, **request: Any) -> None:
+def run(source: str, **request: Any) -> None:
+    """One run of a source, its report, and its exit code."""
     with explained():
         settings = load()
         chosen = _source(settings, source)
@@ -36,18 +43,10 @@ def _run(source: str, **request: Any) -> None:
         policy_of(settings, chosen)
         with settings_store(settings):
             pass
-        quiet_prefect()
         status = f"{chosen}: reading, planning{', writing' if request.get('mode') != 'preview' else ''} …"
-        with console.status(status), prefect_explained(), prefect_there() as ready, ended_as_by_hand():
-            if blocks_named(settings):
-                ready()
-            asyncio.run(_clients(settings, chosen))
-            from flows.sync import SyncRequest, sync
-            from tasks.tell.report import ReportedError
-
-            ready()
+        with console.status(status):
             try:
-                report = asyncio.run(_awaited(sync(SyncRequest(source=chosen, **request))))
+                report = _walked(settings, SyncRequest(source=chosen, **request))
             except ReportedError as error:
                 show.report(console, error.report)
                 raise
@@ -62,14 +61,29 @@ def _run(source: str, **request: Any) -> None:
             raise typer.Exit(UNHEEDED)
 
 
-async def _awaited(flow: Awaitable[Any]) -> Any:
+def _walked(settings: Settings, request: SyncRequest) -> Report:
+    """The run: as a flow run where a Prefect server is named, plainly where none is."""
+    clients = partial(_clients, settings, request.source)
+    if not server_named() and not blocks_named(settings):
+        asyncio.run(clients())
+        return asyncio.run(walk(request))
+    quiet_prefect()
+    with prefect_explained(), prefect_there() as ready, ended_as_by_hand():
+        if blocks_named(settings):
+            ready()
+        asyncio.run(clients())
+        from flows.sync import sync as flow  # (Prefect takes a second and a half to be imported)
+
+        ready()
+        return asyncio.run(_awaited(flow(request)))
+
+
+async def _awaited(flow: Awaitable[Report]) -> Report:
     return await flow
 
 
 async def _clients(settings: Settings, source: str) -> None:
     """Addresses, secrets and certificates are there and make sense; nothing is called yet."""
-    from tasks.read.connections import open_directory, open_source
-
     async with open_source(source, settings.source(source)), open_directory(settings.directory_of(source)):
         pass
 
@@ -89,19 +103,22 @@ def sync(
         with explained():
             raise ConfigurationError("--person and --group exclude each other; keep one")
     if not every:
-        _run(source, **request, person=person, group=group)
+        run(source, **request, person=person, group=group)
         return
     with explained():
         if source or person or group:
             raise ConfigurationError("--all goes with no source, --person or --group; leave these out")
-        names = sorted(load().sources)
-    quiet_prefect()
+        settings = load()
     worst = 0
-    with explained(), prefect_explained(), prefect_there() as ready:
-        ready()
-        for name in names:  # one that fails does not keep the others from it
+    with ExitStack() as stack:
+        if blocks_named(settings):  # one server for all of them
+            quiet_prefect()
+            for context in (explained(), prefect_explained()):
+                stack.enter_context(context)
+            stack.enter_context(prefect_there())()
+        for name in sorted(settings.sources):  # one that fails does not keep the others from it
             try:
-                _run(name, **request)
+                run(name, **request)
             except typer.Exit as ended:
                 worst = max(worst, ended.exit_code)
     if worst:
@@ -114,7 +131,7 @@ def plan(
 ) -> None:
     """Make a plan and show it, without writing to Crowd; `crowdsync apply` carries it out."""
     if not number:
-        _run(source, mode="preview")
+        run(source, mode="preview")
         return
     with opened_store() as store:
         stored = store.load_plan(number)
@@ -122,11 +139,10 @@ def plan(
         show.plan(console, stored, store.operations(number), disclose)
 
 
-def apply(
-    number: Annotated[int, typer.Argument(help="The number that `crowdsync plan` shows.", metavar="PLAN")],
-    force: Annotated[bool, typer.Option("--force", help="Go past the policy's limits.")] = False,
-) -> None:
-    """Carry out a stored plan, if it is still true: both sides are read again and must give the same plan."""
+def carry_out(number: int, force: bool) -> None:
+    """`crowdsync apply`."""
     with opened_store() as store:
         stored = store.load_plan(number)
-    _run(stored.source, mode="sync", plan=number, force=force)
+    with explained():
+        refuse_unless_open(number, stored.status)
+    run(stored.source, mode="sync", plan=number, force=force)

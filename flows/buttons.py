@@ -1,4 +1,4 @@
-"""One flow for each thing that people often do by hand: few fields, and each walks the road of `flows.sync`."""
+"""One flow for each thing that people often do by hand: few fields, and each walks the road of `flows.road`."""
 
 # No `from __future__ import annotations` here: see flows/sync.py.
 from typing import Annotated, Literal
@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import StringConstraints
 
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tasks.tell.report import Report
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"\S")]
@@ -33,7 +33,7 @@ async def preview(source: str) -> Report:
     Args:
         source: The source's name in crowdsync.toml.
     """
-    return await sync.fn(SyncRequest(source=source, mode="preview"))
+    return await walk(SyncRequest(source=source, mode="preview"))
 
 
 @flow(name="sync-person", flow_run_name=_name, persist_result=False)
@@ -45,7 +45,7 @@ async def sync_person(source: str, person: Name, preview: bool = True) -> Report
         person: Id, username or e-mail address in the identity provider.
         preview: Only show what would be done; off: do it.
     """
-    return await sync.fn(SyncRequest(source=source, mode=_mode(preview), person=person))
+    return await walk(SyncRequest(source=source, mode=_mode(preview), person=person))
 
 
 @flow(name="sync-group", flow_run_name=_name, persist_result=False)
@@ -57,7 +57,7 @@ async def sync_group(source: str, group: Name, preview: bool = True) -> Report:
         group: The group's name in Crowd.
         preview: Only show what would be done; off: do it.
     """
-    return await sync.fn(SyncRequest(source=source, mode=_mode(preview), group=group))
+    return await walk(SyncRequest(source=source, mode=_mode(preview), group=group))
 
 
 @flow(name="full-read", flow_run_name="{source}: full read", persist_result=False)
@@ -67,7 +67,7 @@ async def full_read(source: str) -> Report:
     Args:
         source: The source's name in crowdsync.toml.
     """
-    return await sync.fn(SyncRequest(source=source, mode="sync", full=True))
+    return await walk(SyncRequest(source=source, mode="sync", full=True))
 
 
 def _mode(preview: bool) -> Literal["preview", "sync"]:

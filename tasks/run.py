@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 import pandas as pd
-from prefect.exceptions import Pause
-from prefect.runtime import flow_run
 
 from connectors.contract import Directory, Scope, Source
 from connectors.errors import CrowdsyncError, RefusedError
@@ -29,7 +27,7 @@ from tasks.process import gone, here
 from tasks.put_back import keep_head, look_back
 from tasks.read.connections import diagnosed, open_directory, open_source, request_digest
 from tasks.read.quarantine import quarantined
-from tasks.tell.current import show_current
+from tasks.tell.page import run_id, show_current, suspends
 from tasks.write.lease import BusyError, Writing, only_writer
 
 Client = TypeVar("Client", Source, Directory)
@@ -179,7 +177,7 @@ async def begin(
     async with nullcontext(through) if through else connected(settings, source) as opened:
         store = opened.store
         run = Run(
-            id=str(flow_run.id or uuid.uuid4()),
+            id=run_id() or str(uuid.uuid4()),
             source_name=source,
             directory_name=crowd.name,
             policy=policy,
@@ -222,19 +220,19 @@ async def recorded(run: Run, settings: Settings, mode: str) -> AsyncIterator[Non
             source=run.source_name,
             directory=run.directory_name,
             mode=mode,
-            flow_run_id=str(flow_run.id or ""),
+            flow_run_id=run_id(),
             process=here(),
             at=datetime.now(UTC),
         )
         await in_thread(close_gone, run.store)
         yield
-    except Pause:
-        finish(run, "waiting", {"error": "waits for a person to agree"})
-        raise
     except SkippedError as error:
         finish(run, "skipped", {"error": str(error)})
         raise
     except BaseException as error:
+        if suspends(error):
+            finish(run, "waiting", {"error": "waits for a person to agree"})
+            raise
         known = await diagnosed(settings, run.source_name, run.source, run.directory, error)
         if not run.finished:
             with suppress(CrowdsyncError):  # the store may be what failed

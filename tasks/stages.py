@@ -1,5 +1,5 @@
-"""Every stage of the road as a Prefect task: thin, under the names that people see on a run's page. Outside of a flow
-run it is a plain call.
+"""Every stage of the road as a task: thin, under the names that people see on a run's page. Outside of a flow run it
+is a plain call.
 
 What a stage does stands in the function that it calls. Frames are neither hashed as inputs nor kept as results.
 """
@@ -7,14 +7,11 @@ What a stage does stands in the function that it calls. Frames are neither hashe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import pandas as pd
 import stamina
-from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task, exponential_backoff
 
 from connectors.answers import recording
 from connectors.contract import Directory, Scope, Source
@@ -42,7 +39,7 @@ from tasks.read.narrow import NOBODY, Few, Unread, read_changed, read_group, rea
 from tasks.read.news import News
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Client, ReadSide, Run, Side
-from tasks.tell.page import has_page, say
+from tasks.tell.page import page, say
 from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.report import concluded
 from tasks.tell.stored_plan import StoredPlan
@@ -54,33 +51,35 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Stage(Task[P, R]):
-    """A task that outside of a flow run is the function that it was made of, so that nothing waits for Prefect."""
+@dataclass(eq=False)
+class Stage(Generic[P, R]):
+    """A function that inside of a flow run is a task of Prefect, and else what it is, so that nothing waits for
+    Prefect. Where it raises `RetryableError`, it is called again, at most so many times."""
+
+    fn: Callable[P, R]
+    name: str
+    run_name: str
+    """What a run of the task is called, from its arguments."""
+    retries: int = 0
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        if has_page():
-            return super().__call__(*args, **options)
+        if shown := page():
+            return shown.task(self)(*args, **options)
         if not self.retries:
             return self.fn(*args, **options)
         again = stamina.retry(on=RetryableError, attempts=self.retries + 1, timeout=None, wait_initial=2, wait_max=30)
         return again(self.fn)(*args, **options)
 
 
-def task(name: str, task_run_name: str, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A function → a stage of this name, whose arguments are neither hashed nor kept."""
-
-    def stage(function: Callable[P, R]) -> Callable[P, R]:
-        return Stage(
-            function, name, task_run_name=task_run_name, cache_policy=NO_CACHE, persist_result=False, **options
-        )
-
-    return stage
+def task(name: str, run_name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function → a stage of this name."""
+    return lambda function: Stage(function, name, run_name, retries)
 
 
 # Read
 
 
-@task(name="extract source", task_run_name="extract-{name}")
+@task(name="extract source", run_name="extract-{name}")
 async def extract_source(
     source: Source,
     scope: Scope,
@@ -91,7 +90,7 @@ async def extract_source(
     return await read_since(source, scope, since, say)
 
 
-@task(name="extract directory", task_run_name="extract-crowd")
+@task(name="extract directory", run_name="extract-crowd")
 async def extract_directory(directory: Directory, scope: Scope) -> Reading:
     """Crowd as it is now."""
     with recording(directory.clients) as told:
@@ -99,7 +98,7 @@ async def extract_directory(directory: Directory, scope: Scope) -> Reading:
     return Reading(snapshot, answers=told.text())
 
 
-@task(name="read by key", task_run_name="read by key")
+@task(name="read by key", run_name="read by key")
 async def read_few(
     run: Run, person: str, group: str, also: Unread = NOBODY, told: News | None = None
 ) -> Few | NotNarrowError:
@@ -113,21 +112,21 @@ async def read_few(
         return why
 
 
-@task(name="snapshot", task_run_name="snapshot-{side.stream}")
+@task(name="snapshot", run_name="snapshot-{side.stream}")
 async def save(run: Run, side: Side[Client], snapshot: Snapshot) -> ReadSide[Client]:
     """What was read of a side, put into history."""
     saved = await save_snapshot(run.store, side.stream, snapshot, run.id)
     return ReadSide(side.name, side.stream, side.scope, side.client, snapshot, saved)
 
 
-@task(name="validate", task_run_name="validate-{read.stream}")
+@task(name="validate", run_name="validate-{read.stream}")
 async def validate(run: Run, read: ReadSide[Client]) -> ReadSide[Client]:
     """The part of what was read that may be worked with."""
     snapshot = await validated(run.store, read.stream, read.snapshot, read.saved.digest)
     return ReadSide(read.name, read.stream, read.scope, read.client, snapshot, read.saved)
 
 
-@task(name="confirm", task_run_name="confirm {count} gone")
+@task(name="confirm", run_name="confirm {count} gone")
 async def confirm_gone(
     source: Source,
     gone: pd.DataFrame,
@@ -154,19 +153,19 @@ async def confirm_others(source: Source, plan: Plan) -> None:
 # Decide
 
 
-@task(name="filter", task_run_name="filter")
+@task(name="filter", run_name="filter")
 async def filter_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int], whole: bool = True) -> Scoped:
     """The part of the source that is in scope."""
     return in_scope(snapshot, policy, known, whole=whole)
 
 
-@task(name="map", task_run_name="map")
+@task(name="map", run_name="map")
 async def map_names(snapshot: Snapshot, policy: Policy, whole: bool = True) -> Desired:
     """What the source wants in Crowd."""
     return desired(snapshot, policy, whole=whole)
 
 
-@task(name="match", task_run_name="match")
+@task(name="match", run_name="match")
 async def match_accounts(  # (the arguments of `match`)
     desired: Desired,
     directory: Snapshot,
@@ -180,7 +179,7 @@ async def match_accounts(  # (the arguments of `match`)
     return match(desired, directory, links, policy, source, read, advice)
 
 
-@task(name="plan", task_run_name="plan")
+@task(name="plan", run_name="plan")
 async def make_plan(  # (the arguments of `plan`)
     matched: Matched,
     source: Snapshot,
@@ -198,7 +197,7 @@ async def make_plan(  # (the arguments of `plan`)
     )
 
 
-@task(name="impact", task_run_name="impact")
+@task(name="impact", run_name="impact")
 async def measure(
     operations: pd.DataFrame,
     directory: Snapshot,
@@ -210,7 +209,7 @@ async def measure(
     return impact_of(operations, directory, policy, past, recent)
 
 
-@task(name="guard", task_run_name="guard")
+@task(name="guard", run_name="guard")
 async def guard_plan(plan: Plan, policy: Policy, impact: Impact, force: bool, put_back: bool = False) -> Verdict:
     """Whether the plan may be carried out."""
     return judge(plan, policy, impact, force=force, put_back=put_back)
@@ -273,18 +272,7 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
 # Write
 
 
-def _again(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
-    return isinstance(state.data, RetryableError)
-
-
-@task(
-    name="apply",
-    task_run_name="apply {number} of {total}",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_again,
-)
+@task(name="apply", run_name="apply {number} of {total}", retries=3)
 async def apply_chunk(
     run: Run,
     plan: int,
@@ -297,13 +285,7 @@ async def apply_chunk(
     await chunks.apply_chunk(run, plan, bounds, progress)
 
 
-@task(
-    name="canary",
-    task_run_name="canary of {count}",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_condition_fn=_again,
-)
+@task(name="canary", run_name="canary of {count}", retries=3)
 async def apply_canary(
     run: Run,
     plan: int,
@@ -323,16 +305,8 @@ class _AsTasks:
     """The parts of a plan as tasks, with a progress bar on the run's page."""
 
     async def begin(self, run: Run, operations: int) -> Callable[[float], Awaitable[None]]:
-        if not has_page():
-            return _untold
-        shown = await acreate_progress_artifact(
-            progress=0.0, key=run.key("apply"), description=f"{operations:,} operations"
-        )
-
-        async def tell(percent: float) -> None:
-            await aupdate_progress_artifact(shown, progress=percent)
-
-        return tell
+        shown = page()
+        return await shown.progress(run.key("apply"), f"{operations:,} operations") if shown else _untold
 
     async def canary(self, run: Run, plan: int, first: pd.DataFrame, progress: Progress) -> None:
         await apply_canary(run, plan, first, len(first), progress)
@@ -361,4 +335,4 @@ async def carry_out(run: Run, stored: StoredPlan, runner: Runner = apply_runner)
 # Tell
 
 
-conclude = task(name="report", task_run_name="report")(concluded)
+conclude = task(name="report", run_name="report")(concluded)

@@ -1,4 +1,4 @@
-"""The road without Prefect: the stages of `flows/sync.py`, one after the other, for tests.
+"""The road without Prefect: the stages of `flows/road.py`, one after the other, for tests.
 
 `walk` calls what the flow calls (a task's own function is its `.fn`); what is left out are Prefect's
 runs and artifacts. `FixedSource` is a source that gives one snapshot; `content` is what Crowd holds,

@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr
 
 from connectors.errors import ConfigurationError
 from connectors.settings import DirectorySettings
-from connectors.source import SourceSettings, secret, secrets_of
+from connectors.source import SourceSettings
 
 
 class CrowdCredentials(Block):
@@ -47,9 +47,7 @@ BLOCKS = (CrowdCredentials, SourceCredentials)
 
 
 async def source_secrets(name: str, settings: SourceSettings) -> dict[str, str]:
-    """The secrets of a source by name, from its block or from the environment. Raises `ConfigurationError`."""
-    if not settings.block:
-        return secrets_of(name, settings)
+    """The secrets of a source by name, from its block. Raises `ConfigurationError`."""
     block = await _load(SourceCredentials, settings.block, f"sources.{name}.block")
     found: dict[str, str] = {}
     for one in settings.secrets():
@@ -64,9 +62,7 @@ async def source_secrets(name: str, settings: SourceSettings) -> dict[str, str]:
 
 
 async def directory_secret(settings: DirectorySettings) -> str:
-    """The password of the Crowd application, from its block or from the environment. Raises `ConfigurationError`."""
-    if not settings.block:
-        return secret("directory.password", settings.password_env, settings.password_file)
+    """The password of the Crowd application, from its block. Raises `ConfigurationError`."""
     block = await _load(CrowdCredentials, settings.block, "directory.block")
     password: str = block.password.get_secret_value()
     return password

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -17,10 +18,9 @@ from connectors.http import Http
 from connectors.idp import SOURCES
 from connectors.idp.push import Push, PushSettings
 from connectors.settings import DirectorySettings, Settings
-from connectors.source import SourceSettings
+from connectors.source import SourceSettings, secret, secrets_of
 from connectors.store import Store, in_thread
 from tasks.policy import Policy
-from tasks.read.blocks import directory_secret, source_secrets
 
 
 @asynccontextmanager
@@ -33,7 +33,8 @@ async def open_source(name: str, settings: SourceSettings) -> AsyncIterator[Sour
         with await in_thread(Store.open, url, busy=busy) as store:
             yield Push(name, lambda: store.mirror(name), page_size=settings.page_size)
         return
-    source = SOURCES[settings.kind].open(name, settings, await source_secrets(name, settings))
+    secrets = await _blocks().source_secrets(name, settings) if settings.block else secrets_of(name, settings)
+    source = SOURCES[settings.kind].open(name, settings, secrets)
     try:
         yield source
     finally:
@@ -43,8 +44,17 @@ async def open_source(name: str, settings: SourceSettings) -> AsyncIterator[Sour
 @asynccontextmanager
 async def open_directory(settings: DirectorySettings) -> AsyncIterator[tuple[Crowd, Http]]:
     """Crowd and its client. Raises `ConfigurationError`; nothing is called yet."""
-    async with directory_http(settings, await directory_secret(settings)) as client:
+    if settings.block:
+        password: str = await _blocks().directory_secret(settings)
+    else:
+        password = secret("directory.password", settings.password_env, settings.password_file)
+    async with directory_http(settings, password) as client:
         yield Crowd(client, page_size=settings.page_size), client
+
+
+def _blocks() -> Any:
+    """`tasks.read.blocks`: only where one is named, because Prefect takes a second to be imported."""
+    return importlib.import_module("tasks.read.blocks")
 
 
 def directory_http(settings: DirectorySettings, password: str) -> Http:

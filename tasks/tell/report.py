@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pandas as pd
-from prefect.runtime import flow_run
 
 from connectors.errors import CrowdsyncError
 from connectors.model import sizes_only
@@ -20,7 +19,7 @@ from tasks.policy import Policy
 from tasks.read.remember import held_keys, remember_in_step
 from tasks.run import WRITING, Run, finish
 from tasks.tell.events import emit
-from tasks.tell.page import say, show_markdown
+from tasks.tell.page import run_id, say, show_markdown
 from tasks.tell.render import left_in, report_markdown, unheeded, wanted_names
 from tasks.tell.rows import count_line, written
 from tasks.tell.stored_plan import StoredPlan
@@ -289,4 +288,4 @@ def raise_if_short(report: Report, ending: Ending) -> None:
 async def skipped_report(source: str, directory: str, why: str) -> Report:
     """The report of a run that left the field to another one, or its source alone."""
     say("Skipped: %s", why)
-    return Report(run=str(flow_run.id or ""), source=source, directory=directory, status="skipped", plan=None, why=why)
+    return Report(run=run_id(), source=source, directory=directory, status="skipped", plan=None, why=why)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
-from prefect import get_client
-from prefect.exceptions import ObjectNotFound
-
-from connectors.errors import ConfigurationError, RefusedError
+from connectors.errors import ConfigurationError
 from connectors.model import sizes_only
 from connectors.store import in_thread
 from tasks.decide.guard import Verdict
@@ -18,9 +14,10 @@ from tasks.decide.impact import Impact
 from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.run import Run
-from tasks.tell.page import has_page, show_table
+from tasks.tell.page import has_page, show_table, waits
 from tasks.tell.proposal import Proposal
 from tasks.tell.render import plan_markdown, plan_table
+from tasks.write.open import refuse_unless_open
 
 
 @sizes_only
@@ -85,8 +82,7 @@ async def _still_true(run: Run, plan: Plan, replaces: int, now: datetime) -> int
     stored = await in_thread(run.store.load_plan, replaces)
     if stored.source != run.source_name or stored.directory != run.directory_name:
         raise ConfigurationError(f"plan {replaces} is for {stored.source} → {stored.directory}; name that source")
-    if stored.status not in ("planned", "refused", "waiting", "approved"):
-        raise RefusedError(f"plan {replaces} is {stored.status} already; make a new one with `crowdsync plan`")
+    refuse_unless_open(replaces, stored.status)
     if stored.digest == plan.digest:
         return replaces
     if run.writing:
@@ -147,14 +143,7 @@ def stored_selection(run: Run, number: int) -> Selection | None:
 async def asking(run: Run, other: str) -> bool:
     """Whether the flow run of another run still waits for a person."""
     flow_run_id = (await in_thread(run.store.run, other))["flow_run_id"]
-    if not flow_run_id:
-        return False
-    async with get_client() as client:
-        try:
-            state = (await client.read_flow_run(UUID(flow_run_id))).state
-        except ObjectNotFound:  # another server, or cleaned up
-            return False
-    return state is not None and state.is_paused()
+    return bool(flow_run_id) and await waits(flow_run_id)
 
 
 async def create_table(run: Run, stored: StoredPlan) -> None:

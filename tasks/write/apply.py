@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Protocol
 
 import pandas as pd
 
@@ -16,9 +16,7 @@ from tasks.run import Run
 from tasks.write.canary import canary
 from tasks.write.chunks import CHUNK, Progress, chunks
 from tasks.write.lend import let_in
-
-BEFORE: Final = ("planned", "refused", "waiting", "approved")
-"""The states of a plan that can be carried out."""
+from tasks.write.open import BEFORE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,40 +10,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from prefect.flow_runs import asuspend_flow_run
-from prefect.input import RunInput
-from prefect.runtime import deployment, flow_run
-from pydantic import Field
-
 from connectors.operations import Kind
 from connectors.store import Decision, in_thread
 from tasks.decide.guard import Verdict, limits_of
 from tasks.policy import Policy
 from tasks.run import Run
 from tasks.tell.events import emit
+from tasks.tell.page import page
 from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.render import question_markdown
 from tasks.tell.stored_plan import StoredPlan, store_plan
-
-
-class Agreement(RunInput):
-    """What a person decides about a plan. (Two switches: a list to choose from does not open in Prefect's dialog.)"""
-
-    approve: bool = Field(False, title="Approve", description="On: the plan is carried out. Off: it is rejected.")
-    without: bool = Field(
-        False,
-        title="Without the dangerous part",
-        description="On: the operations of the kinds named above are left out.",
-    )
-    name: str = Field(min_length=2, max_length=200, title="Your name", description="It stands in the audit.")
-    reason: str = Field(min_length=2, max_length=1000, title="Reason", description="It stands in the audit.")
-
-    def decision(self) -> str:
-        """As the store calls it."""
-        if not self.approve:
-            return "reject"
-        return "approve_without" if self.without else "approve"
-
 
 Propose = Callable[[Run, Basis, Policy], Awaitable[Proposal]]
 """How a plan is made anew: `tasks.stages.propose`."""
@@ -80,19 +56,15 @@ async def decided(run: Run, stored: StoredPlan) -> Decision | None:
         return None
     before = (await in_thread(run.store.load_plan, stored.number)).status
     await in_thread(run.store.set_plan_status, stored.number, "waiting", at=datetime.now(UTC))
-    if not (can_ask := bool(deployment.id and not flow_run.parent_flow_run_id)) and before == "waiting":
+    shown = page()
+    if not (can_ask := shown is not None and shown.can_ask) and before == "waiting":
         return None  # (it was told)
     emit("plan.waiting", run.source_name, plan=stored.number, asks=[ask.text for ask in stored.verdict.asks])
-    if not can_ask:
+    if shown is None or not can_ask:
         return None
     hours = run.policy.approval.expires_hours
     question = question_markdown(stored, hours)
-    answer = await asuspend_flow_run(
-        wait_for_input=Agreement.with_initial_data(description=question),
-        timeout=int(hours * 3600),
-        key=f"plan-{stored.number}",
-    )
-    assert isinstance(answer, Agreement)
+    answer = await shown.ask(f"plan-{stored.number}", question, hours)
     await in_thread(decide, run, stored, answer.decision(), answer.name, answer.reason)
     return await in_thread(run.store.decision, stored.number, now=datetime.now(UTC))
 

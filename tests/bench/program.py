@@ -1,6 +1,6 @@
 """The program in a process of its own: the flow as Prefect runs it, and the same road without Prefect.
 
-Both run `flows.sync` itself. Outside of a flow run, every stage there is its plain function, and there is no page to
+Both run `flows.road` itself. Outside of a flow run, every stage there is its plain function, and there is no page to
 show anything on; so the difference is what the orchestration costs.
 """
 
@@ -18,10 +18,10 @@ from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
-from prefect.tasks import Task
 
 import tasks.stages
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
+from flows.sync import sync
 from tasks.read.deltas import Reading
 from tests.bench.child import answer
 
@@ -109,7 +109,7 @@ def frame_bytes(frame: pd.DataFrame) -> int:
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
     """Every stage notes its time."""
-    stages = [value for value in vars(tasks.stages).values() if isinstance(value, Task)]
+    stages = [value for value in vars(tasks.stages).values() if isinstance(value, tasks.stages.Stage)]
     patches = [patch.object(value, "fn", watch.timed(value.name, value.fn)) for value in stages]
     for one in patches:
         one.start()
@@ -127,7 +127,7 @@ def run(orchestrated: bool = True, mode: str = "sync", person: str = "", force: 
     before = resident()
     with watched(watch), watch.sampling():
         start, cpu = time.perf_counter(), time.process_time()
-        report = asyncio.run(sync(request) if orchestrated else sync.fn(request))
+        report = asyncio.run(sync(request) if orchestrated else walk(request))
         wall, used = time.perf_counter() - start, time.process_time() - cpu
     result = {
         "wall": wall,

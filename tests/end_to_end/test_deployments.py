@@ -443,9 +443,9 @@ def warm(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
 
 
 async def test_a_press_is_answered_here_and_waits_for_agreement_without_holding_anything(warm: Warm) -> None:
-    from flows.sync import SyncRequest, sync
+    from flows.road import SyncRequest, walk
 
-    assert (await sync.fn(SyncRequest(source="busy"))).status == "waiting"  # (from here on, few are read)
+    assert (await walk(SyncRequest(source="busy"))).status == "waiting"  # (from here on, few are read)
     run = warm.press(person="ann", preview=True)
     who = next(person.username for person in organisation(**COMPANY).people if person.active).lower()
     asking = warm.press(person=who, preview=False)

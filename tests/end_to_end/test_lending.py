@@ -15,7 +15,7 @@ from connectors.settings import load
 from connectors.store import Store
 from deployments.react import Reactor
 from deployments.sandbox.organisation import Organisation, changed, organisation
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tasks.write.apply import apply_plan
 from tasks.write.lease import next_of, only_writer, turn_of
 from tasks.write.lend import let_in
@@ -45,7 +45,7 @@ def opened(place: Place) -> Iterator[Store]:
 
 
 async def everybody(**more: Any) -> str:
-    report = await sync.fn(SyncRequest(source="acme", **more))
+    report = await walk(SyncRequest(source="acme", **more))
     assert not report.asks, report.asks
     return report.status
 
@@ -68,8 +68,8 @@ class At:
 
     def __init__(self, moment: int, then: Moment, waiting: Moment, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passed, self.moment, self.then, self.waiting = 0, moment, then, waiting
-        read: dict[str, Any] = {"first": sync.fn.__globals__["extract_source"].fn}
-        read["second"] = sync.fn.__globals__["extract_directory"].fn
+        read: dict[str, Any] = {"first": walk.__globals__["extract_source"].fn}
+        read["second"] = walk.__globals__["extract_directory"].fn
         source_read = asyncio.Event()
 
         async def of_source(*args: Any) -> Any:
@@ -91,8 +91,8 @@ class At:
                 await self.waiting()
             return await let_in(run, number)
 
-        monkeypatch.setitem(sync.fn.__globals__, "extract_source", of_source)
-        monkeypatch.setitem(sync.fn.__globals__, "extract_directory", of_crowd)
+        monkeypatch.setitem(walk.__globals__, "extract_source", of_source)
+        monkeypatch.setitem(walk.__globals__, "extract_directory", of_crowd)
         monkeypatch.setattr("tasks.write.apply.let_in", before_chunk)
         monkeypatch.setitem(DEFAULTS, "size", 4)
 

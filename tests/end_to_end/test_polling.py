@@ -27,7 +27,7 @@ from deployments.sandbox import google, idcs, okta, onelogin
 from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox.organisation import changed, organisation
 from deployments.sandbox.provider import toml
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tasks.read.connections import open_source
 from tests.support.long import long_after
 from tests.support.place import say
@@ -94,7 +94,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
 
 async def in_step() -> None:
-    assert (await sync.fn(SyncRequest(source="acme"))).status == "applied"
+    assert (await walk(SyncRequest(source="acme"))).status == "applied"
 
 
 @pytest.mark.parametrize("kind", long_after(1, ["keycloak", "onelogin", "google", *MORE]))
@@ -131,7 +131,7 @@ async def test_what_happens_reaches_crowd(kind: str, make: Callable[..., Place])
     left = sum(one.active for one in company.people if one.id in gone)
     assert sum(now.values()) == sum(before.values()) - left, "one came, one was shut out, and who is gone"
     assert len(now) == len(before) + 1
-    report = await sync.fn(SyncRequest(source="acme"))
+    report = await walk(SyncRequest(source="acme"))
     assert report.status == "nothing to do", place.store.operations(report.plan or 0)[
         ["kind", "name", "reason"]
     ].to_string()

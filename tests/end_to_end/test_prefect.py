@@ -345,6 +345,7 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
     from tasks.decide.plan import COLUMNS
     from tasks.policy import Policy
     from tasks.stages import apply_chunk
+    from tasks.tell.page import page
     from tasks.write.chunks import Progress
     from tests import road
 
@@ -359,7 +360,6 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
 
     wanted = Snapshot.of(users_frame([("1", "ann", "", "", "", "Ann", True, "{}")]))
     directory = Faltering()
-    chunk = cast("Task[Any, Any]", apply_chunk).with_options(retry_delay_seconds=0)
 
     @flow(name="retry")
     async def retried() -> Any:
@@ -380,6 +380,9 @@ def test_a_chunk_that_fails_for_a_moment_is_tried_again(served: Served, tmp_path
                 held=held_frame(),
                 at=datetime.now(UTC),
             )
+            shown = page()
+            assert shown is not None
+            chunk = cast("Task[Any, Any]", shown.task(cast("Any", apply_chunk))).with_options(retry_delay_seconds=0)
             await chunk(run, number, (1, 1), 1, 1, Progress())
             return store.operations(number)["state"].tolist()
 

@@ -14,7 +14,7 @@ from connectors.settings import load
 from connectors.store import Store
 from deployments.sandbox import crowd as sandbox_crowd
 from flows.react import react
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tests.support.place import PASSWORD, say, wide
 from tests.support.scim_push import Client, client
 
@@ -54,7 +54,7 @@ async def test_whoever_is_called_as_another_is_held_and_seen(tmp_path: Path, mon
 
         async with client(store) as idp:
             await pushed(idp, "ann@one.example")
-            assert (await sync.fn(SyncRequest(source="acme"))).status == "applied"
+            assert (await walk(SyncRequest(source="acme"))).status == "applied"
             await looked_at()
             assert people() == {"ann": "ann@one.example"}
             second = await pushed(idp, "ann@two.example")
@@ -63,7 +63,7 @@ async def test_whoever_is_called_as_another_is_held_and_seen(tmp_path: Path, mon
             await looked_at()
             bobs = [await pushed(idp, f"bob@{where}.example") for where in ("one", "two")]
             await looked_at()
-            report = await sync.fn(SyncRequest(source="acme"))
+            report = await walk(SyncRequest(source="acme"))
             assert crowd.counts()["writes"] == 0
             assert people() == {"ann": "ann@one.example"}
             assert sorted(report.held["id"]) == sorted([second, *bobs])

@@ -14,7 +14,7 @@ import pytest
 from connectors.settings import load
 from connectors.store import Store
 from deployments.sandbox.organisation import organisation
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tasks.put_back import keep_head
 from tasks.tell.report import Report
 from tests.support.place import Place, place, say, wide
@@ -40,7 +40,7 @@ def put_back(file: Path, kept: Path) -> None:
 
 
 async def synced(**request: Any) -> Report:
-    return await sync.fn(SyncRequest(source="acme", **request))
+    return await walk(SyncRequest(source="acme", **request))
 
 
 def status(code: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from connectors.store.inbox import Incoming
 from deployments.react import Reactor
 from deployments.sandbox.organisation import changed, organisation
 from flows.react import Part, react
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tests.support.organisations import different
 from tests.support.place import Place, place, wide
 
@@ -30,7 +30,7 @@ CHANGES = {"seed": 5, "joiners": 2, "disabled": 2, "renamed": 2, "updated": 3, "
 
 
 async def everybody() -> str:
-    return (await sync.fn(SyncRequest(source="acme"))).status
+    return (await walk(SyncRequest(source="acme"))).status
 
 
 async def of(*hints: Hint) -> list[Part]:

@@ -14,7 +14,7 @@ from connectors.settings import load
 from connectors.store import Store
 from deployments.react import EVERY, LARGEST, Reactor
 from deployments.sandbox.organisation import changed, organisation
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tests.support.organisations import different
 from tests.support.place import Place, place, say, wide
 
@@ -101,7 +101,7 @@ async def test_many_leavers_one_by_one_stop_at_the_limit_and_settle_when_somebod
     place.configure(f"sqlite:///{place.home}/store.db")
     company = organisation(users=40, groups=6, memberships=90)
     for status in ("applied", "nothing to do"):
-        assert (await sync.fn(SyncRequest(source="acme"))).status == status
+        assert (await walk(SyncRequest(source="acme"))).status == status
     leavers = {"seed": 3, "disabled": 20}
     place.idp.change(**leavers)
     before = sum(row["active"] for row in place.crowd.state()["users"])
@@ -130,7 +130,7 @@ async def test_many_leavers_one_by_one_stop_at_the_limit_and_settle_when_somebod
             assert store.operations(waiting.id)["kind"].value_counts()["user_deactivate"] == 20 - (before - stopped)
             say("approve", str(waiting.id), "--by", "Ada", "--reason", "they left")
             await asyncio.sleep(0)
-            report = await sync.fn(SyncRequest(source="acme", plan=waiting.id))
+            report = await walk(SyncRequest(source="acme", plan=waiting.id))
             assert report.status == "applied"
             assert active() == before - 20
             last = store.in_step("crowd", "acme")

@@ -23,7 +23,7 @@ from deployments.process import ending
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import changed, organisation
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tests.support.deliveries import SECRET, with_signature
 from tests.support.organisations import different
 from tests.support.place import PASSWORD, TOKEN, active, deactivate
@@ -114,7 +114,7 @@ def address(place: Place) -> Iterator[str]:
 
 async def test_before_news_come_everybody_is_in_step(place: Place) -> None:
     for status in ("applied", "nothing to do"):
-        assert (await sync.fn(SyncRequest(source="acme"))).status == status
+        assert (await walk(SyncRequest(source="acme"))).status == status
 
 
 def test_a_webhook_reaches_crowd_and_leaves_nothing_to_do(place: Place, address: str) -> None:
@@ -139,7 +139,7 @@ def test_a_webhook_reaches_crowd_and_leaves_nothing_to_do(place: Place, address:
 
 async def test_then_nothing_is_left_to_do(place: Place) -> None:
     place.crowd.reset_counts()
-    assert (await sync.fn(SyncRequest(source="acme"))).status == "nothing to do"
+    assert (await walk(SyncRequest(source="acme"))).status == "nothing to do"
     assert place.crowd.counts()["writes"] == 0
 
 
@@ -207,5 +207,5 @@ def test_the_process_that_reacts_may_be_killed_and_nothing_is_lost(place: Place,
 
 async def test_after_all_of_it_nothing_is_left_to_do(place: Place) -> None:
     place.crowd.reset_counts()
-    assert (await sync.fn(SyncRequest(source="acme"))).status == "nothing to do"
+    assert (await walk(SyncRequest(source="acme"))).status == "nothing to do"
     assert place.crowd.counts()["writes"] == 0

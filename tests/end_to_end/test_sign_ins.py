@@ -10,7 +10,7 @@ import pytest
 from connectors.settings import load
 from connectors.store import Store
 from deployments.react import Reactor
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tests.support.long import long_after
 from tests.support.place import Place, active, deactivate, place, wide
 
@@ -35,7 +35,7 @@ async def test_who_lets_an_inactive_account_in(place: Place, state: str, monkeyp
     with (place.home / "crowdsync.toml").open("a", encoding="utf-8") as file:
         file.write(f'[sources.acme.policy.operations]\nuser_activate = "{state}"\n')
     for status in ("applied", "nothing to do"):
-        assert (await sync.fn(SyncRequest(source="acme"))).status == status
+        assert (await walk(SyncRequest(source="acme"))).status == status
     with Store.open(url) as store:
         links = store.links("crowd")
         links = links[links["kind"] == "user"]
@@ -46,7 +46,7 @@ async def test_who_lets_an_inactive_account_in(place: Place, state: str, monkeyp
         await told(store, key, "webhook")
         assert active(place.crowd, name) == (state == "on")
         if state != "on":
-            assert (await sync.fn(SyncRequest(source="acme"))).status == "nothing to do"
+            assert (await walk(SyncRequest(source="acme"))).status == "nothing to do"
             assert not active(place.crowd, name)
         # a sign-in does, though the person was read a moment ago,
         note = await told(store, key, "sign-in")

@@ -33,8 +33,9 @@ from deployments.sandbox import idp as sandbox_idp
 from deployments.sandbox.organisation import changed, organisation
 from deployments.sandbox.provider import toml
 from flows import subscriptions as flow
-from flows.subscriptions import look_after, summary
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
+from flows.subscriptions import summary
+from tasks.read.subscribed import look_after
 
 SIZE: dict[str, Any] = {"users": 30, "groups": 4, "memberships": 60, "seed": 7}
 CHANGES = {"seed": 5, "joiners": 2, "disabled": 2, "renamed": 2, "updated": 3}
@@ -97,7 +98,7 @@ class Place:
         )
 
     async def everybody(self) -> str:
-        return (await sync.fn(SyncRequest(source="acme"))).status
+        return (await walk(SyncRequest(source="acme"))).status
 
     async def look(self) -> list[str]:
         """What became of each subscription."""

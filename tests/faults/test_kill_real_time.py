@@ -29,7 +29,7 @@ from connectors.store import Store
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, organisation
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tests.support.deliveries import SECRET, with_signature
 from tests.support.forked import Forked, Started, forked
 from tests.support.organisations import different
@@ -327,7 +327,7 @@ def free_port() -> int:
 
 
 async def everybody(source: str) -> str:
-    return (await sync.fn(SyncRequest(source=source, full=True))).status
+    return (await walk(SyncRequest(source=source, full=True))).status
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ import pytest
 from connectors.store import Store
 from deployments.process import ending
 from deployments.sandbox import crowd as sandbox_crowd
-from flows.sync import SyncRequest, sync
+from flows.road import SyncRequest, walk
 from tests.keycloak.server import ROOT, VERSION, WITH_WEBHOOKS, Server
 
 ROUNDS = int(os.environ.get("CROWDSYNC_ROUNDS", "1"))
@@ -161,7 +161,7 @@ def told(place: Place) -> Iterator[None]:
 
 async def test_before_news_come_everybody_is_in_step(place: Place) -> None:
     for status in ("applied", "nothing to do"):
-        assert (await sync.fn(SyncRequest(source="acme"))).status == status
+        assert (await walk(SyncRequest(source="acme"))).status == status
     assert place.active("person.1")
 
 
@@ -289,7 +289,7 @@ def until(what: Callable[[], bool], place: Place) -> None:
 async def test_then_nothing_is_left_to_do(place: Place, told: None) -> None:
     until(lambda: place.open_rows() == "[]", place)
     place.crowd.reset_counts()
-    assert (await sync.fn(SyncRequest(source="acme"))).status == "nothing to do"
+    assert (await walk(SyncRequest(source="acme"))).status == "nothing to do"
     assert place.crowd.counts()["writes"] == 0
 
 
