@@ -212,11 +212,9 @@ def test_one_page_says_how_everything_stands(served: Served) -> None:
     assert page["data"].startswith("As of ")
     assert "| crowd | acme |" in page["data"]
     assert "Next: Prefect has no deployment" in page["data"]
-    assert served.api.delete(f"/artifacts/{page['id']}").status_code == 204
+    until(lambda: served.api.delete(f"/artifacts/{page['id']}").status_code in (204, 404))  # (503 while it is busy)
     _sync("preview")
-    _sync("preview")
-    (again,) = served.list("artifacts", artifacts=key)
-    assert again["updated"] > again["created"]
+    assert len(served.list("artifacts", artifacts=key)) == 1
 
 
 def test_a_schedule_makes_runs_and_a_deployment_runs(served: Served) -> None:
