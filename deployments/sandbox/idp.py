@@ -99,6 +99,10 @@ class RunningIdp:
         sizes: dict[str, int] = self._control("POST", "change", amounts)
         return sizes
 
+    def undo(self) -> None:
+        """The company is as it was before the last `change`."""
+        self._control("POST", "undo")
+
     def sign_in(self, *people: str) -> None:
         """These people (ids in the company) sign in."""
         self._control("POST", "sign-in", list(people))

@@ -38,11 +38,11 @@ def some_days_later() -> State[Any]:
 @flow(name="mass-leavers", persist_result=False)
 def mass_leavers(
     percent: Annotated[int, Field(title="Per cent of its people", ge=1, le=90)] = 40,
-    undo: Annotated[bool, Field(title="Undo it", description="As many people are enabled again.")] = False,
+    undo: Annotated[bool, Field(title="Undo", description="Take back what these buttons did last.")] = False,
 ) -> State[Any]:
     """Somebody makes a mistake in the sandbox's identity provider: a large part of the company is disabled."""
-    what = "enabled again" if undo else "disabled"
-    return _told({"percent": percent, "undo": undo}, f"In the identity provider, {percent} % are {what}.")
+    done = "what was changed last is taken back" if undo else f"{percent} % of the people are disabled"
+    return _told({"undo": True} if undo else {"percent": percent}, f"In the identity provider, {done}.")
 
 
 def _told(change: Mapping[str, Any], done: str) -> State[Any]:
@@ -52,16 +52,26 @@ def _told(change: Mapping[str, Any], done: str) -> State[Any]:
 
 @contextmanager
 def listening(provider: Provider, people: int) -> Iterator[str]:
-    """Until the end, presses of the buttons reach the provider; the address at which."""
+    """Until the end, presses of the buttons reach the provider, whose company has so many people; the address at
+    which."""
+
+    def press(asked: Mapping[str, Any]) -> None:
+        if asked.get("undo"):
+            provider.undo()
+        elif asked.get("later"):
+            provider.change(LATER)
+        else:
+            provider.change({"disabled": people * asked["percent"] // 100})
 
     class Press(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
             try:
-                provider.change(LATER if asked.get("later") else _mass(people, asked["percent"], asked["undo"]))
+                press(asked)
                 status, text = 200, ""
-            except (ValueError, HTTPError):
-                status, text = 409, "nothing was changed: so many people to change are not left in this company"
+            except (ValueError, HTTPError):  # an emulator's 400
+                what = "there is nothing to take back" if asked.get("undo") else "not so many people are left to change"
+                status, text = 409, f"nothing was changed: {what}"
             self.send_response(status)
             self.end_headers()
             self.wfile.write(text.encode())
@@ -75,7 +85,3 @@ def listening(provider: Provider, people: int) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
-
-
-def _mass(people: int, percent: int, undo: bool) -> Mapping[str, int]:
-    return {"enabled" if undo else "disabled": people * percent // 100}

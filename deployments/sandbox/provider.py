@@ -49,13 +49,15 @@ class RealTime:
 @dataclass(frozen=True, slots=True)
 class Provider:
     """A running identity provider: `title` for people, `settings` for crowdsync.toml, `secrets` for the environment.
-    `change` moves its company on by these numbers (`organisation.changed`; `ValueError` where there are not so many);
-    `page`, where it has one, is for people to change it."""
+    `change` moves its company on by these numbers (`organisation.changed`), `undo` takes the last of these back
+    (`ValueError` where there are not so many people, or nothing to take back); `page`, where it has one, is for people
+    to change it."""
 
     title: str
     settings: Mapping[str, Any]
     secrets: Mapping[str, str]
     change: Callable[[Mapping[str, int]], object]
+    undo: Callable[[], object]
     page: str = ""
 
 
@@ -83,16 +85,26 @@ def _scim_server(people: int, told: RealTime | None) -> Iterator[Provider]:
     tell = (f"{told.url}/webhooks/acme", told.secret) if told else None
     with scim.scim2_server(tell=tell) as server:
         ids = scim.fill(server.url, server.token, company)
-        seeds = count(_FIRST)
+        seeds, before = count(_FIRST), list[Organisation]()
 
-        def change(amounts: Mapping[str, int]) -> None:
+        def become(after: Organisation) -> None:
             nonlocal company, ids
-            after = changed(company, seed=next(seeds), **amounts)
             ids = scim.apply_change(server.url, server.token, company, after, ids)
             company = after
 
+        def change(amounts: Mapping[str, int]) -> None:
+            after = changed(company, seed=next(seeds), **amounts)
+            before.append(company)
+            become(after)
+
+        def undo() -> None:
+            if not before:
+                raise ValueError("nothing was changed")
+            become(before.pop())
+
         page = server.url.removesuffix("v2") if told else ""
-        yield Provider("scim2-server", {"kind": "scim", "url": server.url}, {"token": server.token}, change, page)
+        settings, known = {"kind": "scim", "url": server.url}, {"token": server.token}
+        yield Provider("scim2-server", settings, known, change, undo, page)
 
 
 @contextmanager
@@ -105,6 +117,7 @@ def _emulated(kind: str, people: int) -> Iterator[Provider]:
             running.settings,
             running.secrets,
             lambda amounts: running.change(seed=next(seeds), **amounts),
+            running.undo,
         )
 
 

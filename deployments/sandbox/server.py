@@ -7,6 +7,7 @@ An `Emulator` answers requests about one company. Beside its own paths every ser
     GET  /_sandbox/faults           the rules with how often each was seen to match, and fired
     POST /_sandbox/faults           a list of rules (see `Fault`) that replaces the one before
     POST /_sandbox/change           the arguments of `organisation.changed`: the company some days later
+    POST /_sandbox/undo             the company is as it was before the last change
     POST /_sandbox/churn            {"seed", "chance", "people", "teams"}: between any two requests one leaves and one
                                     joins, by chance; {} ends it and brings the company of before back
     POST /_sandbox/sign-in          a list of ids of people of the company, who sign in (where the provider tells that)
@@ -375,6 +376,8 @@ class State:
     faults: list[Fault] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     churn: Churn | None = None
+    before: list[Organisation] = field(default_factory=list)
+    """The companies before each change."""
 
 
 _REASONS: Final = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
@@ -523,7 +526,13 @@ class Connection(asyncio.Protocol):
                     state.faults = [Fault(**rule) for rule in given or []]
                     answer = [asdict(fault) for fault in state.faults]
                 case ("POST", "change"):
-                    answer = self._loaded(changed(state.emulator.company, **(given or {})))
+                    company = changed(state.emulator.company, **(given or {}))
+                    state.before.append(state.emulator.company)
+                    answer = self._loaded(company)
+                case ("POST", "undo"):
+                    if not state.before:
+                        raise ValueError("nothing was changed")
+                    answer = self._loaded(state.before.pop())
                 case ("POST", "churn"):
                     if state.churn:
                         state.emulator.load(state.churn.before)
