@@ -24,10 +24,8 @@ from deployments.sandbox import scim as sandbox_scim
 from deployments.sandbox.organisation import Organisation, changed, organisation
 from deployments.sandbox.provider import toml
 from deployments.sandbox.server import members_of
-from deployments.server import say_goodbye
 from tests import road
 from tests.support.long import long_after
-from tests.support.prefect import fresh_server
 
 PASSWORD, TOKEN = "pw", "tok"
 SIZE: dict[str, Any] = {"users": 60, "groups": 8, "memberships": 200, "seed": 1}
@@ -60,21 +58,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     home = tmp_path_factory.mktemp("narrow")
     before = dict(os.environ)
     with ExitStack() as stack:
-        prefect = stack.enter_context(fresh_server(home))
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
-        from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
-
+        os.environ.pop("PREFECT_API_URL", None)
         os.environ |= {"CROWDSYNC_CROWD_PASSWORD": PASSWORD, "CROWDSYNC_SOURCE_TOKEN": TOKEN}
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         scim = stack.enter_context(sandbox_scim.prepared(**SIZE, token=TOKEN))
-        prefect.wait()
-        stack.enter_context(
-            temporary_settings(
-                {PREFECT_API_URL: f"{prefect.url}/api", PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
-            )
-        )
-        stack.callback(say_goodbye)
         yield Place(home, crowd, scim)
 
 
