@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from lxml import etree
 
@@ -397,9 +397,10 @@ class Crowd:
             raise ForbiddenError(f"{self._http.name}: 403 {reason or ADDRESS_REFUSED}")
         if not version or answer.status != 200:
             found = "Crowd, with no such resource" if version else "not Crowd (no X-Embedded-Crowd-Version)"
+            way = await self._at_crowd(answer)
             raise ConfigurationError(
                 f"{self._http.name}: {answer.url} answered {answer.status} and is {found}. The base address "
-                "must hold Crowd's context path, as in https://crowd.example.org:8095/crowd."
+                f"must hold Crowd's context path, as in https://crowd.example.org:8095/crowd.{way}"
             )
         lines = [f"{version}, at {answer.url.removesuffix(ROOT + COOKIE)}: address and application ok"]
         for key in ("user", "group"):
@@ -411,6 +412,17 @@ class Crowd:
         rights = ", ".join(sorted({write.permission for write in WRITES.values()}))
         lines.append(f"not tested, because only a write shows it: the application's permissions ({rights})")
         return lines
+
+    async def _at_crowd(self, answer: Answer) -> str:
+        """Of an address without a path: which one to try, and whether Crowd answers there."""
+        base = answer.url.removesuffix(ROOT + COOKIE)
+        if base == answer.url or urlsplit(base).path:
+            return ""
+        try:
+            tried = await self._http.call("GET", f"/crowd{ROOT}{COOKIE}", headers=_JSON, expect=(401, 403, 404))
+        except CrowdsyncError:
+            return f" Try {base}/crowd."
+        return f" Crowd answers at {base}/crowd: write that." if VERSION in tried.headers else f" Try {base}/crowd."
 
     async def _listing(
         self, path: str, params: Mapping[str, str], key: str, row: Callable[[Json], Row], readers: int = 0

@@ -16,7 +16,9 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from connectors.errors import ConfigurationError
 from connectors.idp import SOURCES
 from connectors.idp.push import PushSettings
+from connectors.mistakes import explain
 from connectors.source import SourceSettings, Strict, secret
+from connectors.spelling import meant
 
 DEFAULT_PATH = "crowdsync.toml"
 
@@ -85,7 +87,8 @@ class Settings(Strict):
             raise ValueError(f"directories: two are called {max(known, key=known.count)!r}; give each its own name")
         for name, source in self.sources.items():
             if source.directory and source.directory not in known:
-                raise ValueError(f"sources.{name}.directory: is none of {', '.join(known)}; name one of these")
+                like = meant(source.directory, known) or "; name one of these"
+                raise ValueError(f"sources.{name}.directory: is none of {', '.join(known)}{like}")
             if not source.directory and len(known) > 1:
                 raise ValueError(f"sources.{name}.directory: is missing; name one of {', '.join(known)}")
             if isinstance(source, PushSettings):
@@ -101,8 +104,9 @@ class Settings(Strict):
         """One directory. Raises `ConfigurationError`."""
         found = next((one for one in self.all_directories() if one.name == name), None)
         if found is None:
-            known = ", ".join(one.name for one in self.all_directories())
-            raise ConfigurationError(f"{name!r} is none of the directories {known}: name one of these")
+            known = [one.name for one in self.all_directories()]
+            like = meant(name, known) or ": name one of these"
+            raise ConfigurationError(f"{name!r} is none of the directories {', '.join(known)}{like}")
         return found
 
     def directory_of(self, source: str) -> DirectorySettings:
@@ -123,8 +127,8 @@ class Settings(Strict):
         """The settings of one source. Raises `ConfigurationError`."""
         if name not in self.sources:
             raise ConfigurationError(
-                f"{self.file}: no source is called {name!r}; [sources] has {', '.join(sorted(self.sources))}: "
-                "name one of these, or add it"
+                f"{self.file}: no source is called {name!r}; [sources] has {', '.join(sorted(self.sources))}"
+                + (meant(name, self.sources) or ": name one of these, or add it")
             )
         chosen: SourceSettings = self.sources[name]
         return chosen
@@ -146,17 +150,15 @@ def load(path: str | os.PathLike[str] | None = None) -> Settings:
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigurationError(
-            f"{file} does not exist; write one (the README shows it), or name yours with --config or $CROWDSYNC_CONFIG"
-        ) from None
+        raise ConfigurationError(_not_there(file)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{file} is not TOML: {error}") from None
+        raise ConfigurationError(f"{file} is not TOML: {error}; correct it there") from None
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
-        raise ConfigurationError(explain(error, str(file))) from None
+        raise ConfigurationError(explain(error, str(file), Settings)) from None
     settings._file = str(file)
     for name in settings.sources:
         if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
@@ -167,21 +169,12 @@ def load(path: str | os.PathLike[str] | None = None) -> Settings:
     return settings
 
 
-def explain(error: ValidationError, where: str, prefix: tuple[str, ...] = ()) -> str:
-    """A pydantic error as one line: where, which field, what is wrong. Values are left out: they may be secret."""
-    parts = []
-    for problem in error.errors():
-        path = [str(step) for step in (*prefix, *problem["loc"])]
-        if len(path) > 2 and path[0] == "sources" and path[2] in SOURCES:
-            del path[2]  # pydantic names the kind, which stands nowhere in the file
-        field = ".".join(path)
-        if problem["type"] == "extra_forbidden":
-            parts.append(f"{field}: there is no such setting; check its spelling, or remove it")
-        elif problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            parts.append(f"{field}.kind: says which provider this is; set it to one of {', '.join(SOURCES)}")
-        elif problem["type"] == "missing":
-            parts.append(f"{field}: is missing; add it")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            parts.append(f"{field}: {message}" if field else message)
-    return f"{where}: " + "; ".join(parts)
+def _not_there(file: Path) -> str:
+    """That the configuration does not exist, and where one is that may be meant."""
+    if file.is_absolute():
+        return f"{file} does not exist; name yours with --config or $CROWDSYNC_CONFIG, or write one (see the README)"
+    here = Path.cwd()
+    above = next((one / file for one in here.parents if (one / file).is_file()), None)
+    way = f"there is {above}: go there, or " if above else "go to the folder that has it, or "
+    way += "name it with --config or $CROWDSYNC_CONFIG, or write one (see the README)"
+    return f"{file} does not exist in {here}; {way}"

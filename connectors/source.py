@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -132,6 +133,12 @@ def secret(field: str, env: str, file: str = "") -> str:
         if not value:
             raise ConfigurationError(f"{field}: {file} is empty; put the secret in it")
         return value
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", env):  # (what stands there may be the secret: it is not repeated)
+        name = field.rpartition(".")[2]
+        raise ConfigurationError(
+            f"{field}: {name}_env holds no name of an environment variable; write the variable's name there, and the "
+            "secret into the variable"
+        )
     value = os.environ.get(env, "")
     if not value:
         raise ConfigurationError(f"{field}: the environment variable {env} is not set; set it to the secret")

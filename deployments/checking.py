@@ -15,7 +15,7 @@ from connectors.model import Snapshot
 from connectors.settings import DirectorySettings, Settings, load
 from deployments.opened import blocks_named, settings_store
 from deployments.server import prefect_explained, prefect_there, quiet_prefect
-from deployments.terminal import SourceName, code_of, console, explained, printable
+from deployments.terminal import SourceName, code_of, console, explained, next_steps, printable, said
 from tasks.decide.ownership import abandoned
 from tasks.policy import policy_of
 from tasks.put_back import standing
@@ -32,12 +32,12 @@ def check(source: SourceName = "") -> None:
             lines = work()
         except CrowdsyncError as error:
             failed = max(failed, code_of(error))
-            console.print(f"[red]✗[/] [bold]{title}[/]", highlight=False)
-            console.print(f"    {escape(printable(str(error)))}", soft_wrap=True, highlight=False)
+            said(console, f"[red]✗[/] [bold]{title}[/]")
+            said(console, escape(printable(str(error))), 4, 0)
         else:
-            console.print(f"[green]✓[/] [bold]{title}[/]", highlight=False)
+            said(console, f"[green]✓[/] [bold]{title}[/]")
             for line in lines:
-                console.print(f"    {escape(line)}", soft_wrap=True, highlight=False)
+                said(console, escape(printable(line)), 4, 2)
 
     with explained():
         settings = load()
@@ -61,7 +61,12 @@ def check(source: SourceName = "") -> None:
             if one.name in written or not source:
                 step(f"directory {one.name}", lambda one=one: asyncio.run(_check_directory(one)))  # type: ignore[misc]
     if failed:
+        next_steps((f"check {source}".strip(), "again, when what stands beside ✗ is mended"))
         raise typer.Exit(failed)
+    with settings_store(settings) as store:
+        new = [name for name in names if store.last_sync(name) is None]
+    first = (new or names)[0]
+    next_steps((f"plan {first}", f"shows what {'a first' if new else 'the next'} sync would do; it writes nothing"))
 
 
 def _check_store(settings: Settings, names: list[str]) -> list[str]:
@@ -80,7 +85,7 @@ def _last_sync(store: Any, name: str) -> str:
     """A source that is configured and never synced would be seen by nobody."""
     last = store.last_sync(name)
     if last is None:
-        return f"{name} was never synced: crowdsync sync {name}"
+        return f"{name} was never synced"
     return f"{name} was synced last at {last[1]:%Y-%m-%d %H:%M} UTC: {last[0]}"
 
 

@@ -14,12 +14,14 @@ import signal
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from deployments.terminal import console, errors
+from deployments.terminal import called_with, console, errors
+from deployments.typed import typed_right
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,19 @@ COMMANDS: Final = (
     Command(
         "explain",
         "deployments.govern:explain",
-        "Say why a person is as they are in Crowd: scope, username and every value, rule by rule. From the last read.",
+        "Say why a person is as they are on both sides, rule by rule, and what a run would do. From the last read.",
     ),
     Command("plans", "deployments.looking:plans", "The stored plans and what became of them."),
-    Command("runs", "deployments.looking:runs", "The latest runs and how they ended."),
+    Command(
+        "runs",
+        "deployments.looking:runs",
+        "The latest runs, how they ended, their plans and the snapshots that they took.",
+    ),
+    Command(
+        "held",
+        "deployments.looking:held",
+        "What is held, why, and for how many runs, as of the last run of each source that was to write.",
+    ),
     Command("decisions", "deployments.govern:decisions", "Who agreed to which plan, or did not, and why."),
     Command("audit", "deployments.govern:audit", "The audit chain, newest first, and whether it holds."),
     Command("snapshots", "deployments.looking:snapshots", "The snapshots in history."),
@@ -132,11 +143,21 @@ COMMANDS: Final = (
 
 
 class Commands(TyperGroup):
-    """`COMMANDS`."""
+    """`COMMANDS`; and what is typed wrong is told in one line, as every other mistake is."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = {one.name: one for one in COMMANDS}  # type: ignore[misc]
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """As `TyperGroup.make_context`."""
+        with typed_right():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As `TyperGroup.invoke`."""
+        with typed_right():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -150,6 +171,12 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"crowdsync {version('crowdsync')}")
+        raise typer.Exit
+
+
 @app.callback()
 def configured(
     config: Annotated[
@@ -158,9 +185,14 @@ def configured(
             "--config", "-c", envvar="CROWDSYNC_CONFIG", help="The configuration; without it, crowdsync.toml."
         ),
     ] = "",
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Which version this is.")
+    ] = False,
 ) -> None:
     """Keeps Atlassian Crowd in step with a company's identity providers."""
     if config:
+        if os.environ.get("CROWDSYNC_CONFIG") != config:
+            called_with(config)
         os.environ["CROWDSYNC_CONFIG"] = config  # the flow reads it too, in whatever process it runs
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160  # a mail or a log file has no edge

@@ -20,7 +20,9 @@ from rich.markup import escape
 from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import crowd_id
 from connectors.settings import load
+from connectors.spelling import meant
 from deployments import show
+from deployments.listing import AsCsv, AsJson, Form
 from deployments.opened import opened_store
 from deployments.server import prefect_explained, quiet_prefect
 from deployments.terminal import (
@@ -30,6 +32,7 @@ from deployments.terminal import (
     errors,
     explained,
     printable,
+    told,
 )
 from tasks.read.validate import trimmed
 
@@ -83,27 +86,30 @@ def policy_schema() -> None:
     sys.stdout.write(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def explain(source: Source, person: Person) -> None:
-    """Say why a person is as they are in Crowd: scope, username and every value, rule by rule. From the last read."""
+def explain(source: Source, person: Person, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
+    """Say why a person is as they are on both sides, rule by rule, and what a run would do. From the last read."""
     from tasks.decide.explain import Known
     from tasks.decide.explain import explain as explained_rows
     from tasks.decide.plan import Departures
+    from tasks.decide.sides import explain_sides
     from tasks.policy import policy_of
 
     with opened_store() as store:
-        settings = load()
+        form, settings = Form.of(as_json, as_csv), load()
         rules = policy_of(settings, source)
         latest = store.snapshots(f"source:{source}", 1)
         if latest.empty:
             raise ConfigurationError(f"{source} was never read: run `crowdsync plan {source}` first")
         read = trimmed(store.load_snapshot(int(latest["id"].iloc[0])))
         directory = settings.directory_of(source).name
-        there, crowd = store.latest_snapshot(f"directory:{directory}"), None
-        if there is not None:
+        there = store.latest_snapshot(f"directory:{directory}")
+        if there is None:
+            rows = explained_rows(read, rules, person)
+        else:
             departures = Departures(store.departures(directory, source), datetime.now(UTC))
             crowd = Known(store.load_snapshot(there.id), store.links(directory), source, departures)
-        rows = explained_rows(read, rules, person, crowd)
-        show.explained(console, source, person, rows, latest["taken_at"].iloc[0])
+            rows = explain_sides(read, rules, person, crowd)
+        show.explained(console, source, person, rows, latest["taken_at"].iloc[0], form)
 
 
 # Agreement
@@ -177,21 +183,22 @@ async def _resumed(flow_run_id: str, decision: str, actor: str, reason: str) -> 
     return True
 
 
-def decisions(limit: Many = 20) -> None:
+def decisions(limit: Many = 20, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
     """Who agreed to which plan, or did not, and why."""
     with opened_store() as store:
-        show.decisions(console, store.decisions(limit))
+        show.decisions(console, store.decisions(limit), Form.of(as_json, as_csv))
 
 
-def audit(limit: Many = 50) -> None:
+def audit(limit: Many = 50, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
     """The audit chain, newest first, and whether it holds."""
     with opened_store() as store:
         broken = store.verify_audit()
-        show.audit(console, store.audit_log(limit))
+        form = Form.of(as_json, as_csv)
+        found = store.audit_log(limit)
+        runs = {str(run["run"]): run for run in store.runs(limit).to_dict("records")}
+        show.audit(console, found, runs, form)
         if broken is not None:
-            console.print(
-                f"[bold red]the chain is broken at row {broken}[/]: someone changed it; keep a copy and ask who"
-            )
+            told(f"[bold red]the chain is broken at row {broken}[/]: someone changed it; keep a copy and ask who")
             raise typer.Exit(REFUSED)
 
 
@@ -204,16 +211,21 @@ def links_show(
     name: Annotated[str, typer.Option("--name", help="Only this Crowd name, or this id in the IdP.")] = "",
     kind: Side = "user",
     limit: Many = 50,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Which Crowd names belong to which ids of a source."""
     with opened_store() as store:
         from tasks.write.links import directory_with
 
-        frame = store.links(directory_with(load(), store, source).name, source)
+        form, settings = Form.of(as_json, as_csv), load()
+        frame = store.links(directory_with(settings, store, source).name, source)
+        if frame.empty:
+            settings.source(source)  # a name that is neither configured nor owns anything is a mistake
         frame = frame[frame["kind"] == _kind(kind)]
         if name:
             frame = frame[(frame["id"] == name) | (frame["name"].map(crowd_id) == crowd_id(name))]
-        show.links(console, frame, limit)
+        show.links(console, frame, limit, form)
 
 
 @links.command("make")
@@ -295,7 +307,7 @@ def links_move(
 
 
 @links.command("orphans")
-def links_orphans(source: Source, limit: Many = 200) -> None:
+def links_orphans(source: Source, limit: Many = 200, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
     """What stands in Crowd and belongs to no source, as last read."""
     from tasks.decide.match import ownerless
     from tasks.policy import policy_of
@@ -308,7 +320,7 @@ def links_orphans(source: Source, limit: Many = 200) -> None:
             raise ConfigurationError(f"{directory} was never read: run `crowdsync plan {source}` first")
         snapshot = store.load_snapshot(int(latest["id"].iloc[0]))
         frame = ownerless(snapshot, store.links(directory), policy_of(settings, source), source)
-        show.orphans(console, frame, limit)
+        show.orphans(console, frame, limit, Form.of(as_json, as_csv))
 
 
 def _by_hand(
@@ -354,5 +366,5 @@ def _told(done: Done, line: str, already: bool = False) -> None:
 
 def _kind(kind: str) -> str:
     if kind not in ("user", "group"):
-        raise ConfigurationError(f"--kind: {kind!r} is neither user nor group")
+        raise ConfigurationError(f"--kind: {kind!r} is neither user nor group{meant(kind, ('user', 'group'))}")
     return kind

@@ -11,8 +11,9 @@ from rich.markup import escape
 from connectors.errors import ConfigurationError
 from connectors.settings import load
 from deployments import show
+from deployments.listing import AsCsv, AsJson, Form
 from deployments.opened import opened_store
-from deployments.terminal import console
+from deployments.terminal import console, errors, said
 
 LATE = timedelta(days=1)
 """How far back `--all` shows what is done."""
@@ -25,16 +26,20 @@ def inbox(
     ] = "",
     done: Annotated[bool, typer.Option("--all", help="Also what was done within a day.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows: held, waiting, done; newest first.")] = 20,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """What was told in real time: what waits, and what is held because it failed too often."""
     with opened_store() as store:
         now = datetime.now(UTC)
         if not retry:
-            show.inbox(console, store.inbox(done_since=now - LATE if done else None, limit=limit), store.waiting())
+            form = Form.of(as_json, as_csv)
+            found = store.inbox(done_since=now - LATE if done else None, limit=limit)
+            show.inbox(console, found, store.waiting(), form)
             from deployments.polling import failures
 
             for line in failures(load(), store):
-                console.print(f"[red]{escape(line)}[/]", soft_wrap=True, highlight=False)
+                said(console if form is Form.TEXT else errors, f"[red]{escape(line)}[/]")
             return
         rows = store.inbox(limit=EVERY)
         # What a run has in hand is settled by it.

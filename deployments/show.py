@@ -1,34 +1,36 @@
-"""What commands print: the same facts as the Prefect artifacts, for a terminal."""
+"""What commands print: the same facts as the Prefect artifacts, for a terminal; and lists also for programs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from connectors.operations import BY_DANGER, KINDS
-from deployments.terminal import printable
+from deployments.audited import sentence
+from deployments.listing import Cell, Form, moment, table, write
+from deployments.terminal import printable, said
 from tasks.decide.names import spelled
-from tasks.tell.rows import count_line, left_out, plan_rows, written
+from tasks.tell.rows import changes, count_line, left_out, plan_rows, written
 
 if TYPE_CHECKING:
     from connectors.store import SavedPlan
+    from connectors.store.tokens import Token
     from tasks.decide.explain import Explained
     from tasks.tell.report import Report
     from tasks.write.links import Moving
 
+TEXT: Final = Form.TEXT
+SHOWN: Final = 20
+"""Rows of each table of a report."""
+
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
-_NUMBERS = frozenset(
-    (
-        *("no.", "tries", "plan", "took", "operations", "held", "users", "groups", "memberships"),
-        *("planned", "intended", "done", "already", "failed", "skipped", "undone"),
-    )
-)
+_CHANGES = {"+": "added", "-": "removed", "~": "changed"}
+_STATES = ("planned", "intended", "done", "already", "failed", "skipped", "undone")
 _STATUS = {
     "applied": "green",
     "nothing to do": "green",
@@ -43,73 +45,80 @@ def report(console: Console, report: Report) -> None:
     """A run's end: sizes, counts, what was held and why, what failed. Refusals are errors, and not repeated here."""
     colour = _STATUS.get(report.status, "yellow")
     plan = f" · plan {report.plan}" if report.plan else ""
-    console.print(
-        f"[bold]{escape(report.source)} → {escape(report.directory)}[/]  [{colour}]{report.status}[/]{plan}",
-        highlight=False,
+    said(
+        console,
+        f"[bold]{_printable(report.source)} → {_printable(report.directory)}[/]  [{colour}]{report.status}[/]{plan}",
     )
-    wide = max(map(len, report.sizes), default=0)
     for line in report.loud:
-        console.print(f"  [bold red]but {_printable(line)}[/]", soft_wrap=True, highlight=False)
+        said(console, f"[bold red]but {_printable(line)}[/]", 2)
     for line in report.remarks:
-        console.print(f"  [yellow]but {_printable(line)}[/]", soft_wrap=True, highlight=False)
-    for name, (users, groups, memberships) in report.sizes.items():
-        before = " before" if report.outcomes and name == report.directory else ""
-        console.print(
-            f"  {escape(name):<{wide}}  {users:,} users, {groups:,} groups, {memberships:,} memberships{before}",
-            highlight=False,
+        said(console, f"[yellow]but {_printable(line)}[/]", 2)
+    sides = [
+        (
+            name,
+            f"{users:,} users, {groups:,} groups, {memberships:,} memberships"
+            f"{' before' if report.outcomes and name == report.directory else ''}",
         )
+        for name, (users, groups, memberships) in report.sizes.items()
+    ]
+    table(console, ("", ""), sides, indent=2, head=False)
     for line in (report.read, report.standing):
         if line:
-            console.print(f"  {_printable(line)}", highlight=False)
-    if report.planned:
-        table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
-        table.add_column()
-        table.add_column()
-        table.add_column(justify="right")
-        for kind in BY_DANGER:
-            if kind in report.planned:
-                sign = KINDS[kind].sign
-                table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", KINDS[kind].words, f"{report.planned[kind]:,}")
-        console.print(table)
+            said(console, _printable(line), 2)
+    counts: list[tuple[Cell, Cell, Cell]] = [
+        ((KINDS[kind].sign, _COLOURS[KINDS[kind].sign]), KINDS[kind].words, f"{report.planned[kind]:,}")
+        for kind in BY_DANGER
+        if kind in report.planned
+    ]
+    table(console, ("", "", "operations"), counts, indent=2, head=False)
     if report.impact:
-        console.print("  what it does to people:", highlight=False)
+        said(console, "what it does to people:", 2)
         for line in report.impact:
-            console.print(f"    {_printable(line)}", soft_wrap=True, highlight=False)
+            said(console, _printable(line), 4)
     for ask in report.asks:
-        console.print(f"  [yellow]needs agreement[/]  {_printable(ask)}", soft_wrap=True, highlight=False)
+        said(console, f"[yellow]needs agreement[/]  {_printable(ask)}", 2)
     for line in report.agreed:
-        console.print(f"  [green]agreed[/]  {_printable(line)}", soft_wrap=True, highlight=False)
+        said(console, f"[green]agreed[/]  {_printable(line)}", 2)
     if report.verified:
-        console.print(f"  canary: the first {report.verified:,} operations were read back before the rest")
+        said(console, f"canary: the first {report.verified:,} operations were read back before the rest", 2)
     if report.outcomes:
-        console.print(f"  written: {written(report.outcomes)}", highlight=False)
+        said(console, f"written: {written(report.outcomes)}", 2)
     if report.withheld:
-        console.print(f"  withheld by the policy: {count_line(report.withheld)}", highlight=False)
+        said(console, f"withheld by the policy: {count_line(report.withheld)}", 2)
     for line in report.forced:
-        console.print(f"  [yellow]forced past[/]  {escape(line)}", soft_wrap=True, highlight=False)
+        said(console, f"[yellow]forced past[/]  {_printable(line)}", 2)
     if report.orphans:
-        console.print(
-            f"  {report.orphans:,} records of Crowd belong to no source: crowdsync links orphans", highlight=False
-        )
+        whose = f"crowdsync links orphans {_printable(report.source)}"
+        said(console, f"{report.orphans:,} records of Crowd belong to no source: {whose}", 2)
     _shielded(console, report.shielded)
-    _listed(console, "Reported only, and not done", report.reported, "because it", "reason")
     _held(console, report.held, report.lasting)
+    _listed(console, "Reported only, and not done", report.reported, "because it", "reason")
     _left_out(console, report.warnings)
     _listed(console, "Failed", report.failed, "why", "note")
+
+
+def _some(
+    console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], number: int, rest: str
+) -> None:
+    """A table of a report under its title, and how many rows more there are, and where."""
+    said(console, f"[bold]{title} ({number:,})[/]")
+    table(console, columns, rows, indent=2)
+    if number > SHOWN:
+        said(console, f"… and {number - SHOWN:,} more, {rest}", 2)
+
+
+_ON_PAGE: Final = "in the report on the run's page"
 
 
 def _shielded(console: Console, shielded: pd.DataFrame) -> None:
     if shielded.empty:
         return
-    table = Table(title=f"In against the source's word ({len(shielded):,})", title_justify="left")
-    for column in ("who", "source says", "account", "why, and what to do"):
-        table.add_column(column, overflow="fold")
-    for row in shielded.head(20).itertuples():
-        said = str(row.away).replace("_", " ")
-        table.add_row(*(_printable(value) for value in (spelled(str(row.name)), said, row.account, row.reason)))
-    console.print(table)
-    if len(shielded) > 20:
-        console.print(f"  … and {len(shielded) - 20:,} more, in the report on the run's page")
+    rows = [
+        (spelled(str(row.name)), str(row.away).replace("_", " "), str(row.account), str(row.reason))
+        for row in shielded.head(SHOWN).itertuples()
+    ]
+    columns = ("who", "source says", "account", "why, and what to do")
+    _some(console, "In against the source's word", columns, rows, len(shielded), _ON_PAGE)
 
 
 def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
@@ -117,247 +126,404 @@ def _held(console: Console, held: pd.DataFrame, lasting: pd.DataFrame) -> None:
     if held.empty:
         return
     long = {(row.kind, row.id): f"{row.runs:,}" for row in lasting.itertuples()}
-    table = Table(title=f"Held: neither created, changed nor deactivated ({len(held):,})", title_justify="left")
-    for column in ("kind", "name", "stage", *(["runs"] if long else []), "why, and what to do"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("kind", "stage", "runs"))
-    for row in held.head(20).itertuples():
-        runs = [long.get((row.kind, row.id or row.name), "")] if long else []
-        values = (row.kind, spelled(str(row.name)), row.stage, *runs, row.reason)
-        table.add_row(*(_printable(value) for value in values))
-    console.print(table)
-    if len(held) > 20:
-        console.print(f"  … and {len(held) - 20:,} more, in the report on the run's page")
+    rows = [
+        (
+            *(str(row.kind), spelled(str(row.name)), str(row.stage)),
+            *(long.get((row.kind, row.id or row.name), ""), str(row.reason)),
+        )
+        for row in held.head(SHOWN).itertuples()
+    ]
+    columns = ("kind", "name", "stage", "runs", "why, and what to do")
+    _some(console, "Held: neither created, changed nor deactivated", columns, rows, len(held), "in `crowdsync held`")
 
 
 def _left_out(console: Console, warnings: pd.DataFrame) -> None:
     if warnings.empty:
         return
-    console.print(f"Warnings ({len(warnings):,})", highlight=False)
+    said(console, f"[bold]Warnings ({len(warnings):,})[/]")
     for reason, some in left_out(warnings):
-        console.print(f"  {_printable(reason)}: {_printable(', '.join(some))}", soft_wrap=True, highlight=False)
+        said(console, f"{_printable(reason)}{': ' if some else ''}{_printable(', '.join(some))}", 2)
 
 
 def _listed(console: Console, title: str, operations: pd.DataFrame, column: str, why: str) -> None:
     """Operations, a line each; the last column is called `column` and filled from `why`."""
     if operations.empty:
         return
-    table = Table(title=f"{title} ({len(operations):,})", title_justify="left")
-    for name in ("operation", "who", "to", column):
-        table.add_column(name, overflow="fold")
-    for values in operations[["kind", "name", "target", why]].head(20).itertuples(index=False):
-        table.add_row(*map(_printable, values))
-    console.print(table)
-    if len(operations) > 20:
-        console.print(f"  … and {len(operations) - 20:,} more, in the report on the run's page")
+    rows = [
+        [KINDS[kind].words if kind in KINDS else str(kind), *map(str, rest)]
+        for kind, *rest in operations[["kind", "name", "target", why]].head(SHOWN).itertuples(index=False)
+    ]
+    _some(console, title, ("operation", "who", "to", column), rows, len(operations), _ON_PAGE)
 
 
-def plan(console: Console, stored: SavedPlan, operations: pd.DataFrame, disclose: str) -> None:
-    """A stored plan, whole."""
-    console.print(
-        f"[bold]plan {stored.id}[/]  {escape(stored.source)} → {escape(stored.directory)}  {stored.status}  "
-        f"made {_when(stored.created_at)}  digest {stored.digest[:12]}",
-        highlight=False,
+# ── lists ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def plan(
+    console: Console,
+    stored: SavedPlan,
+    operations: pd.DataFrame,
+    disclose: str,
+    overtaken: int | None = None,
+    form: Form = TEXT,
+) -> None:
+    """A stored plan, whole. `overtaken`: by which other one."""
+    if form is not TEXT:
+        fields = ("seq", "kind", "name", "target", "changes", "reason", "state", "note", "finished_at")
+        records = operations.assign(
+            changes=[
+                changes(str(record), str(before), disclose)
+                for record, before in zip(operations["record"], operations["before"], strict=True)
+            ]
+        )
+        write(form, fields, records.to_dict("records"))
+        return
+    states = {str(state): int(number) for state, number in operations["state"].value_counts().items()}
+    status = f"{stored.status}, overtaken by plan {overtaken}" if overtaken else stored.status
+    said(
+        console,
+        f"[bold]plan {stored.id}[/]  {_printable(stored.source)} → {_printable(stored.directory)}  "
+        f"{_printable(status)}  made {moment(stored.created_at)} UTC",
     )
-    rows = plan_rows(operations, disclose, limit=len(operations))
-    shown = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
-    table = _table(*shown)
-    for row in rows:
-        sign = row[""]
-        table.add_row(f"[{_COLOURS[sign]}]{sign}[/]", *(_printable(row[column]) for column in shown[1:]))
-    console.print(table)
-
-
-def plans(console: Console, frame: pd.DataFrame) -> None:
-    """Stored plans, a line each."""
-    states = [s for s in ("planned", "intended", "done", "already", "failed", "skipped", "undone") if frame[s].any()]
-    if frame.empty:
-        console.print("There are no plans yet; `crowdsync plan` makes one.", highlight=False)
-        return
-    table = _table("plan", "made", "source", "directory", "status", *states)
-    for row in frame.to_dict("records"):
-        table.add_row(
-            str(row["id"]),
-            _when(row["created_at"]),
-            _printable(row["source"]),
-            _printable(row["directory"]),
-            str(row["status"]),
-            *(f"{row[s]:,}" for s in states),
+    done = written(states) or "none"
+    said(console, f"{len(operations):,} operations: {done} · digest {_printable(stored.digest[:12])}", 2)
+    rows: list[Sequence[Cell] | str] = []
+    of = ""
+    for row in plan_rows(operations, disclose, limit=len(operations)):
+        if row["who"] != of:
+            of = row["who"]
+            rows.append(of)
+        state = row["state"] if len(states) > 1 else ""
+        line = (
+            row["what"],
+            "  ".join(filter(None, (row["to"], row["changes"]))),
+            state,
+            row["because it"],
+            row["note"],
         )
-    console.print(table)
+        rows.append((("  " + row[""], _COLOURS[row[""]]), *line))
+    table(console, ("", "what", "", "state", "because it", "note"), rows, head=False)
 
 
-def runs(console: Console, frame: pd.DataFrame) -> None:
-    """Runs, a line each."""
-    if frame.empty:
-        console.print("There are no runs yet; `crowdsync sync --dry-run` is a safe first one.", highlight=False)
+def plans(console: Console, frame: pd.DataFrame, overtaken: Mapping[int, int] | None = None, form: Form = TEXT) -> None:
+    """Stored plans, a line each. `overtaken`: those that another one has overtaken, and which."""
+    by = overtaken or {}
+    records = [{**row, "overtaken_by": by.get(row["id"])} for row in frame.to_dict("records")]
+    if form is not TEXT:
+        fields = ("id", "created_at", "source", "directory", "status", "overtaken_by", "about", "digest", "run")
+        write(form, (*fields, *_STATES), records)
         return
-    table = _table("started", "took", "source", "mode", "status", "operations", "held", "plan")
-    for row in frame.to_dict("records"):
-        summary: dict[str, Any] = orjson.loads(row["summary"] or "{}")
-        took = (row["finished_at"] - row["started_at"]).total_seconds() if pd.notna(row["finished_at"]) else None
-        table.add_row(
-            _when(row["started_at"]),
-            "" if took is None else f"{took:.1f} s",
-            _printable(row["source"]),
+    if not records:
+        said(console, "There are no plans yet; `crowdsync plan` makes one.")
+        return
+    rows = [
+        (
+            *(str(row["id"]), moment(row["created_at"]), row["source"], row["directory"]),
+            ", ".join(f"{row[state]:,} {state}" for state in _STATES if row[state]) or "none",
+            f"overtaken by plan {row['overtaken_by']}" if row["overtaken_by"] else str(row["status"]),
+        )
+        for row in records
+    ]
+    table(console, ("plan", "made (UTC)", "source", "directory", "what", "status"), rows)
+
+
+def runs(console: Console, frame: pd.DataFrame, form: Form = TEXT) -> None:
+    """Runs, a line each, with its plan and the snapshots that it took, and what it had to say."""
+    found = [_run(row) for row in frame.to_dict("records")]
+    if form is not TEXT:
+        fields = ("run", "started_at", "finished_at", "source", "directory", "mode", "status", "planned", "held")
+        write(form, (*fields, "plans", "source_snapshot", "directory_snapshot", "notes"), found)
+        return
+    if not found:
+        said(console, "There are no runs yet; `crowdsync plan` is a safe first one.")
+        return
+    rows = [
+        (
+            moment(row["started_at"])[:-3],
+            row["source"],
             str(row["mode"]),
-            f"[{_STATUS.get(row['status'], 'yellow')}]{row['status']}[/]",
-            f"{sum(summary.get('planned', {}).values()):,}" if "planned" in summary else "",
-            str(summary.get("held", "")),
-            str(summary.get("plan") or ""),
+            (str(row["status"]), _STATUS.get(row["status"], "yellow")),
+            ", ".join(map(str, row["plans"])),
+            ", ".join(str(one) for one in (row["source_snapshot"], row["directory_snapshot"]) if one),
+            "" if row["planned"] is None else f"{row['planned']:,}",
+            "" if row["held"] is None else f"{row['held']:,}",
+            "" if row["took"] is None else f"{row['took']:.1f} s",
+            "; ".join(row["notes"]),
         )
-    console.print(table)
-    for row in frame.to_dict("records"):  # below the table, whole: there a narrow screen would cut them
-        summary = orjson.loads(row["summary"] or "{}")
-        for line in (*summary.get("loud", ()), *summary.get("remarks", ())):
-            console.print(
-                f"{_when(row['started_at'])}  [yellow]but[/] {_printable(line)}", soft_wrap=True, highlight=False
-            )
-        for line in summary.get("refusals") or filter(None, [summary.get("error")]):
-            console.print(
-                f"{_when(row['started_at'])}  [red]{row['status']}[/]  {_printable(line)}",
-                soft_wrap=True,
-                highlight=False,
-            )
+        for row in found
+    ]
+    columns = ("started (UTC)", "source", "mode", "status", "plan", "snapshots", "changes", "held", "took", "note")
+    table(console, columns, rows, optional=("took",))
 
 
-def inbox(console: Console, frame: pd.DataFrame, counts: pd.DataFrame) -> None:
-    """Rows of the inbox, a line each, and below what was said of them; then how many there are."""
-    if frame.empty:
-        console.print("Nothing waits, and nothing is held.", highlight=False)
+def _run(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row of the store's runs, and what its summary says."""
+    summary: dict[str, Any] = orjson.loads(row["summary"] or "{}")
+    ended = pd.notna(row["finished_at"])
+    snapshots = summary.get("snapshots", {})
+    but = [*summary.get("loud", ()), *summary.get("remarks", ())]
+    why = summary.get("refusals") or [*filter(None, [summary.get("error")])]
+    return {
+        **row,
+        "took": (row["finished_at"] - row["started_at"]).total_seconds() if ended else None,
+        "planned": sum(summary["planned"].values()) if "planned" in summary else None,
+        "held": summary.get("held"),
+        "plans": summary.get("plans") or [one for one in [summary.get("plan")] if one],
+        "source_snapshot": snapshots.get("source"),
+        "directory_snapshot": snapshots.get("directory"),
+        "notes": [*but, *why],
+    }
+
+
+def inbox(console: Console, frame: pd.DataFrame, counts: pd.DataFrame, form: Form = TEXT) -> None:
+    """Rows of the inbox, a line each, with what was said of them; then how many there are."""
+    if form is not TEXT:
+        fields = ("id", "source", "directory", "kind", "key", "via", "received_at", "attempts", "status", "due_at")
+        write(form, (*fields, "note"), frame.to_dict("records"))
         return
-    table = _table("no.", "source", "what", "who", "via", "since", "tries", "status")
+    if frame.empty:
+        said(console, "Nothing waits, and nothing is held.")
+        return
+    rows = []
     for row in frame.to_dict("records"):
         working = row["status"] == "waiting" and pd.notna(row["taken_at"])
-        table.add_row(
-            str(row["id"]),
-            _printable(row["source"] or row["directory"]),
-            str(row["kind"]),
-            _printable(row["key"]),
-            str(row["via"]),
-            _when(row["received_at"]),
-            str(row["attempts"]),
-            "[red]held[/]" if row["status"] == "held" else "at work" if working else str(row["status"]),
+        again = (
+            f"again at {moment(row['due_at'])} UTC" if row["status"] == "waiting" and pd.notna(row["due_at"]) else ""
         )
-    console.print(table)
-    for row in frame[frame["note"] != ""].to_dict("records"):
-        again = f", again at {_when(row['due_at'])}" if row["status"] == "waiting" and pd.notna(row["due_at"]) else ""
-        line = f"no. {row['id']}  {row['status']}{again}: {_printable(row['note'])}"
-        console.print(line, soft_wrap=True, highlight=False)
-    for status, rows in counts.groupby("status")["rows"].sum().items():
-        console.print(f"{rows:,} {status}", highlight=False)
+        status: Cell = ("held", "red") if row["status"] == "held" else "at work" if working else str(row["status"])
+        rows.append(
+            (
+                *(str(row["id"]), row["source"] or row["directory"], str(row["kind"]), row["key"], str(row["via"])),
+                *(moment(row["received_at"]), str(row["attempts"]), status),
+                ", ".join(filter(None, (again, row["note"]))),
+            )
+        )
+    table(console, ("no.", "source", "what", "who", "via", "since (UTC)", "tries", "status", "note"), rows)
+    for status_, number in counts.groupby("status")["rows"].sum().items():
+        said(console, f"{number:,} {status_}")
 
 
-def snapshots(console: Console, frame: pd.DataFrame) -> None:
-    """Snapshots, a line each."""
-    if frame.empty:
-        console.print("There are no snapshots yet; every run takes one of each side.", highlight=False)
+def snapshots(console: Console, frame: pd.DataFrame, of: str = "", form: Form = TEXT) -> None:
+    """Snapshots, a line each; `of` what they are, where that was asked for."""
+    if form is not TEXT:
+        fields = ("id", "stream", "taken_at", "run", "digest", "users", "groups", "memberships")
+        write(form, fields, frame.to_dict("records"))
         return
-    table = _table("no.", "of", "taken", "users", "groups", "memberships", "content")
-    for row in frame.to_dict("records"):
-        table.add_row(
-            str(row["id"]),
-            _printable(row["stream"]),
-            _when(row["taken_at"]),
-            f"{row['users']:,}",
-            f"{row['groups']:,}",
-            f"{row['memberships']:,}",
+    if frame.empty:
+        what = f"There are no snapshots of {_printable(of)}" if of else "There are no snapshots"
+        said(console, f"{what} yet; every run takes one of each side.")
+        return
+    rows = [
+        (
+            *(str(row["id"]), row["stream"], moment(row["taken_at"])),
+            *(f"{row[name]:,}" for name in ("users", "groups", "memberships")),
             str(row["digest"])[:8],
         )
-    console.print(table)
+        for row in frame.to_dict("records")
+    ]
+    columns = ("no.", "of", "taken (UTC)", "users", "groups", "memberships", "content")
+    table(console, columns, rows, optional=("content",))
 
 
-def difference(console: Console, frames: dict[str, pd.DataFrame]) -> None:
+Named = Callable[[str, str], str]
+"""Kind (user, group) and id of a record → its name."""
+
+
+def difference(console: Console, frames: Mapping[str, pd.DataFrame], named: Named, form: Form = TEXT) -> None:
     """What differs between two snapshots, table by table."""
+    if form is not TEXT:
+        records = [
+            {**row, "table": name, **_names(name, row, named), "change": _CHANGES[row["change"]]}
+            for name, frame in frames.items()
+            for row in frame.to_dict("records")
+        ]
+        fields = ("table", "change", "id", "name", "column", "before", "after")
+        write(form, (*fields, "group_id", "group", "member_id", "member", "member_kind"), records)
+        return
     for name, frame in frames.items():
-        counts = frame["change"].value_counts().to_dict() if len(frame) else {}
-        line = ", ".join(f"[{_COLOURS[s]}]{s}[/] {counts[s]:,}" for s in ("+", "-", "~") if s in counts)
-        console.print(f"[bold]{name}[/]  {line or 'the same'}", highlight=False)
-        if frame.empty:
-            continue
-        table = _table("", *frame.columns[1:])
-        for row in frame.head(100).itertuples(index=False):
-            table.add_row(f"[{_COLOURS[row[0]]}]{row[0]}[/]", *(_printable(value) for value in row[1:]))
-        console.print(table)
-        if len(frame) > 100:
-            console.print(f"  … and {len(frame) - 100:,} more")
+        signs = frame["change"].value_counts().to_dict() if len(frame) else {}
+        line = ", ".join(f"[{_COLOURS[s]}]{s}[/] {signs[s]:,}" for s in ("+", "-", "~") if s in signs)
+        said(console, f"[bold]{_printable(name)}[/]  {line or 'the same'}")
+        rows: list[Sequence[Cell]] = []
+        for row in frame.head(MANY).to_dict("records"):
+            who, sign = _names(name, row, named), (row["change"], _COLOURS[row["change"]])
+            if name == "memberships":
+                rows.append((sign, who["member"], who["group"]))
+            else:
+                change = f"{row['before'] or 'nothing'} → {row['after'] or 'nothing'}" if row["column"] else ""
+                rows.append((sign, who["name"], str(row["column"]), change))
+        columns = ("", "who", "in group") if name == "memberships" else ("", "who", "field", "before and after")
+        if rows:
+            table(console, columns, rows, indent=2)
+        if len(frame) > MANY:
+            said(console, f"… and {len(frame) - MANY:,} more (all of them: --json or --csv)", 2)
 
 
-def explained(console: Console, source: str, person: str, rows: list[Explained], read: Any) -> None:
+MANY: Final = 100
+"""Rows of each table of a difference."""
+
+
+def _names(table: str, row: Mapping[Any, Any], named: Named) -> dict[str, str]:
+    if table == "memberships":
+        member = named(str(row["member_kind"]), str(row["member_id"]))
+        return {"member": member, "group": named("group", str(row["group_id"]))}
+    return {"name": named(table.removesuffix("s"), str(row["id"]))}
+
+
+def explained(
+    console: Console, source: str, person: str, rows: Sequence[Explained], read: Any, form: Form = TEXT
+) -> None:
     """Why a person is as they are, rule by rule."""
-    console.print(f"[bold]{_printable(person)}[/] in {_printable(source)}, as read {_when(read)}", highlight=False)
-    table = _table("stage", "what", "from", "rule", "to")
+    if form is not TEXT:
+        fields = ("stage", "what", "before", "rule", "after")
+        write(form, fields, ({name: getattr(row, name) for name in fields} for row in rows))
+        return
+    said(console, f"[bold]{_printable(person)}[/] in {_printable(source)}, as read {moment(read)} UTC")
+    lines = []
     for row in rows:
-        table.add_row(
-            row.stage,
-            _printable(row.what),
-            _printable(", ".join(row.before)),
-            _printable(row.rule),
-            f"[bold]{_printable(', '.join(row.after))}[/]",
-        )
-    console.print(table)
+        before, after = ", ".join(row.before), ", ".join(row.after)
+        kept = row.what in ("scope", "held") or not before or before == after
+        value = (after or before) if kept else f"{before} → {after or 'nothing'}"
+        lines.append((row.stage, row.what, (value, "bold"), row.rule))
+    table(console, ("stage", "what", "becomes", "why"), lines)
 
 
-def decisions(console: Console, frame: pd.DataFrame) -> None:
+def decisions(console: Console, frame: pd.DataFrame, form: Form = TEXT) -> None:
     """Decisions, a line each."""
-    table = _table("plan", "made", "who", "decision", "without", "why", "via")
-    for row in frame.itertuples():
-        without = ", ".join(orjson.loads(str(row.without)))
-        table.add_row(
-            str(row.plan_id),
-            _when(row.at),
-            _printable(row.actor if row.login in ("", row.actor) else f"{row.actor} (login {row.login})"),
-            str(row.decision).replace("_", " "),
-            without,
-            _printable(row.reason),
-            str(row.via),
+    records = [{**row, "without": orjson.loads(row["without"])} for row in frame.to_dict("records")]
+    if form is not TEXT:
+        fields = ("plan_id", "at", "actor", "login", "decision", "without", "reason", "expires_at", "via")
+        write(form, fields, records)
+        return
+    if not records:
+        said(console, "There are no decisions yet: no plan had to be agreed to.")
+        return
+    rows = [
+        (
+            str(row["plan_id"]),
+            moment(row["at"]),
+            row["actor"] if row["login"] in ("", row["actor"]) else f"{row['actor']} (login {row['login']})",
+            str(row["decision"]).replace("_", " "),
+            ", ".join(row["without"]),
+            str(row["via"]),
+            str(row["reason"]),
         )
-    console.print(table if len(frame) else "no decisions yet")
+        for row in records
+    ]
+    table(console, ("plan", "made (UTC)", "who", "decision", "without", "via", "why"), rows)
 
 
-def audit(console: Console, frame: pd.DataFrame) -> None:
-    """The audit chain, a line each."""
-    table = _table("no.", "made", "event", "who", "about", "details")
-    for row in frame.itertuples():
-        table.add_row(
-            str(row.id),
-            _when(row.at),
-            _printable(row.event),
-            _printable(row.actor),
-            _printable(row.subject),
-            _printable(row.details),
-        )
-    console.print(table)
+def audit(
+    console: Console, frame: pd.DataFrame, runs: Mapping[str, Mapping[Any, Any]] | None = None, form: Form = TEXT
+) -> None:
+    """The audit chain, a sentence each. `runs`: those that it speaks of, by id."""
+    records = [
+        {**row, "details": _details(row["details"]), "sentence": _sentence(row, runs or {})}
+        for row in frame.to_dict("records")
+    ]
+    if form is not TEXT:
+        write(form, ("id", "at", "event", "actor", "subject", "sentence", "details", "hash"), records)
+        return
+    if not records:
+        said(console, "The audit is empty: nothing has happened yet.")
+        return
+    rows = [(str(row["id"]), moment(row["at"]), row["sentence"]) for row in records]
+    table(console, ("no.", "when (UTC)", "what happened"), rows)
 
 
-def links(console: Console, frame: pd.DataFrame, limit: int) -> None:
+def _details(text: Any) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # somebody changed the row: it is shown as it is
+        return str(text)
+
+
+def _sentence(row: Mapping[Any, Any], runs: Mapping[str, Mapping[Any, Any]]) -> str:
+    """A row in words; one that was changed may have none."""
+    try:
+        details = orjson.loads(row["details"])
+        return sentence(str(row["event"]), str(row["actor"]), str(row["subject"]), details, runs.get(row["subject"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{row['actor']}: {row['event']} {row['subject']} ({row['details']})"
+
+
+def links(console: Console, frame: pd.DataFrame, limit: int, form: Form = TEXT) -> None:
     """Links, a line each."""
-    table = _table("name", "id", "how", "made")
-    for row in frame.head(limit).itertuples():
-        table.add_row(_printable(row.name), _printable(row.id), _printable(row.how), _when(row.made_at))
-    console.print(table if len(frame) else "no links")
-    if len(frame) > limit:
-        console.print(f"  … and {len(frame) - limit:,} more")
+    if form is not TEXT:
+        write(form, ("source", "kind", "name", "id", "how", "made_at"), frame.head(limit).to_dict("records"))
+        return
+    if frame.empty:
+        said(console, "no links")
+        return
+    rows = [(*map(str, (row.name, row.id, row.how)), moment(row.made_at)) for row in frame.head(limit).itertuples()]
+    table(console, ("name", "id", "how", "made (UTC)"), rows, optional=("made (UTC)",))
+    _more(console, frame, limit)
 
 
-def orphans(console: Console, frame: pd.DataFrame, limit: int) -> None:
+def orphans(console: Console, frame: pd.DataFrame, limit: int, form: Form = TEXT) -> None:
     """What belongs to no source, a line each."""
-    table = _table("kind", "name", "active")
-    for row in frame.head(limit).itertuples():
-        active = ("yes" if row.active else "no") if row.kind == "user" else ""
-        table.add_row(str(row.kind), _printable(spelled(str(row.name))), active)
-    console.print(table if len(frame) else "nothing: every record of Crowd belongs to a source, or is protected")
+    if form is not TEXT:
+        write(form, ("kind", "name", "active"), frame.head(limit).to_dict("records"))
+        return
+    if frame.empty:
+        said(console, "nothing: every record of Crowd belongs to a source, or is protected")
+        return
+    rows = [
+        (str(row.kind), spelled(str(row.name)), ("yes" if row.active else "no") if row.kind == "user" else "")
+        for row in frame.head(limit).itertuples()
+    ]
+    table(console, ("kind", "name", "active"), rows)
+    _more(console, frame, limit)
+
+
+def held(console: Console, frame: pd.DataFrame, limit: int, form: Form = TEXT) -> None:
+    """What is held, a line each: source, kind, id, name, runs, since, reason."""
+    if form is not TEXT:
+        write(form, ("source", "kind", "id", "name", "since", "runs", "reason"), frame.head(limit).to_dict("records"))
+        return
+    if frame.empty:
+        said(console, "Nothing is held, as of the last sync.")
+        return
+    rows = [
+        (*map(str, (row.source, row.kind, spelled(str(row.name)), row.runs)), moment(row.since), str(row.reason))
+        for row in frame.head(limit).itertuples()
+    ]
+    columns = ("source", "kind", "name", "runs", "since (UTC)", "why, and what to do")
+    table(console, columns, rows, optional=("since (UTC)",))
+    _more(console, frame, limit)
+
+
+def _more(console: Console, frame: pd.DataFrame, limit: int) -> None:
     if len(frame) > limit:
-        console.print(f"  … and {len(frame) - limit:,} more")
+        said(console, f"… and {len(frame) - limit:,} more: --limit {len(frame)}", 2)
+
+
+def tokens(console: Console, found: Sequence[Token], now: Any, form: Form = TEXT) -> None:
+    """Tokens, a line each; never the tokens themselves."""
+    if form is not TEXT:
+        fields = ("id", "source", "made_at", "expires_at", "used_on", "revoked_at")
+        write(form, fields, ({name: getattr(one, name) for name in fields} for one in found))
+        return
+    if not found:
+        said(console, "There are none: crowdsync tokens make SOURCE")
+        return
+    rows = []
+    for one in found:
+        until = f"{one.expires_at:%Y-%m-%d}" if one.revoked_at is None else f"revoked {one.revoked_at:%Y-%m-%d}"
+        over = " (over)" if one.revoked_at is None and not one.lives(now) else ""
+        used = f"{one.used_on:%Y-%m-%d}" if one.used_on else "never"
+        rows.append((one.id, one.source, f"{one.made_at:%Y-%m-%d}", until + over, used))
+    table(console, ("id", "source", "made", "lives until", "last used"), rows)
 
 
 def moving(console: Console, moving: Moving, old: str, new: str) -> None:
     """What a move between sources does, or did: who goes to whom, what it leads to, who is left out and why."""
     pairs, left = moving.pairing.pairs, moving.pairing.left_out
     users = int((pairs["kind"] == "user").sum())
-    console.print(
-        f"[bold]{escape(old)} → {escape(new)}[/]  {users:,} accounts and {len(pairs) - users:,} groups to be moved, "
-        f"{len(left):,} left out",
-        highlight=False,
+    said(
+        console,
+        f"[bold]{_printable(old)} → {_printable(new)}[/]  {users:,} accounts and {len(pairs) - users:,} groups to be "
+        f"moved, {len(left):,} left out",
     )
     people = pairs[pairs["kind"] == "user"]
     for which, what in (
@@ -369,45 +535,20 @@ def moving(console: Console, moving: Moving, old: str, new: str) -> None:
     ):
         if len(names := people.loc[which, "name"].tolist()):
             shown = ", ".join(names[:10]) + (f" … and {len(names) - 10:,} more" if len(names) > 10 else "")
-            console.print(
-                f"  {len(names):,} of them {escape(what)} ({_printable(shown)})", soft_wrap=True, highlight=False
-            )
-    table = _table("kind", "name", "from", "to")
-    for row in pairs.head(20).itertuples():
-        table.add_row(str(row.kind), *map(_printable, (row.name, row.was, row.owner)))
+            said(console, f"{len(names):,} of them {_printable(what)} ({_printable(shown)})", 2)
     if len(pairs):
-        console.print(table)
-    if len(pairs) > 20:
+        rows = [[str(row.kind), *map(str, (row.name, row.was, row.owner))] for row in pairs.head(SHOWN).itertuples()]
+        table(console, ("kind", "name", "from", "to"), rows, indent=2)
+    if len(pairs) > SHOWN:
         whole = f": crowdsync plan --show {moving.plan}" if moving.plan else ""
-        console.print(f"  … and {len(pairs) - 20:,} more{whole}", highlight=False)
+        said(console, f"… and {len(pairs) - SHOWN:,} more{whole}", 2)
     if len(left):
-        table = Table(title=f"Left out ({len(left):,}): they stay {old}'s", title_justify="left")
-        for column in ("kind", "name", "owner", "why, and what to do"):
-            table.add_column(column, overflow="fold", no_wrap=column == "kind")
-        for row in left.head(50).itertuples():
-            table.add_row(str(row.kind), *map(_printable, (row.name, row.owner, row.reason)))
-        console.print(table)
+        said(console, f"[bold]Left out ({len(left):,}): they stay {_printable(old)}'s[/]")
+        rows = [[str(row.kind), *map(str, (row.name, row.owner, row.reason))] for row in left.head(50).itertuples()]
+        table(console, ("kind", "name", "owner", "why, and what to do"), rows, indent=2)
     if len(left) > 50:
-        console.print(f"  … and {len(left) - 50:,} more", highlight=False)
-
-
-def _table(*columns: str) -> Table:
-    """Rows of a list: numbers to the right, moments never broken, no lines that would take a narrow screen's room."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in columns:
-        right = name in _NUMBERS
-        table.add_column(
-            name,
-            justify="right" if right else "left",
-            no_wrap=right or name in ("", "made", "started", "since", "taken", "status", "content", "state"),
-            overflow="fold",
-        )
-    return table
+        said(console, f"… and {len(left) - 50:,} more", 2)
 
 
 def _printable(value: Any) -> str:
     return escape(printable(value))
-
-
-def _when(value: Any) -> str:
-    return str(pd.Timestamp(value).strftime("%Y-%m-%d %H:%M:%S")) if pd.notna(value) else ""

@@ -15,10 +15,12 @@ from rich.markup import escape
 from connectors.errors import ConfigurationError
 from connectors.settings import Settings, load
 from deployments import show
+from deployments.listing import Form
 from deployments.opened import blocks_named, opened_store, settings_store
 from deployments.server import ended_as_by_hand, prefect_explained, prefect_there, quiet_prefect, server_named
-from deployments.terminal import REFUSED, UNHEEDED, SourceName, console, errors, explained, printable
+from deployments.terminal import REFUSED, UNHEEDED, SourceName, console, explained, next_steps, printable, told
 from flows.road import SyncRequest, walk
+from tasks.decide.selection import CHANGED
 from tasks.policy import policy_of
 from tasks.read.connections import open_directory, open_source
 from tasks.tell.report import Report, ReportedError
@@ -51,13 +53,12 @@ def run(source: str, **request: Any) -> None:
                 show.report(console, error.report)
                 raise
         show.report(console, report)
+        _next(settings, report)
         if report.status in ("waiting", "rejected", "skipped"):
-            errors.print(
-                f"[bold yellow]{report.status}[/]  {escape(printable(report.why))}", soft_wrap=True, highlight=False
-            )
+            told(f"[bold yellow]{report.status}[/]  {escape(printable(report.why))}")
             raise typer.Exit(REFUSED)
         if report.loud:
-            errors.print("[bold red]not all is well[/]  see what the report names", soft_wrap=True, highlight=False)
+            told("[bold red]not all is well[/]  see what the report names")
             raise typer.Exit(UNHEEDED)
 
 
@@ -76,6 +77,23 @@ def _walked(settings: Settings, request: SyncRequest) -> Report:
 
         ready()
         return asyncio.run(_awaited(flow(request)))
+
+
+def _next(settings: Settings, report: Report) -> None:
+    """What to do after a preview."""
+    number = report.plan
+    if report.status != "planned" or number is None:
+        return
+    with settings_store(settings) as store:
+        about = store.load_plan(number).about
+    look = f"plan --show {number}", "shows every operation of it"
+    if about == CHANGED:  # (such a plan is not carried out later)
+        next_steps(look, (f"sync {report.source}", "plans it anew, and carries it out"))
+    elif report.asks:
+        agree = f"approve {number} --reason WHY", "agrees to it, as it needs; reject turns it down"
+        next_steps(look, agree, (f"apply {number}", "then carries it out"))
+    else:
+        next_steps(look, (f"apply {number}", "carries it out, if both sides are still as they were"))
 
 
 async def _awaited(flow: Awaitable[Report]) -> Report:
@@ -128,15 +146,31 @@ def sync(
 def plan(
     source: SourceName = "",
     number: Annotated[int, typer.Option("--show", help="Show a stored plan whole instead of making one.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="With --show: as JSON, for programs.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="With --show: as CSV.")] = False,
 ) -> None:
     """Make a plan and show it, without writing to Crowd; `crowdsync apply` carries it out."""
+    with explained():
+        form = Form.of(as_json, as_csv)
+        if form is not Form.TEXT and not number:
+            raise ConfigurationError("--json and --csv go with --show, which shows a stored plan; add its number")
     if not number:
         run(source, mode="preview")
         return
     with opened_store() as store:
         stored = store.load_plan(number)
+        if source not in ("", stored.source):
+            raise ConfigurationError(
+                f"--show: plan {number} is one of {stored.source}, and {source!r} beside it means nothing; leave it out"
+            )
         disclose = orjson.loads(stored.policy).get("disclose", "names")  # (the policy of then, by the rules of then)
-        show.plan(console, stored, store.operations(number), disclose)
+        overtaken = store.plans_overtaken([number]).get(number)
+        show.plan(console, stored, store.operations(number), disclose, overtaken, form)
+    if form is Form.TEXT and stored.status == "planned" and not stored.about.startswith("link"):
+        if overtaken or stored.about == CHANGED:
+            next_steps((f"plan {stored.source}", "makes a new plan: this one is not carried out any more"))
+        else:
+            next_steps((f"apply {number}", "carries it out, if both sides are still as they were"))
 
 
 def carry_out(number: int, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
@@ -44,8 +45,61 @@ def printable(value: Any) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value))
 
 
+def said(console: Console, text: str, indent: int = 0, hang: int = 4) -> None:
+    """A sentence with markup, broken between words alone; what follows its first line is set in by `hang` more."""
+    wrapped(console, console.render_str(text), indent, hang)
+
+
+def wrapped(console: Console, text: Text, indent: int, hang: int) -> None:
+    """As `said`, of a text that is made already."""
+    for number, line in enumerate(lines(text, console.width - indent - hang)):
+        console.print(Text(" " * (indent + (hang if number else 0))) + line, soft_wrap=True, highlight=False)
+
+
+def lines(text: Text, width: int) -> list[Text]:
+    """A text in lines that are broken between words alone: one word may be longer."""
+    lines: list[Text] = []
+    for word in text.split(" ", allow_blank=True):
+        if lines and lines[-1].cell_len + 1 + word.cell_len <= width:
+            lines[-1].append(" ").append_text(word)
+        else:
+            lines.append(word)
+    for line in lines:
+        line.rstrip()
+    return lines or [Text()]
+
+
 console = Terminal()
 errors = Terminal(stderr=True)
+
+
+_PROGRAM = ["crowdsync"]
+
+
+def called_with(config: str) -> None:
+    """The configuration that was named on the command line: the next commands are to name it too."""
+    _PROGRAM[1:] = ["-c", shlex.quote(config)]
+
+
+def command(words: str) -> str:
+    """A command as it is to be typed."""
+    return " ".join((*_PROGRAM, words))
+
+
+def next_steps(*steps: tuple[str, str]) -> None:
+    """What to do next: commands, and what each is for."""
+    said(console, "[bold]Next[/]")
+    for words, what in steps:
+        console.print(f"  {escape(printable(command(words)))}", soft_wrap=True, highlight=False)
+        said(console, escape(printable(what)), 6, 0)
+
+
+def told(line: str) -> None:
+    """A line to standard error, with markup: whole where it is kept, broken between words where somebody reads it."""
+    if errors.is_terminal:
+        said(errors, line)
+    else:
+        errors.print(line, soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -56,7 +110,7 @@ def explained() -> Iterator[None]:
     except CrowdsyncError as error:
         report = getattr(error, "report", None)
         for line in report.refusals if report and report.refusals else [str(error)]:
-            errors.print(f"[bold red]error[/]  {escape(printable(line))}", soft_wrap=True, highlight=False)
+            told(f"[bold red]error[/]  {escape(printable(line))}")
         raise typer.Exit(code_of(error)) from None
 
 

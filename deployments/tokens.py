@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from connectors.errors import ConfigurationError
 from connectors.idp.push import PushSettings
 from connectors.settings import load
+from deployments import show
+from deployments.listing import AsCsv, AsJson, Form
 from deployments.opened import opened_store
 from deployments.terminal import console, explained
 
@@ -38,18 +39,10 @@ def make(
 
 
 @tokens.command("list")
-def listed() -> None:
+def listed(as_json: AsJson = False, as_csv: AsCsv = False) -> None:
     """The tokens, and when each was used last; never the tokens themselves."""
-    now = datetime.now(UTC)
     with opened_store() as store:
-        found = store.tokens()
-    table = Table("id", "source", "made", "lives until", "last used")
-    for one in found:
-        until = f"{one.expires_at:%Y-%m-%d}" if one.revoked_at is None else f"revoked {one.revoked_at:%Y-%m-%d}"
-        over = " (over)" if one.revoked_at is None and not one.lives(now) else ""
-        used = f"{one.used_on:%Y-%m-%d}" if one.used_on else "never"
-        table.add_row(one.id, escape(one.source), f"{one.made_at:%Y-%m-%d}", until + over, used)
-    console.print(table if found else "There are none: crowdsync tokens make SOURCE")
+        show.tokens(console, store.tokens(), datetime.now(UTC), Form.of(as_json, as_csv))
 
 
 @tokens.command()

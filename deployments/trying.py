@@ -10,6 +10,7 @@ import typer
 
 from connectors.errors import ConfigurationError
 from connectors.idp import SOURCES
+from connectors.spelling import meant
 from deployments.terminal import console, explained
 
 sandbox = typer.Typer(help="A company to try crowdsync on.", no_args_is_help=True)
@@ -108,5 +109,5 @@ def up(
 
 def _kind(idp: str, field: str) -> str:
     if idp not in _IDPS:
-        raise ConfigurationError(f"{field}: {idp!r} is none of {', '.join(_IDPS)}")
+        raise ConfigurationError(f"{field}: {idp!r} is none of {', '.join(_IDPS)}{meant(idp, _IDPS)}")
     return idp

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from connectors.settings import load
 from connectors.store import StepCursors, in_thread
 from tasks.decide.ownership import abandoned
-from tasks.decide.selection import select
+from tasks.decide.selection import refuse_unknown_group, select
 from tasks.decide.width import beyond
 from tasks.policy import Policy, policy_of
 from tasks.read.deltas import Reading
@@ -168,6 +168,8 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
     selection = await in_thread(stored_selection, run, request.plan) or select(
         source.snapshot, links, run.source_name, request.person, request.group
     )
+    if request.group:
+        refuse_unknown_group(request.group, source.snapshot, links, crowd.snapshot, policy)
     what, how = "More" if reading.full_at else "Everything", reading.words(run.source_name)
     told = missed.words() if missed is not None else ""
     read = " ".join(filter(None, (f"{what} was read, because {why}." if why else "", how, told)))

@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Select, Table, func, select, text, union_all,
 from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import sizes_only
 from connectors.operations import Kind, kinds, was_active
+from connectors.spelling import meant
 from connectors.store import audit, bulk, leases
 from connectors.store import links as link_table
 from connectors.store.database import Database
@@ -218,6 +219,22 @@ class Journal:
         for state in STATES:
             frame[state] = pd.array([counts.get((i, state), 0) for i in frame["id"].tolist()], dtype="int64")
         return frame
+
+    def plans_overtaken(self, plans: Collection[int]) -> dict[int, int]:
+        """Those of these plans that nobody has begun and that cannot be true any more, each with the newest other one
+        that shows it: one that was carried out in the directory since, or one made later of the same that differs."""
+        other = PLAN.alias()
+        begun = other.c.status.in_(["applying", "applied", "failed", "interrupted"])
+        differs = (other.c.id > PLAN.c.id) & (other.c.source == PLAN.c.source) & (other.c.about == PLAN.c.about)
+        statement = (
+            select(PLAN.c.id, func.max(other.c.id))
+            .join_from(PLAN, other, (other.c.directory == PLAN.c.directory) & (other.c.id != PLAN.c.id))
+            .where(PLAN.c.id.in_([int(one) for one in plans]), PLAN.c.status == "planned")
+            .where((begun & (other.c.status_at > PLAN.c.created_at)) | (differs & (other.c.digest != PLAN.c.digest)))
+            .group_by(PLAN.c.id)
+        )
+        with self._db.read() as connection:
+            return {int(plan): int(by) for plan, by in connection.execute(statement)}
 
     def past_counts(self, source: str, directory: str, limit: int = 20) -> pd.DataFrame:
         """How many operations of each kind the plans about everybody that were applied had, newest first.
@@ -548,7 +565,8 @@ class Journal:
 def known(value: str, allowed: Sequence[str], what: str) -> None:
     """Raises `ConfigurationError` for a value that is not among `allowed`."""
     if value not in allowed:
-        raise ConfigurationError(f"{value!r} is no {what}; there are {', '.join(allowed)}.")
+        like = meant(value, allowed) or "."
+        raise ConfigurationError(f"{value!r} is no {what}; there are {', '.join(allowed)}{like}")
 
 
 def _fenced(connection: Connection, plan_id: int, fence: Lease) -> None:

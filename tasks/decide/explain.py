@@ -14,6 +14,7 @@ import pandas as pd
 
 from connectors.errors import ConfigurationError, RecordError
 from connectors.model import Snapshot, attributes_text, sizes_only
+from connectors.spelling import meant
 from tasks.decide.conditions import said, values_of
 from tasks.decide.fields import FIELDS, readable, readable_attributes
 from tasks.decide.filter import Rulings, Scoped, cut, ruled
@@ -23,7 +24,7 @@ from tasks.decide.plan import Departures, plan
 from tasks.decide.values import traced
 from tasks.policy import Condition, Groups, Policy, Value
 
-Stage = Literal["source", "filter", "map", "match", "plan"]
+Stage = Literal["source", "crowd", "filter", "map", "match", "plan"]
 
 
 @sizes_only
@@ -59,9 +60,11 @@ def explain(source: Snapshot, policy: Policy, key: str, crowd: Known | None = No
 
     Raises `RecordError` where nobody, or more than one person, has this key.
     """
-    at = _at(source, key)
+    at = row_of(source, key)
     if isinstance(at, list):
         return at
+    if at is None:
+        raise nobody(source, key)
     rulings = ruled(source, policy)
     rows = _scope(source, policy, rulings, at)
     if not rulings.users[at]:
@@ -95,8 +98,10 @@ def _held_in(source: Snapshot, policy: Policy, wanted: Desired, identity: str, c
     ]
 
 
-def _at(source: Snapshot, key: str) -> int | list[Explained]:
-    """The row of a person; or, where they could not be read, why."""
+def row_of(source: Snapshot, key: str) -> int | list[Explained] | None:
+    """The row of a person by id, username or e-mail; or, where they could not be read, why; None: there is nobody.
+
+    Raises `RecordError` where several have this key."""
     users, lower = source.users, key.lower()
     for found in (
         users["id"] == key,
@@ -113,7 +118,13 @@ def _at(source: Snapshot, key: str) -> int | list[Explained]:
     held = held[(held["id"] == key) | (held["name"].str.lower() == lower)]
     if len(held):
         return [Explained("source", "held", (), f"{one.stage}: {one.reason}", ()) for one in held.itertuples()]
-    raise RecordError(f"nobody in the source has the id, username or e-mail {key!r}; check its spelling")
+    return None
+
+
+def nobody(source: Snapshot, key: str) -> RecordError:
+    """That nobody has this key, and who may be meant."""
+    like = meant(key, source.users["username"].tolist()) or "; check its spelling"
+    return RecordError(f"nobody in the source has the id, username or e-mail {key!r}{like}")
 
 
 # ── scope ───────────────────────────────────────────────────────────────────────────────────────

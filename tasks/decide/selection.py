@@ -14,7 +14,9 @@ import pandas as pd
 from connectors.errors import ConfigurationError
 from connectors.model import Snapshot, crowd_id
 from connectors.operations import Kind
+from connectors.spelling import meant
 from tasks.decide.names import among, crowd_ids
+from tasks.policy import Policy
 
 CHANGED: Final = "changed"
 """What a plan about all who changed is said to be about."""
@@ -172,9 +174,24 @@ def select(source: Snapshot, links: pd.DataFrame, name: str, person: str, group:
             )
         if len(ids):
             return Selection(person=str(ids.iloc[0]))
-    raise nobody(name, person)
+    raise nobody(name, person, users["username"].tolist())
 
 
-def nobody(source: str, person: str) -> ConfigurationError:
-    """That a person is not known."""
-    return ConfigurationError(f"person: {source} has nobody with the id, username or e-mail address {person!r}")
+def refuse_unknown_group(
+    group: str, source: Snapshot, links: pd.DataFrame, directory: Snapshot, policy: Policy
+) -> None:
+    """Raises `ConfigurationError` where a group is neither in Crowd nor one that could come there from the source: a
+    run about it would find nothing to do, and somebody would believe that all is well."""
+    made = policy.groups.named(source.groups["name"]).tolist()
+    linked = links["name"][links["kind"] == "group"].tolist()
+    known = [*directory.groups["name"], *linked, *made, *policy.groups.everyone, *source.held["name"]]
+    if crowd_id(group) in set(map(crowd_id, known)):
+        return
+    like = meant(group, known) or "; look at its name in Crowd's console"
+    raise ConfigurationError(f"group: neither Crowd nor the source has a group {group!r}{like}")
+
+
+def nobody(source: str, person: str, usernames: Iterable[str]) -> ConfigurationError:
+    """That a person is not known; `usernames` are those that are."""
+    like = meant(person, usernames) or "; check its spelling"
+    return ConfigurationError(f"person: {source} has nobody with the id, username or e-mail address {person!r}{like}")

@@ -16,7 +16,8 @@ def standing(person: str, source: Snapshot, scoped: Scoped, matched: Matched) ->
     accounts = matched.accounts
     if len(mine) and mine["account"].iloc[0]:
         account = accounts.loc[(accounts["id"] == mine["account"].iloc[0]).to_numpy(), "username"].iloc[0]
-        return f"{name} is in scope, and the Crowd account {account} is as the policy wants it"
+        state = "in scope" if mine["active"].iloc[0] else "disabled in the source"
+        return f"{name} is {state}, and the Crowd account {account} is as the policy wants it"
     owned = accounts[(accounts["owner"] == person).to_numpy()]
     left = (
         f"the Crowd account {owned['username'].iloc[0]} is as the policy wants it"

@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from connectors.errors import ConfigurationError
-from connectors.settings import Settings, explain
+from connectors.mistakes import explain
+from connectors.settings import Settings
 from tasks.policy.models import Policy
 
 MAX_FILE = 1_000_000
@@ -95,7 +96,7 @@ def _policy(data: Mapping[str, Any], file: str, prefix: tuple[str, ...]) -> Poli
     try:
         return Policy.model_validate(data)
     except ValidationError as error:
-        raise ConfigurationError(explain(error, file, prefix)) from None
+        raise ConfigurationError(explain(error, file, Policy, prefix)) from None
 
 
 def schema() -> dict[str, Any]:

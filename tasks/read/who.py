@@ -31,7 +31,7 @@ async def who(run: Run, base: KnownSides, asked: str) -> tuple[str, Person | Non
     # Whoever had this name or address may have another one now, or be gone.
     gone = await in_thread(_gone, run, asked) or named
     if not gone:
-        raise nobody(run.source_name, asked)
+        raise nobody(run.source_name, asked, await in_thread(_usernames, run))
     if len(gone) > 1:
         raise NotNarrowError(f"{asked!r} fits several people of {run.source_name}")
     return gone.pop(), None
@@ -44,6 +44,12 @@ def _asked(run: Run, base: KnownSides, asked: str) -> tuple[set[str], set[str]]:
     wanted = asked.strip().lower()
     named = (users["username"].str.strip().str.lower() == wanted) | (users["email"].str.strip().str.lower() == wanted)
     return set(users["id"]) & {asked}, set(users["id"][named])
+
+
+def _usernames(run: Run) -> list[str]:
+    """As the source was read last."""
+    latest = run.store.latest_snapshot(run.source_side.stream)
+    return [] if latest is None else run.store.load_snapshot(latest.id).users["username"].tolist()
 
 
 def _gone(run: Run, asked: str) -> set[str]:

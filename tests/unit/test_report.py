@@ -141,7 +141,7 @@ PRINTS: dict[str, Callable[[Console], None]] = {
         console, frame("stream", "digest", id=1, taken_at=AT, users=1, groups=1, memberships=1)
     ),
     "difference": lambda console: show.difference(
-        console, {HOSTILE: frame("id", HOSTILE, change="~")[["change", "id"]]}
+        console, {HOSTILE: frame("id", "column", "before", "after", change="~")}, lambda kind, identity: identity
     ),
     "explained": lambda console: show.explained(
         console, HOSTILE, HOSTILE, [Explained("map", HOSTILE, (HOSTILE,), HOSTILE, (HOSTILE,))], AT
