@@ -22,8 +22,12 @@ import numpy as np
 import orjson
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 T = TypeVar("T")
+
+STR: Final = pd.StringDtype("pyarrow", na_value=np.nan)
+"""The dtype that pandas 3 calls `str`."""
 
 USERS: Final = ("id", "username", "email", "first_name", "last_name", "display_name", "active", "attributes")
 GROUPS: Final = ("id", "name", "description", "attributes")
@@ -35,6 +39,7 @@ OUT_OF_SCOPE: Final = "out_of_scope"
 """The clear words of a source that somebody has left: `away` of a held record, "" where it says nothing of the kind."""
 
 MEMBER_KINDS: Final = pd.CategoricalDtype(pd.Index(["group", "user"], dtype="str"))
+_KINDS: Final = pa.array(MEMBER_KINDS.categories, type=pa.large_string())
 
 ID_ATTRIBUTE: Final = "crowdsync.id"
 """The Crowd user or group attribute that holds `<source>:<immutable id>`, the proof of ownership."""
@@ -81,6 +86,8 @@ def held_frame(rows: Iterable[Sequence[Any]] = ()) -> pd.DataFrame:
 
 def held_records(kind: str, records: pd.DataFrame, name: str, stage: str, reasons: pd.Series) -> pd.DataFrame:
     """Records (`id`, the column `name`, and `active` of people) that are held for a reason → held frame."""
+    if not len(records):
+        return held_frame()
     stopped = ~records["active"].to_numpy(dtype=bool) if kind == "user" else np.zeros(len(records), dtype=bool)
     return pd.DataFrame(
         {
@@ -110,10 +117,24 @@ def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
 def _framed(values: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            name: pd.array(list(column), dtype="bool" if name == "active" else "str")
+            name: np.array(column, dtype=bool) if name == "active" else text_array(column)
             for name, column in zip(columns, values, strict=True)
-        }
+        },
+        copy=False,
     )
+
+
+def text_array(values: Any) -> Any:
+    """Texts of any container → an array of dtype `str`. (pandas' own way looks at each value first.)"""
+    if isinstance(values, (pd.Series, pd.Index)):
+        values = values.array
+    if isinstance(values, pd.arrays.ArrowStringArray):
+        return values
+    if isinstance(values, pd.Categorical):
+        return values.astype(STR)
+    if isinstance(values, pd.api.extensions.ExtensionArray):
+        values = np.asarray(values, dtype=object)
+    return STR.__from_arrow__(pa.array(values, type=pa.large_string()))  # type: ignore[attr-defined]
 
 
 def memberships_frame(rows: Iterable[MembershipRow] = ()) -> pd.DataFrame:
@@ -129,17 +150,55 @@ def _no_memberships() -> pd.DataFrame:
 
 def memberships_from_columns(group_id: Any, member_id: Any, member_kind: Any) -> pd.DataFrame:
     """Three columns of text of one length → memberships frame (two categorical id columns)."""
+    kinds = pc.index_in(_arrow(text_array(member_kind)), value_set=_KINDS)
+    return _memberships(_categorical(group_id), _categorical(member_id), _codes(kinds))
 
-    def text(values: Any) -> Any:  # (a Series is not taken apart)
-        return values.astype("str").array if isinstance(values, pd.Series) else pd.array(list(values), dtype="str")
 
-    return pd.DataFrame(
-        {
-            "group_id": pd.Categorical(text(group_id)),
-            "member_id": pd.Categorical(text(member_id)),
-            "member_kind": pd.Categorical(text(member_kind), dtype=MEMBER_KINDS),
-        }
+def memberships_together(*frames: pd.DataFrame) -> pd.DataFrame:
+    """The memberships of all frames, one after the other."""
+    some = [frame for frame in frames if len(frame)]
+    if len(some) < 2:
+        return some[0] if some else frames[0]
+    columns = (_chained([frame[side].array for frame in some]) for side in MEMBERSHIPS)
+    return memberships_from_columns(*columns)
+
+
+def _chained(columns: Sequence[pd.Categorical]) -> pa.Array:
+    texts = (_arrow(text_array(one.categories)).take(pa.array(one.codes)) for one in columns)
+    return pa.concat_arrays(list(texts))
+
+
+def _memberships(group_id: pd.Categorical, member_id: pd.Categorical, kinds: np.ndarray) -> pd.DataFrame:
+    kind = pd.Categorical.from_codes(np.asarray(kinds, dtype=np.int8), dtype=MEMBER_KINDS)
+    return pd.DataFrame({"group_id": group_id, "member_id": member_id, "member_kind": kind}, copy=False)
+
+
+def _arrow(texts: Any) -> pa.Array:
+    """An array of dtype `str` → an array of Arrow."""
+    array = pa.array(texts, type=pa.large_string())
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def _categorical(values: Any) -> pd.Categorical:
+    """Texts → categories, sorted. (Arrow sorts by bytes, which in UTF-8 is the order of Python's texts.)"""
+    encoded = _arrow(text_array(values)).dictionary_encode()
+    order = pc.array_sort_indices(encoded.dictionary)
+    names = pd.CategoricalDtype(pd.Index(text_array(encoded.dictionary.take(order))))
+    codes = _codes(encoded.indices)
+    return pd.Categorical.from_codes(
+        np.where(codes >= 0, _ranks(order)[codes], -1) if len(order) else codes, dtype=names
     )
+
+
+def _ranks(order: Any) -> np.ndarray:
+    """The positions that sort something → the place of each in that order."""
+    ranks = np.empty(len(order), dtype=np.int32)
+    ranks[np.asarray(order)] = np.arange(len(order), dtype=np.int32)
+    return ranks
+
+
+def _codes(indices: pa.Array) -> np.ndarray:
+    return np.asarray(pc.fill_null(indices, -1) if indices.null_count else indices)
 
 
 def memberships_from_codes(
@@ -151,13 +210,7 @@ def memberships_from_codes(
         dtype = pd.CategoricalDtype(pd.Index(names if isinstance(names, pd.Index) else list(names), dtype="str"))
         return pd.Categorical.from_codes(np.asarray(codes, dtype=np.int32), dtype=dtype)
 
-    return pd.DataFrame(
-        {
-            "group_id": column(groups, group_codes),
-            "member_id": column(members, member_codes),
-            "member_kind": pd.Categorical.from_codes(np.asarray(kinds, dtype=np.int8), dtype=MEMBER_KINDS),
-        }
-    )
+    return _memberships(column(groups, group_codes), column(members, member_codes), kinds)
 
 
 def sizes_only(kind: type[T]) -> type[T]:
@@ -273,10 +326,7 @@ def frame_digest(frame: pd.DataFrame) -> bytes:
 
 def _text_digest(values: Any) -> bytes:
     # Lengths and bytes are hashed apart: ("ab","c") and ("a","bc") must differ.
-    array = pa.array(values, type=pa.large_string())
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    array = pa.concat_arrays([array])  # drops the offset of a slice
+    array = pa.concat_arrays([_arrow(text_array(values))])  # drops the offset of a slice
     _, offsets, data = array.buffers()
     digest = hashlib.sha256()
     if len(array):
@@ -298,7 +348,8 @@ def sorted_unique(keys: np.ndarray) -> np.ndarray:
 def _by_id(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     if frame.columns.tolist() != list(columns):
         frame = frame[list(columns)]
-    if not frame["id"].is_monotonic_increasing:
+    ids = _arrow(text_array(frame["id"]))
+    if len(ids) > 1 and not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():
         frame = frame.sort_values("id", kind="stable")
     return frame.reset_index(drop=True)
 
@@ -306,24 +357,33 @@ def _by_id(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 def _canonical(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:
         return memberships_frame()
-    group = frame["group_id"].cat.remove_unused_categories()
-    member = frame["member_id"].cat.remove_unused_categories()
-    groups, group_codes = _sorted_categories(group)
-    members, member_codes = _sorted_categories(member)
-    kinds = frame["member_kind"].astype(MEMBER_KINDS).cat.codes.to_numpy().astype(np.int64)
-    key = (group_codes.astype(np.int64) * max(len(members), 1) + member_codes) * 2 + kinds
-    if len(key) and not bool((key[1:] > key[:-1]).all()):
+    groups, members = (_sorted_categories(frame[side].array) for side in ("group_id", "member_id"))
+    kinds = _kinds(frame["member_kind"].array)
+    width = max(len(members.categories), 1)
+    key = (groups.codes.astype(np.int64) * width + members.codes) * 2 + kinds
+    if not bool((key[1:] > key[:-1]).all()):
         key = sorted_unique(key)  # a membership said twice is one membership
-    pair, kinds = np.divmod(key, 2)
-    group_codes, member_codes = np.divmod(pair, max(len(members), 1))
-    return memberships_from_codes(groups, members, group_codes, member_codes, kinds)
+        pair, kinds = np.divmod(key, 2)
+        codes = (np.asarray(code, dtype=np.int32) for code in np.divmod(pair, width))
+        groups, members = (
+            pd.Categorical.from_codes(of, dtype=side.dtype) for of, side in zip(codes, (groups, members), strict=True)
+        )
+    return _memberships(groups, members, kinds)
 
 
-def _sorted_categories(column: pd.Series) -> tuple[pd.Index, np.ndarray]:
-    categories, codes = column.cat.categories, column.cat.codes.to_numpy()
-    if categories.is_monotonic_increasing:
-        return categories, codes
-    order = categories.argsort()
-    rank = np.empty(len(order), dtype=np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    return categories[order], rank[codes]
+def _kinds(column: Any) -> np.ndarray:
+    """A column of kinds → codes of `MEMBER_KINDS`."""
+    return np.asarray((column if column.dtype == MEMBER_KINDS else column.astype(MEMBER_KINDS)).codes)
+
+
+def _sorted_categories(column: Any) -> pd.Categorical:
+    """Categories → the same sorted, and all in use."""
+    counts = np.bincount(column.codes, minlength=len(column.categories))
+    if not counts.all():
+        column = column.remove_unused_categories()
+    if not column.categories.is_monotonic_increasing:
+        order = column.categories.argsort()
+        dtype = pd.CategoricalDtype(column.categories[order])
+        column = pd.Categorical.from_codes(_ranks(order)[column.codes], dtype=dtype)
+    found: pd.Categorical = column
+    return found

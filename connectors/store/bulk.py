@@ -34,11 +34,10 @@ import pyarrow.csv
 from sqlalchemy import Connection, Select, Table, text
 from sqlalchemy.sql import Executable
 
+from connectors.model import STR
+
 SLICE: Final = 50_000
 """Rows that stand as Python objects at one time."""
-
-STR: Final = pd.StringDtype("pyarrow", na_value=np.nan)
-"""The dtype that pandas 3 calls `str`."""
 
 Int64: Final = np.int64
 Keys = npt.NDArray[np.int64]

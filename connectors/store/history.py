@@ -26,6 +26,7 @@ from connectors.model import (
     GROUPS,
     HELD,
     MEMBER_KINDS,
+    STR,
     USERS,
     Snapshot,
     crowd_id,
@@ -239,7 +240,7 @@ class History:
             _memberships(np.setdiff1d(come, gone), names).assign(change="+"),
             _memberships(np.setdiff1d(gone, come), names).assign(change="-"),
         ]
-        memberships = pd.concat([part.astype(bulk.STR) for part in parts], ignore_index=True)
+        memberships = pd.concat([part.astype(STR) for part in parts], ignore_index=True)
         frames["memberships"] = memberships[["change", "group_id", "member_id", "member_kind"]]
         return frames
 
@@ -354,14 +355,19 @@ _LATEST: Final = (
 )
 
 
+_LOCKED: Final = select(STREAM.c.id).where(STREAM.c.name == bindparam("name")).with_for_update()
+
+
 def latest_row(connection: Connection, stream: str) -> Any:
     return connection.execute(_LATEST, {"name": stream}).first()
 
 
 def lock_stream(connection: Connection, stream: str) -> int:
-    connection.execute(upserting(connection, STREAM).values(name=stream).on_conflict_do_nothing())
-    found = connection.execute(select(STREAM.c.id).where(STREAM.c.name == stream).with_for_update())
-    return int(found.scalar_one())
+    found = connection.execute(_LOCKED, {"name": stream}).scalar()
+    if found is None:
+        connection.execute(upserting(connection, STREAM).values(name=stream).on_conflict_do_nothing())
+        found = connection.execute(_LOCKED, {"name": stream}).scalar_one()
+    return int(found)
 
 
 def snapshot_row(connection: Connection, id: int) -> Any:  # noqa: A002
@@ -484,7 +490,7 @@ def _keyed(connection: Connection, stream: int, snapshot: Snapshot, *, first: bo
                 "key": new.keys,
                 "kind": new.kind,
                 "nth": new.nths,
-                "external": pd.Series(new.ids, dtype=bulk.STR),
+                "external": pd.Series(new.ids, dtype=STR),
             },
             len(new.keys),
         )
@@ -686,7 +692,7 @@ def _compare_records(connection: Connection, stream: int, kind: int, a: int, b: 
                 after[differs].to_numpy(),
             )
         )
-    return pd.concat([part.astype(bulk.STR) for part in parts], ignore_index=True)
+    return pd.concat([part.astype(STR) for part in parts], ignore_index=True)
 
 
 assert list(MEMBER_KINDS.categories) == ["group", "user"]

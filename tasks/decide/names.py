@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confusable_homoglyphs import confusables
 
-from connectors.model import crowd_id
+from connectors.model import crowd_id, text_array
 
 _INVISIBLE = r"[\p{Cc}\p{Cf}\p{Z}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{034F}\x{FE00}-\x{FE0F}]+"
 
@@ -50,9 +50,14 @@ def _fold_wide(array: pa.Array) -> pa.Array:
 
 def crowd_ids(names: pd.Series) -> pd.Series:
     """`connectors.model.crowd_id` of every name. (Arrow's own lower-casing differs: İ, a final Σ.)"""
-    lower = names.str.lower()
-    wide = ~ascii_only(names)
-    return _replaced(lower, wide, [crowd_id(name) for name in names[wide].to_numpy()]) if wide.any() else lower
+    array = arrow_text(names)
+    plain = pc.string_is_ascii(array)
+    lower = pc.ascii_lower(array)
+    if not pc.all(plain).as_py():
+        wide = pc.invert(plain)
+        others = [crowd_id(name) for name in array.filter(wide).to_pylist()]
+        lower = pc.replace_with_mask(lower, wide, pa.array(others, lower.type))
+    return pd.Series(text_array(lower), index=names.index, copy=False)
 
 
 def skeletons(names: pd.Series, folded: pd.Series) -> list[pd.Series]:

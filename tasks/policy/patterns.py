@@ -178,7 +178,7 @@ Atlassian's products make new ones with every release, and companies name theirs
 def look_privileged(names: pd.Series, patterns: Iterable[str]) -> pd.Series:
     """Which names match any of the patterns, as they stand there (blanks and capitals tell words apart), or in the
     form of any that looks like them: bool, on the index of `names`."""
-    return pd.Series(_look_privileged(tuple(names), tuple(patterns)).copy(), index=names.index)
+    return pd.Series(_look_privileged(tuple(names.tolist()), tuple(patterns)).copy(), index=names.index)
 
 
 @lru_cache(maxsize=32)  # each stage asks of the same groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from connectors.model import ID_ATTRIBUTE
+from connectors.model import ID_ATTRIBUTE, text_array
 from connectors.operations import MARKS, Kind
 
 BY_HAND: Final = "by hand: "
@@ -84,14 +84,19 @@ def made_links(operations: pd.DataFrame) -> pd.DataFrame:
     rows = [
         (*owner.split(":", 1), kind, name, how) for kind, name, _, _, owner, how in _changes_of(operations) if owner
     ]
-    frame = pd.DataFrame(rows, columns=["source", "id", "kind", "name", "how"], dtype="str")
-    return frame[["source", "kind", "id", "name", "how"]]
+    return _links(rows, ("source", "id", "kind", "name", "how"))[["source", "kind", "id", "name", "how"]]
 
 
 def ended_links(operations: pd.DataFrame) -> pd.DataFrame:
     """Operations that hold → the links that ended by hand: source, kind, id."""
     rows = [(*ends.split(":", 1), kind) for kind, _, _, ends, _, _ in _changes_of(operations) if ends]
-    return pd.DataFrame(rows, columns=["source", "id", "kind"], dtype="str")[["source", "kind", "id"]]
+    return _links(rows, ("source", "id", "kind"))[["source", "kind", "id"]]
+
+
+def _links(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> pd.DataFrame:
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    texts = zip(columns, map(text_array, values), strict=True)
+    return pd.DataFrame(dict(texts), copy=False)
 
 
 def _changes_of(operations: pd.DataFrame) -> Iterator[tuple[str, str, str, str, str, str]]:

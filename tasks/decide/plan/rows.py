@@ -10,8 +10,9 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import orjson
 import pandas as pd
+import pyarrow as pa
 
-from connectors.model import ID_ATTRIBUTE, sizes_only
+from connectors.model import ID_ATTRIBUTE, sizes_only, text_array
 from connectors.operations import KINDS, Kind
 from tasks.decide.fields import FIELDS
 from tasks.decide.plan.model import COLUMNS, GIVER
@@ -67,6 +68,8 @@ def frame(
 ) -> pd.DataFrame:
     """Columns of operations of one kind, each as long as `names` → operations."""
     count = len(names)
+    if not count:
+        return nothing()
     empty = [""] * count
     columns = {
         "kind": [kind.value] * count,
@@ -77,14 +80,14 @@ def frame(
         "before": empty if before is None else before,
         "reason": reason,
     }
-    texts: dict[str, Any] = {name: one if isinstance(one, pd.Series) else list(one) for name, one in columns.items()}
     return pd.DataFrame(
         {
-            **{name: pd.array(one, dtype="str") for name, one in texts.items()},
+            **{name: text_array(one) for name, one in columns.items()},
             "phase": np.full(count, KINDS[kind].phase, dtype="int64"),
             "shuts_out": np.array(np.broadcast_to(shuts_out, count), dtype=bool),
             "marks": np.zeros(count, dtype=bool),
-        }
+        },
+        copy=False,
     )
 
 
@@ -93,13 +96,13 @@ def pairs(kind: Kind, members: np.ndarray, groups: np.ndarray, reason: str) -> p
     count = len(groups)
 
     def text(value: str) -> Any:
-        return pd.array([value] * count, dtype="str")
+        return text_array(pa.repeat(pa.scalar(value, pa.large_string()), count))
 
     return pd.DataFrame(
         {
             "kind": text(kind.value),
-            "name": pd.array(members, dtype="str"),
-            "target": pd.array(groups, dtype="str"),
+            "name": text_array(members),
+            "target": text_array(groups),
             **{column: text("") for column in ("source_id", "record", "before")},
             "reason": text(reason),
             "phase": np.full(count, KINDS[kind].phase, dtype="int64"),
@@ -111,11 +114,15 @@ def pairs(kind: Kind, members: np.ndarray, groups: np.ndarray, reason: str) -> p
 
 def of_rows(rows: Sequence[Row], phases: Sequence[int] | None = None) -> pd.DataFrame:
     """Single operations → operations; `phases` where they are not those of their kinds."""
+    return _framed(rows, phases) if rows else nothing()
+
+
+def _framed(rows: Sequence[Row], phases: Sequence[int] | None = None) -> pd.DataFrame:
     columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
     given = [KINDS[Kind(row.kind)].phase for row in rows] if phases is None else phases
     return pd.DataFrame(
         {
-            **{n: pd.array(list(v), dtype="str") for n, v in zip(COLUMNS, columns, strict=False)},
+            **{n: text_array(v) for n, v in zip(COLUMNS, columns, strict=False)},
             "phase": np.array(given, dtype="int64"),
             "shuts_out": np.zeros(len(rows), dtype=bool),
             "marks": np.array(columns[-1], dtype=bool),
@@ -130,7 +137,7 @@ def nothing() -> pd.DataFrame:
 
 @cache
 def _nothing() -> pd.DataFrame:
-    return of_rows([])
+    return _framed([])
 
 
 def json(value: Any) -> str:
@@ -176,6 +183,8 @@ def attribute_change(now: str, wanted: str) -> tuple[dict[str, list[str]], dict[
 def counted(withheld: Sequence[Withheld]) -> tuple[dict[str, int], pd.DataFrame]:
     """What the policy keeps out → how many by kind, and those that it wants to see (`COLUMNS`)."""
     counts: dict[str, int] = {}
+    if not withheld:
+        return counts, nothing()[list(COLUMNS)]
     for one in withheld:
         kind = str(one.operations["kind"].iloc[0])
         counts[kind] = counts.get(kind, 0) + len(one.operations)
