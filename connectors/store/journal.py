@@ -199,7 +199,7 @@ class Journal:
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, columns)
         for name in ("intended_at", "finished_at"):
-            frame[name] = pd.to_datetime(frame[name].where(frame[name] != ""), utc=True, format="ISO8601")
+            frame[name] = _times(frame[name])
         return frame
 
     def plans(self, limit: int = 50, directory: str | None = None) -> pd.DataFrame:
@@ -269,12 +269,12 @@ class Journal:
         self, source: str | None, directory: str, since: datetime, *, pending: int | None = None
     ) -> pd.DataFrame:
         """What any plan of a source (None: of any) has taken away since then, oldest first: kind, name, target,
-        source_id, active (whether the account could log in before), at (UTC). Of every run and mode, about everybody or
-        one; what came about without us while we were to do it ("already") counts too. `pending`: a plan of which also
-        counts, as of now, what is still to be done."""
+        source_id, source, active (whether the account could log in before), at (UTC). Of every run and mode, about
+        everybody or one; what came about without us while we were to do it ("already") counts too. `pending`: a plan
+        of which also counts, as of now, what is still to be done."""
         columns = ("kind", "name", "target", "source_id", "before", "finished_at")
         taken = (
-            select(*(OPERATION.c[n] for n in (*columns, "plan_id", "seq")))
+            select(*(OPERATION.c[n] for n in (*columns, "plan_id", "seq")), PLAN.c.source)
             .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
             .where(PLAN.c.directory == directory, *([] if source is None else [PLAN.c.source == source]))
             .where(OPERATION.c.kind.in_(kinds(effect="takes")))
@@ -283,12 +283,12 @@ class Journal:
         done = done.where(OPERATION.c.state.in_(["done", "already"]))
         left = taken.where(OPERATION.c.plan_id == (pending or 0), OPERATION.c.state == "planned")
         both = (union_all(done, left) if pending else done).subquery()
-        statement = select(*(both.c[n] for n in columns)).order_by(both.c.finished_at, both.c.plan_id, both.c.seq)
+        read = (*columns, "source")
+        statement = select(*(both.c[n] for n in read)).order_by(both.c.finished_at, both.c.plan_id, both.c.seq)
         with self._db.read() as connection:
-            frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
+            frame = bulk.read_frame(connection, statement, dict.fromkeys(read, "text"))
         active = frame["before"].map(was_active).astype(bool)
-        at = pd.to_datetime(frame["finished_at"].where(frame["finished_at"] != ""), utc=True, format="ISO8601")
-        at = at.fillna(pd.Timestamp.now("UTC"))
+        at = _times(frame["finished_at"]).fillna(pd.Timestamp.now("UTC"))
         return frame.drop(columns=["before", "finished_at"]).assign(active=active, at=at)
 
     def made_since(self, source: str, directory: str, since: datetime, most: int) -> pd.DataFrame:
@@ -560,6 +560,12 @@ class Journal:
             values[name] = datetime.fromisoformat(values[name]) if values[name] else None
         values["summary"] = orjson.loads(values["summary"])
         return values
+
+
+def _times(texts: pd.Series) -> pd.Series:
+    """Times as the store writes them → UTC, NaT for ""."""
+    there = texts != ""
+    return pd.to_datetime(texts if there.all() else texts.where(there), utc=True, format="ISO8601")
 
 
 def known(value: str, allowed: Sequence[str], what: str) -> None:

@@ -7,7 +7,7 @@ are few, and read whole.)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,12 +19,15 @@ from sqlalchemy import Connection, Integer, String, Table, bindparam, func, lite
 
 from connectors.errors import RetryableError
 from connectors.model import (
+    STR,
     USERS,
+    MembershipRow,
     Snapshot,
     groups_frame,
     memberships_frame,
     memberships_from_columns,
     sizes_only,
+    text_array,
     users_frame,
 )
 from connectors.store import bulk
@@ -36,6 +39,7 @@ from connectors.store.history import (
     KEY,
     MEMBERSHIP,
     SNAPSHOT,
+    STREAM,
     USER,
     USER_KIND,
     SavedSnapshot,
@@ -59,13 +63,15 @@ WIDE: Final[Table] = WideRead.__table__  # type: ignore[attr-defined]
 @dataclass(frozen=True, slots=True)
 class RecordChanges:
     """Users of a stream that were read again: whole rows of those who are there, the ids of those who are `gone`, and
-    the direct memberships of the former, whole. `held` and `warnings` are those of the whole stream afterwards."""
+    the direct memberships of the former, whole. `held` and `warnings` are those of the whole stream afterwards.
+    `before`: all of these users as they are in the stream's newest snapshot, where that is known."""
 
     users: pd.DataFrame
     gone: Collection[str]
     memberships: pd.DataFrame
     held: pd.DataFrame
     warnings: pd.DataFrame
+    before: pd.DataFrame | None = None
 
 
 @sizes_only
@@ -96,6 +102,10 @@ class Records:
     _db: Database
     _of_groups: dict[str, tuple[int, pd.DataFrame, pd.DataFrame]]
     """Groups and nestings of a stream as they were read last, and the snapshot that they are those of."""
+    _group_links: dict[str, tuple[int, pd.DataFrame]]
+    """The links of groups of a directory as they were read last, and the newest link event of then."""
+    _numbers: dict[str, int]
+    """Streams, and the numbers that they have in the store, which never change."""
 
     # Reading
 
@@ -108,22 +118,30 @@ class Records:
                 return None
             kept = self._of_groups.get(stream)
             if kept is None or kept[0] != row.id:
-                kept = row.id, _groups(connection, row.stream), _nestings(connection, row.stream)
-                self._of_groups[stream] = kept
-        held, warnings = frames_from_text(row.held)
-        return saved_snapshot(row, stream), Snapshot.of(None, *kept[1:], held, warnings)
+                whole: Snapshot = Snapshot.of(None, _groups(connection, row.stream), _nestings(connection, row.stream))
+                kept = self._of_groups[stream] = row.id, whole.groups, whole.memberships
+        groups, nestings = (frame.copy(deep=False) for frame in kept[1:])
+        return saved_snapshot(row, stream), Snapshot(users_frame(), groups, nestings, *frames_from_text(row.held))
 
     def users_now(self, stream: str, ids: Collection[str]) -> pd.DataFrame:
         """These users (ids) of a stream as they are in its newest snapshot, as far as they are there."""
+        if not ids:
+            return users_frame()
         with self._db.read() as connection:
-            row = latest_row(connection, stream)
-            return users_frame() if row is None else _users(connection, row.stream, ids)
+            number = self._number(connection, stream)
+            return users_frame() if number is None else _users(connection, number, ids)
 
     def memberships_now(self, stream: str, users: Collection[str]) -> pd.DataFrame:
         """The direct memberships of these users (ids) in a stream's newest snapshot."""
+        return memberships_frame(self.pairs_now(stream, users))
+
+    def pairs_now(self, stream: str, users: Collection[str]) -> list[MembershipRow]:
+        """As `memberships_now`, row by row."""
+        if not users:
+            return []
         with self._db.read() as connection:
-            row = latest_row(connection, stream)
-            return memberships_frame(() if row is None else _memberships(connection, row.stream, users))
+            number = self._number(connection, stream)
+            return [] if number is None else _memberships(connection, number, users)
 
     def members_now(self, stream: str, group: str) -> set[tuple[str, str]]:
         """The direct members (id, kind) of a group (id) in a stream's newest snapshot."""
@@ -187,10 +205,10 @@ class Records:
         """Of each of these groups (ids) some active direct members (ids), at most so many as stand there."""
         found: set[str] = set()
         with self._db.read() as connection:
-            row = latest_row(connection, stream)
-            keys = {} if row is None else _keys(connection, row.stream, GROUP_KIND, set(groups))
+            number = self._number(connection, stream)
+            keys = {} if number is None else _keys(connection, number, GROUP_KIND, set(groups))
             for group, key in keys.items():
-                asked = {"of": row.stream, "group": key, "most": groups[group]}
+                asked = {"of": number, "group": key, "most": groups[group]}
                 found |= set(connection.execute(_ACTIVE_MEMBERS, asked).scalars())
         return found
 
@@ -199,22 +217,36 @@ class Records:
     ) -> pd.DataFrame:
         """As `Links.links`: those of all groups, if these are wanted, and of users those of these ids in a source, and
         those to these names (as Crowd looks them up), whosesoever they are."""
-        columns = (*LINKS, "made_at")
-        user = LINK.c.kind == "user"
-        wanted = [
-            user & (LINK.c.source == source) & LINK.c.id.in_(bulk.askable(ids)),
-            user & LINK.c.folded.in_(bulk.askable(names)),
-            *([LINK.c.kind == "group"] if groups else []),
-        ]
-        statement = (
-            select(*(LINK.c[name] for name in columns))
-            .where(LINK.c.directory == directory, or_(*wanted))
-            .order_by(LINK.c.source, LINK.c.kind, LINK.c.id)
-        )
+        asked = {"directory": directory, "source": source, "ids": bulk.askable(ids), "names": bulk.askable(names)}
         with self._db.read() as connection:
-            frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
-        frame["made_at"] = pd.to_datetime(frame["made_at"], utc=True, format="ISO8601")
-        return frame
+            found = [_links(connection, _LINKS_OF_USERS, asked)] if ids or names else []
+            if groups:
+                found.append(self._links_of_groups(connection, directory))
+        if not found:
+            return _links_of(())
+        if len(found) == 1 or not len(found[0]):
+            return found[-1].copy(deep=False)
+        both = pd.concat(found[::-1], ignore_index=True)  # (by source, kind and id)
+        one = both["source"].nunique() == 1
+        return both if one else both.sort_values(["source", "kind", "id"], ignore_index=True)
+
+    def _links_of_groups(self, connection: Connection, directory: str) -> pd.DataFrame:
+        """The links of all groups of a directory, which are read again where one changed since."""
+        newest = int(connection.execute(_NEWEST_EVENT).scalar() or 0)
+        kept = self._group_links.get(directory)
+        since = {"directory": directory, "event": -1 if kept is None else kept[0]}
+        if kept is None or connection.execute(_CHANGED_GROUP_LINK, since).first() is not None:
+            kept = newest, _links(connection, _LINKS_OF_GROUPS, {"directory": directory})
+        self._group_links[directory] = newest, kept[1]
+        return kept[1]
+
+    def _number(self, connection: Connection, stream: str) -> int | None:
+        """The number of a stream, None where it was never written."""
+        if (number := self._numbers.get(stream)) is None:
+            number = connection.execute(select(STREAM.c.id).where(STREAM.c.name == stream)).scalar()
+            if number is not None:
+                self._numbers[stream] = int(number)
+        return number
 
     def first_linked(self, directory: str, source: str, since: datetime) -> set[str]:
         """The users (ids) of a source that have a link, and of whom no link was ever told of before."""
@@ -253,18 +285,19 @@ class Records:
 
     def index(self, space: str, keys: pd.DataFrame, state: IndexState, *, anew: bool) -> None:
         """Adds keys (value, id) to a space, in place of all that it has where `anew`."""
-        wanted = bulk.texts(keys, ("value", "id")).drop_duplicates().sort_values(["value", "id"], ignore_index=True)
         values = {"digest": state.digest, "snapshot": state.snapshot, "event": state.event}
         with self._db.write() as connection:
             if anew:
+                wanted = bulk.texts(keys, ("value", "id")).drop_duplicates()
+                wanted = wanted.sort_values(["value", "id"], ignore_index=True)
                 connection.execute(INDEXED.delete().where(INDEXED.c.space == space))
                 bulk.insert(
                     connection, INDEXED, {"space": space, **{str(name): wanted[name] for name in wanted}}, len(wanted)
                 )
-            elif len(wanted):
+            elif len(keys):
                 rows = [
                     {"space": space, "value": bulk.plain(value), "id": bulk.plain(identity)}
-                    for value, identity in wanted.itertuples(index=False, name=None)
+                    for value, identity in sorted({*zip(keys["value"], keys["id"], strict=True)})
                 ]
                 connection.execute(upserting(connection, INDEXED).on_conflict_do_nothing(), rows)
             connection.execute(
@@ -388,7 +421,40 @@ _KEYS_OF_SQLITE: Final = select(KEY.c.external, KEY.c.key).select_from(
 )
 
 
+_LINK_COLUMNS: Final = (*LINKS, "made_at")
+_LINKS: Final = select(*(LINK.c[name] for name in _LINK_COLUMNS)).where(LINK.c.directory == bindparam("directory"))
+_LINKS_OF_GROUPS: Final = _LINKS.where(LINK.c.kind == "group").order_by(LINK.c.source, LINK.c.id)
+_LINKS_OF_USERS: Final = (
+    _LINKS.where(LINK.c.kind == "user")
+    .where(
+        or_(
+            (LINK.c.source == bindparam("source")) & LINK.c.id.in_(bindparam("ids", expanding=True)),
+            LINK.c.folded.in_(bindparam("names", expanding=True)),
+        )
+    )
+    .order_by(LINK.c.source, LINK.c.id)
+)
+_NEWEST_EVENT: Final = select(func.max(EVENT.c.id))
+_CHANGED_GROUP_LINK: Final = (
+    select(EVENT.c.id)
+    .where(EVENT.c.id > bindparam("event"), EVENT.c.directory == bindparam("directory"), EVENT.c.kind == "group")
+    .limit(1)
+)
+
+
 # What is there now
+
+
+def _links(connection: Connection, statement: Any, asked: Mapping[str, Any]) -> pd.DataFrame:
+    rows = connection.execute(statement, asked).fetchall()
+    return _links_of(zip(*rows, strict=True)) if rows else _links_of(())
+
+
+def _links_of(columns: Iterable[Sequence[str]]) -> pd.DataFrame:
+    """Columns of links, `made_at` as text → links."""
+    texts = {name: text_array(one) for name, one in zip(_LINK_COLUMNS, columns or [()] * 6, strict=True)}
+    made = pd.to_datetime(pd.Series(texts.pop("made_at")), utc=True, format="ISO8601")
+    return pd.DataFrame({**texts, "made_at": made}, copy=False)
 
 
 def _changed(connection: Connection, stream: int, snapshot: int) -> bool:
@@ -510,20 +576,23 @@ class _Differences:
         close_versions(connection, MEMBERSHIP, ("group_key", "member_key"), stream, new, gone[:, 0], gone[:, 1])
         fresh = {"stream": stream, "valid_to": OPEN, "valid_from": new}
         rows = self.added | self.changed
-        users = users_frame(("", *row) for row in rows.values()).drop(columns="id")
-        keys = np.array(list(rows), dtype=np.int64)
-        bulk.insert(connection, USER, {**fresh, "key": keys, **{str(name): users[name] for name in users}}, len(keys))
+        if rows:
+            users = users_frame(("", *row) for row in rows.values()).drop(columns="id")
+            keys = np.array(list(rows), dtype=np.int64)
+            columns = {**fresh, "key": keys, **{str(name): users[name] for name in users}}
+            bulk.insert(connection, USER, columns, len(keys))
         come = np.array(self.come, dtype=np.int64).reshape(-1, 2)
         pairs = {**fresh, "group_key": come[:, 0], "member_key": come[:, 1]}
         bulk.insert(connection, MEMBERSHIP, pairs, len(come))
 
 
 def _differences(connection: Connection, stream: int, changes: RecordChanges) -> _Differences:
-    wanted = {row[0]: row[1:] for row in changes.users[list(USERS)].itertuples(index=False, name=None)}
+    wanted = _by_id(changes.users)
     ids = {*wanted, *changes.gone}
     keys = _keys(connection, stream, USER_KIND, ids)
-    before = {row[0]: row[1:] for row in _users(connection, stream, ids).itertuples(index=False, name=None)}
-    groups = _keys(connection, stream, GROUP_KIND, set(changes.memberships["group_id"].astype("str")))
+    before = _by_id(_users(connection, stream, ids) if changes.before is None else changes.before)
+    pairs = [changes.memberships[side].astype(STR).tolist() for side in ("group_id", "member_id")]
+    groups = _keys(connection, stream, GROUP_KIND, set(pairs[0]))
     held = {
         (group, member)
         for group, member in connection.execute(
@@ -532,10 +601,7 @@ def _differences(connection: Connection, stream: int, changes: RecordChanges) ->
     }
     for one in sorted(set(wanted) - set(keys)):
         keys[one] = _new_key(connection, stream, one)
-    now = {
-        (groups[group], keys[member])
-        for group, member in changes.memberships[["group_id", "member_id"]].astype("str").itertuples(index=False)
-    }
+    now = {(groups[group], keys[member]) for group, member in zip(*pairs, strict=True)}
     return _Differences(
         added={keys[one]: row for one, row in wanted.items() if one not in before},
         changed={keys[one]: row for one, row in wanted.items() if one in before and before[one] != row},
@@ -543,6 +609,12 @@ def _differences(connection: Connection, stream: int, changes: RecordChanges) ->
         come=sorted(now - held),
         gone=sorted(held - now),
     )
+
+
+def _by_id(users: pd.DataFrame) -> dict[str, tuple[Any, ...]]:
+    """Users → the rest of each row by id."""
+    ids, *rest = (users[name].tolist() for name in USERS)
+    return dict(zip(ids, zip(*rest, strict=True), strict=True))
 
 
 def _keys(connection: Connection, stream: int, kind: int, ids: Collection[str]) -> dict[str, int]:

@@ -57,7 +57,7 @@ class Store(
     def __init__(self, opened: Database) -> None:
         """Use `open`."""
         self._db = opened
-        self._of_groups = {}
+        self._of_groups, self._group_links, self._numbers = {}, {}, {}
 
     @classmethod
     def open(cls, url: str = "sqlite:///crowdsync.db", *, busy: float = 30.0) -> Self:

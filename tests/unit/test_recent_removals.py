@@ -387,9 +387,9 @@ def test_the_journal_tells_what_was_taken_away_by_any_run(store: Store) -> None:
         store.set_plan_status(number, "applied", at=AT + 2 * MINUTE)
     found = store.removals("acme", "crowd", AT)
     assert found.drop(columns="at").to_numpy().tolist() == [
-        ["user_deactivate", "n0", "", "", True],
-        ["membership_remove", "n2", "", "", False],
-        ["user_delete", "n4", "", "", False],
+        ["user_deactivate", "n0", "", "", "acme", True],
+        ["membership_remove", "n2", "", "", "acme", False],
+        ["user_delete", "n4", "", "", "acme", False],
     ]
     assert found["at"].tolist() == [pd.Timestamp(AT), pd.Timestamp(AT), pd.Timestamp(AT + 2 * MINUTE)]
     assert store.removals("acme", "crowd", AT + MINUTE)["name"].tolist() == ["n4"]

@@ -163,6 +163,31 @@ def test_keys_are_found_until_they_are_made_anew(store: Store) -> None:
     assert store.having("s", {"name:ann", "name:bob"}) == {"2"}
 
 
+def test_links_of_groups_that_another_process_changed_are_seen(store: Store, store_url: str) -> None:
+    team = pd.DataFrame(
+        [("acme", "group", "g", "team", "created")], columns=["source", "kind", "id", "name", "how"]
+    ).astype("str")
+    person = team.assign(kind="user", id="1", name="ann")
+
+    def found() -> list[str]:
+        return list(store.links_about("crowd", "acme", {"1"}, ())["name"])
+
+    with Store.open(store_url) as other:
+        assert found() == []
+        for links, expected in (
+            (team, ["team"]),
+            (person, ["team", "ann"]),
+            (team.assign(name="crew"), ["crew", "ann"]),
+            (team.assign(source="beta", id="b"), ["crew", "ann", "team"]),
+        ):
+            other.save_links("crowd", links, at=AT, run="r")
+            assert found() == expected
+            assert found() == expected
+        other.drop_links("crowd", team, at=AT, run="r")
+        assert found() == ["ann", "team"]
+    assert list(store.links_about("elsewhere", "acme", {"1"}, ())["name"]) == []
+
+
 def test_the_links_of_a_few(store: Store) -> None:
     links = pd.DataFrame(
         [
