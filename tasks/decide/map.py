@@ -36,6 +36,7 @@ from tasks.decide.fields import (
     too_long,
     without,
 )
+from tasks.decide.kept import kept
 from tasks.decide.names import among, arrow_text, clashes, spelled
 from tasks.decide.values import Sources, attribute_texts, field_value
 from tasks.policy import Groups, Policy, Usernames, matches, replaced
@@ -139,6 +140,7 @@ def _people(originals: pd.DataFrame, policy: Policy, names: pd.Series) -> _Mappe
     return _Mapped("user", originals, users, reasons, left_out)
 
 
+@kept
 def _groups(given: pd.DataFrame, policy: Policy, names: pd.Series) -> tuple[_Mapped, np.ndarray]:
     """Groups of the source and their Crowd names → the groups as Crowd should have them; and which of them (bool) are
     the policy's, that everybody is in: they follow after the source's, by the same rules but those for their names."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from connectors.model import Snapshot, held_frame, held_records, sizes_only
+from connectors.model import Snapshot, held_frame, held_records, memberships_frame, sizes_only, users_frame
 from tasks.decide.adoption import adopt
 from tasks.decide.collisions import collided
 from tasks.decide.correlation import Correlation, Surroundings
+from tasks.decide.kept import kept
 from tasks.decide.map import Desired
 from tasks.decide.names import among, crowd_ids, places
 from tasks.decide.owners import owned
@@ -70,14 +71,16 @@ def match(
     """`links` has the columns of `LINKS`, of every source of this directory. `read`: the source, whole, which says who
     is gone from it; without it nobody is. `advice`: what keeps groups of one name apart in this source."""
     accounts = owned(directory.users, links[links["kind"] == "user"], source)
-    groups = owned(directory.groups, links[links["kind"] == "group"], source)
     absent = _absent(links, directory)
     around = Surroundings(directory, absent, policy, source, advice)
     nobody = pd.Index([], dtype="str")
     users, held_users = _match(Correlation.of("user", desired.users, accounts), around, nobody)
-    shared, own = _shared(desired, groups)
-    wanted, held_groups = _match(Correlation.of("group", own, groups), around, _gone(groups, read, policy))
-    wanted = pd.concat([wanted, shared], ignore_index=True)
+    there = None if read is None else pd.concat([read.groups["id"], read.held.loc[read.held["kind"] == "group", "id"]])
+    unread = directory.held[directory.held["kind"] == "group"]
+    of_groups = links.loc[links["kind"] == "group", ["source", "kind", "id", "name"]]
+    groups, wanted, held_groups, handed_over = _match_groups(
+        desired.groups, desired.everyone, directory.groups, unread, of_groups, policy, source, there, advice
+    )
     held = pd.concat([desired.held, held_users, held_groups], ignore_index=True)
     stale = absent.loc[absent["source"] == source, ["kind", "id", "name"]]
     unknown = sum(
@@ -85,17 +88,40 @@ def match(
         for kind, records in (("user", accounts), ("group", groups))
         if ((links["source"] == source) & (links["kind"] == kind)).any()
     )
-    groups, handed_over = _handed_over(wanted, groups)
     return Matched(
         users, wanted, desired.memberships, accounts, groups, stale, held, desired.warnings, unknown, handed_over
     )
 
 
-def _gone(groups: pd.DataFrame, read: Snapshot | None, policy: Policy) -> pd.Index:
+@kept
+def _match_groups(  # (all that the groups' part of matching goes by)
+    desired: pd.DataFrame,
+    everyone: pd.Index,
+    existing: pd.DataFrame,
+    unread: pd.DataFrame,
+    links: pd.DataFrame,
+    policy: Policy,
+    source: str,
+    there: pd.Series | None,
+    advice: str,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Desired groups, those (ids) of them that everybody is in, Crowd's groups and the held ones, and all links of
+    groups → Crowd's groups with their owners, the matched groups, those that are held, those that changed hands.
+    `there`: the groups (ids) that the source has, None where that is not known."""
+    groups = owned(existing, links, source)
+    directory = Snapshot(users_frame(), existing, memberships_frame(), unread)
+    around = Surroundings(directory, _absent(links, directory), policy, source, advice)
+    shared, own = _shared(desired, everyone, groups)
+    wanted, held = _match(Correlation.of("group", own, groups), around, _gone(groups, there, policy))
+    wanted = pd.concat([wanted, shared], ignore_index=True)
+    groups, handed_over = _handed_over(wanted, groups)
+    return groups, wanted, held, handed_over
+
+
+def _gone(groups: pd.DataFrame, there: pd.Series | None, policy: Policy) -> pd.Index:
     """Crowd groups (ids) that may go to another group: their owner is gone from the source, neither in it nor held."""
-    if read is None or policy.groups.handover == "never":
+    if there is None or policy.groups.handover == "never":
         return pd.Index([], dtype="str")
-    there = pd.concat([read.groups["id"], read.held.loc[read.held["kind"] == "group", "id"]])
     free = (groups["owner"] != "") & ~among(groups["owner"], there)
     if free.any():
         free &= ~matches(groups["name"], policy.protection.groups) & ~policy.privileged(groups["name"])
@@ -115,13 +141,13 @@ def _handed_over(wanted: pd.DataFrame, groups: pd.DataFrame) -> tuple[pd.DataFra
     return groups.assign(owner=pd.array(owner, dtype="str")), changed
 
 
-def _shared(desired: Desired, groups: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _shared(desired: pd.DataFrame, everyone: pd.Index, groups: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Desired groups → those for everyone that are there already as somebody else's, and all others."""
-    at = places(crowd_ids(desired.groups["name"]), groups["id"])
-    shared = among(desired.groups["id"], desired.everyone) & (at >= 0)
-    shared[shared] = groups["owner"].iloc[at[shared]].to_numpy() != desired.groups["id"][shared].to_numpy()
-    found = desired.groups[shared].assign(account=groups["id"].iloc[at[shared]].to_numpy(), how=SHARED)
-    return found, desired.groups[~shared].reset_index(drop=True)
+    at = places(crowd_ids(desired["name"]), groups["id"])
+    shared = among(desired["id"], everyone) & (at >= 0)
+    shared[shared] = groups["owner"].iloc[at[shared]].to_numpy() != desired["id"][shared].to_numpy()
+    found = desired[shared].assign(account=groups["id"].iloc[at[shared]].to_numpy(), how=SHARED)
+    return found, desired[~shared].reset_index(drop=True)
 
 
 def _absent(links: pd.DataFrame, directory: Snapshot) -> pd.DataFrame:
