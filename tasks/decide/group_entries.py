@@ -37,6 +37,8 @@ class Meant:
 def doubled(groups: pd.DataFrame, policy: Policy) -> list[str]:
     """The groups (ids) that share a name which lets people in."""
     scope = policy.scope
+    if not scope.required_groups and not scope.members_only:
+        return []
     entitling = groups_named(groups, scope.required_groups)
     if scope.members_only:
         entitling |= groups_in_scope(groups, scope)
@@ -114,13 +116,15 @@ def admitted(
 
 def unmatched(snapshot: Snapshot, fields: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The entries of these fields that no group fits, read or held, in words."""
+    asked = [(field, entry) for field, entries in fields.items() for entry in entries if entry != "*"]
+    if not asked:
+        return ()
     held = snapshot.held[snapshot.held["kind"] == "group"]
     groups = pd.concat([snapshot.groups[["id", "name"]], held[["id", "name"]]], ignore_index=True)
     if groups.empty:
         return ()
     return tuple(
         f"{field} names {entry!r}, and no group fits it"
-        for field, entries in fields.items()
-        for entry in entries
-        if entry != "*" and not groups_named(groups, (entry,)).any()
+        for field, entry in asked
+        if not groups_named(groups, (entry,)).any()
     )

@@ -23,7 +23,10 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     kind, reason = operations["kind"], operations["reason"]
     marked = kind.isin(kinds(link="marks")) & reason.str.startswith((ADOPTED, HANDED_OVER))
     made = kind.isin([*kinds(link="makes"), *kinds(link="moves")]) | marked
-    links = operations[made & (operations["source_id"] != "")]
+    made &= operations["source_id"] != ""
+    if not made.any():
+        return made_links(operations)
+    links = operations[made]
     entity = _entities(links)
     last = ~pd.DataFrame({"kind": entity, "id": links["source_id"]}).duplicated(keep="last")  # a → a~1 → b
     links, entity = links[last], entity[last]
@@ -46,6 +49,8 @@ def lost_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     """Operations that hold → the links that end, by a deletion, a hand-over or by hand: source, kind, id."""
     gone = operations[operations["kind"].isin(kinds(link="ends")) & (operations["source_id"] != "")]
     given = operations[operations["reason"].str.startswith(HANDED_OVER)]
+    if not len(gone) and not len(given):
+        return ended_links(operations)
     givers = [str(orjson.loads(record).get(GIVER, "")) for record in given["record"]]
     given = given.assign(source_id=pd.array(givers, dtype="str"))
     gone = pd.concat([gone, given[given["source_id"] != ""]])

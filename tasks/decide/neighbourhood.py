@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
+from connectors.model import text_array
 from tasks.decide.map import usernames
 from tasks.decide.names import among, ascii_only, crowd_ids, fold, skeletons
 from tasks.decide.owners import split_mark
@@ -22,6 +24,9 @@ from tasks.policy import Policy
 NAME: Final = "name"
 EMAIL: Final = "email"
 OWNER: Final = "owner"
+
+_Keyed = tuple[np.ndarray, np.ndarray]
+"""Ids, and a key of each."""
 
 
 def person_keys(users: pd.DataFrame, policy: Policy) -> pd.DataFrame:
@@ -65,7 +70,7 @@ def teams_of(
     return set(teams["id"][named | among(teams["id"], owners)])
 
 
-def _named(ids: pd.Series, names: pd.Series) -> list[pd.DataFrame]:
+def _named(ids: pd.Series, names: pd.Series) -> list[_Keyed]:
     """Every form under which names are compared, as keys. (Plain ones have but one.)"""
     names = names.reset_index(drop=True)
     lower = crowd_ids(names)
@@ -78,12 +83,13 @@ def _named(ids: pd.Series, names: pd.Series) -> list[pd.DataFrame]:
     return parts
 
 
-def _keyed(ids: pd.Series, kind: str, values: pd.Series) -> pd.DataFrame:
+def _keyed(ids: pd.Series, kind: str, values: pd.Series) -> _Keyed:
     """Ids and their values → keys; an empty value is none."""
     texts = values.to_numpy(dtype=object)
     there = texts != ""
-    return pd.DataFrame({"id": ids.to_numpy(dtype=object)[there], "key": f"{kind}:" + texts[there]}, dtype="str")
+    return ids.to_numpy(dtype=object)[there], f"{kind}:" + texts[there]
 
 
-def _together(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True).drop_duplicates(ignore_index=True)
+def _together(parts: list[_Keyed]) -> pd.DataFrame:
+    ids, keys = (np.concatenate(side) for side in zip(*parts, strict=True))
+    return pd.DataFrame({"id": text_array(ids), "key": text_array(keys)}, copy=False).drop_duplicates(ignore_index=True)

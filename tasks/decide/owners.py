@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.model import ID_ATTRIBUTE
+from connectors.model import ID_ATTRIBUTE, text_array
 from tasks.decide.names import among, arrow_text, crowd_ids, places
 
 _MARK = f'"{ID_ATTRIBUTE}":["'
@@ -23,37 +23,42 @@ def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFra
     """Directory records + mark, owner, foreign, contested. Where a mark says another thing than the link, neither
     decides: a copy of the database may have been put back, or names exchanged in Crowd by hand."""
     marks, texts = split_mark(records["attributes"])
-    frame = records.assign(attributes=texts, mark=marks)
-    at = places(crowd_ids(links["name"]), frame["id"])
+    at = places(crowd_ids(links["name"]), records["id"])
     there = at >= 0
-    at, links = at[there], links[there]
-    ours = (links["source"] == source).to_numpy()
+    at, sources, names = at[there], *(links[side].to_numpy(dtype=object)[there] for side in ("source", "id"))
+    ours, mark = sources == source, marks.to_numpy(dtype=object)
     prefix = f"{source}:"
-    ids = marks.str.slice(len(prefix))
     of_ours = marks.str.startswith(prefix).to_numpy()
-    mark = marks.iloc[at].to_numpy(dtype=object)
-    contested = np.zeros(len(frame), dtype=bool)
-    contested[at[(mark != "") & (mark != (links["source"] + ":" + links["id"]).to_numpy(dtype=object))]] = True
-    tied = np.full(len(frame), "", dtype=object)
-    tied[at[ours]] = links["id"].to_numpy(dtype=object)[ours]
-    linked = pd.Series(tied, dtype="str", index=frame.index)
-    by_link = (linked != "").to_numpy() & ~contested
+    contested = np.zeros(len(records), dtype=bool)
+    contested[at[(mark[at] != "") & (mark[at] != sources + ":" + names)]] = True
+    tied = np.full(len(records), "", dtype=object)
+    tied[at[ours]] = names[ours]
+    by_link = (tied != "") & ~contested
     foreign = contested.copy()
     foreign[at[~ours]] = True
-    by_mark = ~by_link & ~foreign & (marks != "").to_numpy()
-    mine = by_mark & of_ours
-    # A copied mark proves nothing: an id that has its link elsewhere, or two marks of one id.
-    copied = among(ids, linked[linked != ""])
-    copied[mine] |= ids[mine].duplicated(keep=False).to_numpy()
-    nothing = pd.Series("", dtype="str", index=frame.index)
-    return frame.assign(
-        owner=ids.where(mine & ~copied, linked.where(by_link, "")),
+    by_mark = ~by_link & ~foreign & (mark != "")
+    mine, copied = by_mark & of_ours, np.zeros(len(records), dtype=bool)
+    owner, how = np.where(by_link, tied, ""), np.where(by_link, "link", "").astype(object)
+    linked, marked = np.full((2, len(records)), "", dtype=object)
+    if mine.any() or contested.any():
+        ids = marks.str.slice(len(prefix))
+        # A copied mark proves nothing: an id that has its link elsewhere, or two marks of one id.
+        copied = among(ids, tied[tied != ""])
+        copied[mine] |= ids[mine].duplicated(keep=False).to_numpy()
+        told, fresh = ids.to_numpy(dtype=object), mine & ~copied
+        owner[fresh], how[fresh] = told[fresh], "id"
+        linked = np.where(contested, tied, "")
+        marked = np.where(contested & of_ours, told, "")
+    return records.assign(
+        attributes=texts,
+        mark=marks,
+        owner=text_array(owner),
         foreign=foreign | by_mark & ~mine,
         copied=mine & copied,
-        how=nothing.where(~(mine & ~copied), "id").where(~by_link, "link"),
+        how=text_array(how),
         contested=contested,
-        linked=linked.where(contested, ""),
-        marked=ids.where(contested & of_ours, ""),
+        linked=text_array(linked),
+        marked=text_array(marked),
     )
 
 

@@ -59,6 +59,8 @@ class RecentRemovals:
 
     def pairs(self, limit: str, kind: Kind, directory: Snapshot) -> pd.DataFrame:
         """Memberships or nestings that were taken away and are not there now: group, member, as Crowd looks them up."""
+        if self.removals.empty:
+            return pd.DataFrame({"group": [], "member": []}, dtype="str")
         rows = self.of(limit, kind)
         taken = pd.DataFrame({"group": crowd_ids(rows["target"]), "member": crowd_ids(rows["name"])}).drop_duplicates()
         if taken.empty:
@@ -78,6 +80,8 @@ class RecentRemovals:
 def as_left(directory: Snapshot, removals: pd.DataFrame) -> Snapshot:
     """A part of Crowd as it was read before removals (in `COLUMNS`) → as these left its accounts and memberships. What
     was given since is not in it."""
+    if removals.empty:
+        return directory
     kind, name = removals["kind"], crowd_ids(removals["name"])
     deleted = set(name[kind == Kind.USER_DELETE])
     users = directory.users[~among(directory.users["id"], deleted)]

@@ -3,7 +3,7 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,10 +66,10 @@ class Selection:
         operations: pd.DataFrame,
         now: Iterable[str] = (),
         then: Iterable[str] = (),
-        nestings: Collection[tuple[str, str]] | None = None,
+        nestings: Callable[[], Collection[tuple[str, str]]] | None = None,
     ) -> pd.DataFrame:
         """Operations of a plan → those of the people or group, in their order. `now` and `then`: the Crowd names that
-        their accounts have and get; `nestings`: the (parent, child) of Crowd's groups, None where they are not
+        their accounts have and get; `nestings` gives the (parent, child) of Crowd's groups, None where they are not
         known."""
         if self.changed is not None:
             return operations[~among(crowd_ids(operations["name"]), self.beside)]
@@ -105,7 +105,8 @@ class Selection:
         adds = chosen & nesting & ~removes
         if adds.any():
             pairs = list(zip(target, name, strict=True))
-            chosen |= _unwinding([pairs[i] for i in np.flatnonzero(adds)], pairs, kind, nestings)
+            there = None if nestings is None else nestings()
+            chosen |= _unwinding([pairs[i] for i in np.flatnonzero(adds)], pairs, kind, there)
         return operations[chosen]
 
     def holding(self, held: pd.DataFrame) -> pd.DataFrame:

@@ -58,6 +58,8 @@ def totals_of(plan: Plan, impact: Impact, orphans: int, loud: Sequence[str] = ()
 def totals_less(totals: Mapping[str, Any], own: pd.DataFrame, every: pd.DataFrame) -> dict[str, Any]:
     """What a wide run counted, less what was taken away since: by this source (`own`) and by `every` one, in the
     columns of `tasks.decide.removals`."""
+    if not len(own) and not len(every):
+        return dict(totals)
     nothing = Snapshot.of()  # nobody is back
     of_own, of_every = (RecentRemovals(removals).counts(nothing) for removals in (own, every))
     less = {"users": "user_delete", "active": "user_deactivate", "memberships": "membership_remove"}
@@ -72,6 +74,8 @@ def totals_more(
     `newcomers` (ids), who had none before, and their memberships. Not what came after a removal (`own`) of the same
     name: that is no more than there was. So nothing is counted that a wide run would not count."""
     create = (made["kind"] == Kind.USER_CREATE).to_numpy()
+    if not create.any():
+        return dict(totals)
     made = made.assign(name=crowd_ids(made["name"]), target=crowd_ids(made["target"]))
     created = made[create & among(made["source_id"], newcomers)].drop_duplicates("name")
     first = dict(zip(crowd_ids(own["name"])[::-1], own["at"][::-1], strict=True))  # (they come by time)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from connectors.model import Snapshot
+from connectors.model import Snapshot, text_array
 from connectors.store import IndexState
 from tasks.decide.neighbourhood import NAME, OWNER, account_keys, person_keys
 from tasks.read import validate
@@ -68,12 +69,13 @@ def _people_keys(run: Run, users: pd.DataFrame) -> pd.DataFrame:
     stand there, too, which people ask for."""
     users = validate.trimmed(Snapshot.of(users)).users
     keys = person_keys(users, run.policy)
-    keys = keys[~keys["key"].str.startswith(f"{OWNER}:")]
-    asked = [
-        pd.DataFrame({"id": users["id"], "key": "asked:" + users[column].str.lower()})[users[column] != ""]
-        for column in ("username", "email")
-    ]
-    return pd.concat([keys, *asked], ignore_index=True).rename(columns={"key": "value"})
+    parts = [keys.loc[~keys["key"].str.startswith(f"{OWNER}:"), ["id", "key"]].to_numpy(dtype=object)]
+    for column in ("username", "email"):
+        there = (users[column] != "").to_numpy()
+        asked = ("asked:" + users[column].str.lower())[there]
+        parts.append(np.stack([users["id"].to_numpy(dtype=object)[there], asked.to_numpy(dtype=object)], axis=1))
+    ids, values = np.concatenate(parts).T
+    return pd.DataFrame({"id": text_array(ids), "value": text_array(values)}, copy=False)
 
 
 def _accounts_keys(run: Run, users: pd.DataFrame, links: pd.DataFrame) -> pd.DataFrame:

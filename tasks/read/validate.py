@@ -122,6 +122,8 @@ def _broken(snapshot: Snapshot, found: Callable[[str, pd.DataFrame], Breaking]) 
     for kind, name in (("users", "username"), ("groups", "name")):
         frame = getattr(snapshot, kind)
         for because, rows in found(kind, frame) if len(frame) else ():
+            if not rows.any():
+                continue
             reasons = pd.Series([because] * int(rows.sum()))
             held.append(held_records(kind[:-1], frame[rows], name, "validate", reasons))
     return pd.concat(held, ignore_index=True).drop_duplicates(["kind", "id"], ignore_index=True)

@@ -49,6 +49,9 @@ def with_removals_back(
 ) -> tuple[CodedState, Pairs, Pairs]:
     """The directory before, and what was taken away lately put back, as far as both sides of it are there; and what
     that is: memberships, nestings."""
+    nobody = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    if recent.removals.empty:
+        return before, nobody, nobody
     back: list[Pairs] = []
     for kind, members in ((Kind.MEMBERSHIP_REMOVE, course.accounts), (Kind.NESTING_REMOVE, course.teams)):
         taken = recent.pairs("group_loss", kind, directory)

@@ -110,6 +110,8 @@ def _allowed(operations: pd.DataFrame, policy: Policy) -> tuple[pd.DataFrame, li
 
 def _selected(inputs: PlanInputs, named: Renames, operations: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     """Operations → those of a selection."""
+    if not len(operations):
+        return operations
     if selection.changed is not None:
         return selection.of(operations).reset_index(drop=True)
     wanted = among(inputs.users["id"], selection.persons)
@@ -118,8 +120,11 @@ def _selected(inputs: PlanInputs, named: Renames, operations: pd.DataFrame, sele
         *inputs.accounts["username"][among(inputs.accounts["owner"], selection.persons)],
         *inputs.accounts["username"].iloc[at[at >= 0]],
     }
-    nested = inputs.directory.memberships[(inputs.directory.memberships["member_kind"] == "group").to_numpy()]
-    nestings = list(nested[["group_id", "member_id"]].astype("str").itertuples(index=False, name=None))
+
+    def nestings() -> list[tuple[str, str]]:
+        nested = inputs.directory.memberships[(inputs.directory.memberships["member_kind"] == "group").to_numpy()]
+        return list(nested[["group_id", "member_id"]].astype("str").itertuples(index=False, name=None))
+
     return selection.of(operations, now, set(named.final[wanted]), nestings).reset_index(drop=True)
 
 

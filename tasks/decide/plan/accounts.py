@@ -16,7 +16,17 @@ from tasks.decide.plan.attributes import attribute_changes
 from tasks.decide.plan.inputs import PlanInputs, alike, different, held_row, taken_by
 from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
 from tasks.decide.plan.renames import Renames
-from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, fields_before, frame, records
+from tasks.decide.plan.rows import (
+    DIFFERS,
+    HeldRow,
+    StepResult,
+    Withheld,
+    fields_before,
+    frame,
+    nothing,
+    records,
+    together,
+)
 from tasks.policy import matches
 
 DISABLED = "is disabled in the source"
@@ -32,6 +42,8 @@ def change_accounts(
     people = inputs.users.assign(mark=inputs.name + ":" + inputs.users["id"])
     columns = (*FIELDS, "active", "attributes", "mark")
     known, wanted, now = different(people, inputs.accounts, inputs.user_at, fixed, columns)
+    if not len(known):
+        return StepResult(nothing())
     differs, after = _fields(wanted, now)
     stops = (now["active"] & ~wanted["active"]).to_numpy(dtype=bool, copy=True)
     stops &= np.isin(leavers.action[inputs.user_at[known]], SHUTS_OUT)
@@ -42,7 +54,7 @@ def change_accounts(
     withheld = []
 
     def changed(kind: Kind, after: pd.DataFrame, which: np.ndarray, reason: str) -> pd.DataFrame:
-        return _replaces(kind, wanted["id"], now, after, which, reason)
+        return _replaces(kind, wanted["id"], now, after, which, reason) if which.any() else nothing()
 
     if waits.any():
         rest = changed(Kind.USER_ACTIVATE, now.assign(active=True), waits, f"{ACTIVE}, and has not signed in since")
@@ -62,14 +74,15 @@ def change_accounts(
     after["active"] = np.where(stops, False, np.where(starts, True, now["active"].to_numpy()))
     after["username"] = named.final[known]
     attributes = attribute_changes(inputs, Kind.USER_ATTRIBUTES, wanted, now, after["username"])
+    first = after.assign(username=now["username"]) if stops.any() else after
     parts = [
         # A deactivation comes before the renames, everything else after them.
-        changed(Kind.USER_DEACTIVATE, after.assign(username=now["username"]), stops, DISABLED),
+        changed(Kind.USER_DEACTIVATE, first, stops, DISABLED),
         changed(Kind.USER_ACTIVATE, after, starts, ACTIVE),
         changed(Kind.USER_UPDATE, after, differs & ~stops & ~starts, DIFFERS),
         attributes.operations,
     ]
-    return StepResult(pd.concat(parts, ignore_index=True), (), (*withheld, *attributes.withheld))
+    return StepResult(together(parts), (), (*withheld, *attributes.withheld))
 
 
 def _fields(wanted: pd.DataFrame, now: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
@@ -113,13 +126,15 @@ def create_accounts(inputs: PlanInputs, named: Renames) -> CreatedAccounts:
     """Accounts for active people who have none; held where the name is not to be had."""
     users = inputs.users
     new = (inputs.user_at < 0) & users["active"].to_numpy(dtype=bool)
+    if not new.any():
+        return CreatedAccounts(StepResult(nothing()), new)
     names = crowd_ids(users["username"])
     held: list[HeldRow] = []
 
     def hold(which: np.ndarray, reason: Callable[[int], str]) -> None:
         held.extend(held_row(users.iloc[i], "", reason(i)) for i in np.flatnonzero(which).tolist())
 
-    blocked = new & among(names, named.taken) if new.any() else new
+    blocked = new & among(names, named.taken)
     hold(blocked, lambda i: taken_by(inputs, "user", names.iloc[i], users["id"].iloc[i]))
     closed = new & ~blocked & matches(users["username"], inputs.policy.protection.users).to_numpy()
     hold(closed, lambda _: "its username is a protected one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,11 @@ def owned(inputs: PlanInputs) -> Owned:
 def gone(inputs: PlanInputs, leavers: FoundLeavers, orphaned: np.ndarray, operations: pd.DataFrame) -> pd.DataFrame:
     """Of whom and what the plan takes something because the source did not list them: kind, id. `orphaned`: Crowd
     groups of ours that are in scope no more (bool)."""
-    kind, absent = operations["kind"], leavers.absent & leavers.departed
+    handed = inputs.matched.handed_over["before"]
+    absent = leavers.absent & leavers.departed
+    if not absent.any() and not orphaned.any() and not len(handed):
+        return _nobody().copy(deep=False)
+    kind = operations["kind"]
     ids = inputs.accounts["owner"][absent]
     of_people = operations[kind.isin(kinds(shuts_out=True))]
     losing = crowd_ids(operations["name"][kind == Kind.MEMBERSHIP_REMOVE])
@@ -52,19 +57,35 @@ def gone(inputs: PlanInputs, leavers: FoundLeavers, orphaned: np.ndarray, operat
         ]
     )
     groups = inputs.directory_groups[lost & among(inputs.directory_groups["id"], crowd_ids(names))]
-    parts = [("user", ids[taken]), ("group", groups["owner"]), ("group", inputs.matched.handed_over["before"])]
+    parts = [("user", ids[taken]), ("group", groups["owner"]), ("group", handed)]
     frames = [pd.DataFrame({"kind": kind, "id": of}, dtype="str") for kind, of in parts]
     return pd.concat(frames, ignore_index=True).drop_duplicates(ignore_index=True)
 
 
+@cache
+def _nobody() -> pd.DataFrame:
+    return pd.DataFrame({"kind": [], "id": []}, dtype="str")
+
+
+@cache
+def _no_links() -> pd.DataFrame:
+    return pd.DataFrame({"kind": [], "id": [], "name": [], "how": []}, dtype="str")
+
+
+@cache
+def _not_shielded() -> pd.DataFrame:
+    return held_frame().assign(account=pd.Series(dtype="str"))
+
+
 def shielded(inputs: PlanInputs, operations: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     """Who has left by the source's word and keeps an active account all the same: held, with `account`."""
+    if not (held["away"] != "").any():
+        return _not_shielded().copy(deep=False)
     stopped = crowd_ids(operations["name"][operations["kind"].isin(kinds(shuts_out=True))])
     active = inputs.accounts[inputs.accounts["active"] & ~among(inputs.accounts["id"], stopped)]
     account: dict[str, str] = {}
-    if (held["away"] != "").any():
-        for column in ("owner", "linked", "marked"):
-            account |= {one: name for one, name in zip(active[column], active["username"], strict=True) if one}
+    for column in ("owner", "linked", "marked"):
+        account |= {one: name for one, name in zip(active[column], active["username"], strict=True) if one}
     word = held["away"].ne("") & (held["kind"] == "user") & held["id"].isin(list(account))
     # (What the policy leaves alone is its own choice, and no doubt.)
     rules = inputs.policy.leavers
@@ -78,12 +99,14 @@ def warnings(inputs: PlanInputs) -> pd.DataFrame:
     """Those of the stages before, and groups whose name in Crowd is another one: Crowd cannot rename groups."""
     known = np.flatnonzero(inputs.own_groups)
     at = inputs.group_at[known]
-    wanted = inputs.groups.iloc[known]
-    other = crowd_ids(wanted["name"]).to_numpy(dtype=object) != inputs.directory_groups["id"].to_numpy(dtype=object)[at]
+    wanted = crowd_ids(inputs.groups["name"]).to_numpy(dtype=object)[known]
+    other = wanted != inputs.directory_groups["id"].to_numpy(dtype=object)[at]
     names = inputs.directory_groups["name"].to_numpy(dtype=object)[at[other]]
+    if not other.any():
+        return inputs.matched.warnings
     found = held_frame(
         ("group", row.id, row.name, "plan", f"is still called {name!r} in Crowd, which cannot rename groups")
-        for row, name in zip(wanted[other].itertuples(), names, strict=True)
+        for row, name in zip(inputs.groups.iloc[known[other]].itertuples(), names, strict=True)
     )
     return pd.concat([inputs.matched.warnings, found], ignore_index=True)
 
@@ -102,8 +125,10 @@ def links(inputs: PlanInputs, selection: Selection | None = None) -> pd.DataFram
     """Ownership that Crowd's marks alone tell (kind, id, name, how), also of those who leave: a database that knows
     only some of them would look as if it were older than Crowd. With `selection` of people theirs alone: others may
     be as the store had them, under a name that they have no longer."""
-    parts = []
+    parts = [_no_links().copy(deep=False)]
     for kind, records in (("user", inputs.accounts), ("group", inputs.directory_groups)):
+        if not (records["how"] == "id").any():
+            continue
         handed = among(records["owner"], inputs.matched.handed_over["after"]) & (kind == "group")
         found = records[(records["how"] == "id") & ~handed]  # (those who are handed one get theirs with the mark)
         parts.append(pd.DataFrame({"kind": kind, "id": found["owner"], "name": found["id"], "how": "id"}, dtype="str"))

@@ -14,7 +14,7 @@ from tasks.decide.names import among, clashes, crowd_ids
 from tasks.decide.plan.attributes import attribute_changes
 from tasks.decide.plan.inputs import PlanInputs, alike, different, held_row, taken_by
 from tasks.decide.plan.privileged import closed_groups, nestings_now
-from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, frame, json, nothing
+from tasks.decide.plan.rows import DIFFERS, HeldRow, StepResult, Withheld, frame, json, nothing, together
 from tasks.policy import matches
 
 
@@ -33,12 +33,14 @@ def change_groups(inputs: PlanInputs) -> ChangedGroups:
     at = np.where(inputs.own_groups, inputs.group_at, -1)
     groups = inputs.groups.assign(mark=inputs.name + ":" + inputs.groups["id"])
     _, wanted, now = different(groups, inputs.directory_groups, at, inputs.frozen_groups, ("description", "mark"))
-    wanted = wanted.assign(attributes=now["attributes"])  # groups carry no mapped attributes
-    marks = attribute_changes(inputs, Kind.GROUP_ATTRIBUTES, wanted, now, now["name"])
     orphaned = _orphaned(inputs)
     deleted, held = _deleted(inputs, orphaned)
+    if not len(wanted) and not deleted.any():
+        return ChangedGroups(StepResult(nothing(), tuple(held)), orphaned, deleted)
+    wanted = wanted.assign(attributes=now["attributes"])  # groups carry no mapped attributes
+    marks = attribute_changes(inputs, Kind.GROUP_ATTRIBUTES, wanted, now, now["name"])
     parts = [marks.operations, _descriptions(wanted, now), _deletions(inputs, deleted)]
-    operations = pd.concat([part for part in parts if part is not None], ignore_index=True)
+    operations = together([part for part in parts if part is not None])
     deleted &= inputs.policy.operations.allows(Kind.GROUP_DELETE)
     return ChangedGroups(StepResult(operations, tuple(held), marks.withheld), orphaned, deleted)
 
@@ -105,10 +107,12 @@ class CreatedGroups:
 def create_groups(inputs: PlanInputs, deleted: np.ndarray) -> CreatedGroups:
     """Groups that Crowd does not have; held where the name is not to be had, or gives power. `deleted`: the Crowd
     groups that go (bool)."""
-    groups, there = inputs.groups, inputs.directory_groups[~deleted]
+    groups, new = inputs.groups, inputs.group_at < 0
+    if not new.any():
+        return CreatedGroups(StepResult(nothing()), new)
+    there = inputs.directory_groups[~deleted]
     protected = matches(groups["name"], inputs.policy.protection.groups)
     closed = (protected | inputs.policy.privileged(groups["name"])).to_numpy()
-    new = inputs.group_at < 0
     taken = among(crowd_ids(groups["name"]), there["id"])
     held: list[HeldRow] = []
 
@@ -140,4 +144,4 @@ def create_groups(inputs: PlanInputs, deleted: np.ndarray) -> CreatedGroups:
         record=[json({"attributes": {ID_ATTRIBUTE: [f"{inputs.name}:{i}"]}}) for i in chosen["id"]],
         reason=["marks ownership"] * len(chosen),
     )
-    return CreatedGroups(StepResult(pd.concat([made, marked], ignore_index=True), tuple(held)), created)
+    return CreatedGroups(StepResult(together([made, marked]), tuple(held)), created)

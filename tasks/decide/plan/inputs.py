@@ -110,6 +110,8 @@ def _closed(records: pd.DataFrame, protected: Iterable[str], name: str) -> np.nd
 def _frozen(kind: str, matched: Matched, records: pd.DataFrame, closed: np.ndarray, policy: Policy) -> np.ndarray:
     """Crowd records that are closed, and those of whoever is held: bool."""
     held = matched.held[matched.held["kind"] == kind]
+    if not len(held):
+        return closed.copy()
     owned = (records["owner"] != "").to_numpy()
     held_owner = among(records["owner"], held["id"])
     # What a held record may become is left alone too, unless it is surely somebody else's.

@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from connectors.model import DISABLED, OUT_OF_SCOPE, sizes_only
+from connectors.model import DISABLED, OUT_OF_SCOPE, sizes_only, text_array
 from connectors.operations import Kind
 from tasks.decide.names import among
 from tasks.decide.plan.inputs import PlanInputs, held_row
 from tasks.decide.plan.model import Departures
-from tasks.decide.plan.rows import HeldRow, StepResult, frame, records
+from tasks.decide.plan.rows import HeldRow, StepResult, frame, nothing, records, together
 
 SHUTS_OUT: Final = ("deactivate", "deactivate_and_take_groups")
 """Actions of the policy that deactivate an account."""
@@ -50,7 +50,8 @@ def find_leavers(inputs: PlanInputs, departures: Departures | None) -> FoundLeav
     owner, adopted = _owners(inputs)
     ours, wanted, word = _words(inputs, owner)
     listed = np.zeros(len(owner), dtype=bool)
-    listed[ours] = among(pd.Series(owner[ours], dtype="str"), inputs.source.users["id"])
+    if ours.any():
+        listed[ours] = among(pd.Series(owner[ours], dtype="str"), inputs.source.users["id"])
     spoken = word != ""
     absent = ours & ~wanted & ~listed & ~spoken
     outside = ours & ~wanted & listed & ~spoken | (word == OUT_OF_SCOPE)
@@ -73,7 +74,7 @@ def find_leavers(inputs: PlanInputs, departures: Departures | None) -> FoundLeav
     departed = (absent | outside | spoken | (action == "delete")) & ~frozen
     stripped = np.isin(action, TAKES_GROUPS) & ~frozen
     left = action != ""
-    people = pd.DataFrame({"id": pd.array(owner[left], dtype="str"), "why": pd.array(why[left], dtype="str")})
+    people = pd.DataFrame({"id": text_array(owner[left]), "why": text_array(why[left])}, copy=False)
     operations = _operations(inputs, action, why, departed)
     return FoundLeavers(StepResult(operations, tuple(held)), action, why, absent, departed, stripped, frozen, people)
 
@@ -134,6 +135,8 @@ def _operations(inputs: PlanInputs, action: np.ndarray, why: np.ndarray, departe
     deleted = departed & (action == "delete")
     active = inputs.accounts["active"].to_numpy(dtype=bool)
     shut = departed & np.isin(action, SHUTS_OUT) & active
+    if not deleted.any() and not shut.any():
+        return nothing()
     gone, closed = inputs.accounts[deleted], inputs.accounts[shut]
     parts = [
         frame(
@@ -154,4 +157,4 @@ def _operations(inputs: PlanInputs, action: np.ndarray, why: np.ndarray, departe
             shuts_out=True,
         ),
     ]
-    return pd.concat(parts, ignore_index=True)
+    return together(parts)

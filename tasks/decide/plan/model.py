@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Final
 
 import pandas as pd
+import pyarrow.compute as pc
 
 from connectors.model import held_frame, sizes_only
 from connectors.operations import KINDS
+from tasks.decide.names import arrow_text
 
 COLUMNS: Final = ("kind", "name", "target", "source_id", "record", "before", "reason")
 """What an operation is. Its digest covers these, and `seq` and `phase`."""
@@ -67,8 +69,9 @@ class Plan:
 
     def counts(self) -> dict[str, int]:
         """Operations by kind, in the order of the phases, without zeros."""
-        counts = self.operations["kind"].value_counts()
-        return {kind.value: int(counts[kind.value]) for kind in KINDS if kind.value in counts.index}
+        found = pc.value_counts(arrow_text(self.operations["kind"])).to_pylist()
+        counts = {one["values"]: one["counts"] for one in found}
+        return {kind.value: counts[kind.value] for kind in KINDS if kind.value in counts}
 
     def shut_out(self) -> int:
         """How many accounts that can log in now cannot after the plan."""
