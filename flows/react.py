@@ -107,7 +107,10 @@ async def in_one(run: Run, base: KnownSides, hints: tuple[Hint, ...], advice: st
     with run.timed("read by key"):
         few = await read_named(run, base, hints)
     with run.timed("plan"):
-        basis = Basis(few.source, few.crowd, few.links, few.selection, advice, totals=few.totals, read=few.words())
+        basis = Basis(
+            few.source, few.crowd, few.links, few.selection, advice,
+            totals=few.totals, read=few.words(), recent=few.recent,
+        )  # fmt: skip
         proposal = await propose(run, basis, run.policy)
     plan = proposal.plan
     if why := beyond(plan, proposal.impact, proposal.verdict, run.policy):

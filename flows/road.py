@@ -115,7 +115,10 @@ async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -
             return str(few)
         of_all = few.totals.totals
         with run.timed("plan"):
-            basis = Basis(few.source, few.crowd, few.links, few.selection, advice, totals=few.totals, read=few.words())
+            basis = Basis(
+                few.source, few.crowd, few.links, few.selection, advice,
+                totals=few.totals, read=few.words(), recent=few.recent,
+            )  # fmt: skip
             basis = basis if one else replace(basis, cursors=few.cursors, loud=tuple(of_all["loud"]))
             proposal = await propose(run, basis, policy)
         unread = few.still_unread(proposal.plan, policy)

@@ -108,13 +108,14 @@ class Run:
         """How many operations of each kind the plans before had."""
         return self.store.past_counts(self.source_name, self.directory_name, self.policy.limits.unusual_runs)
 
-    def recent(self) -> RecentRemovals:
-        """What was taken away in the window of the limits."""
+    def recent(self, now: datetime | None = None, removals: pd.DataFrame | None = None) -> RecentRemovals:
+        """What was taken away in the window of the limits, which ends `now`; `removals`, where that is known."""
         hours = self.policy.limits.window_hours
         if not hours:
             return RecentRemovals()
-        who, since = (self.source_name, self.directory_name), datetime.now(UTC) - timedelta(hours=hours)
-        removals = self.store.removals(*who, since, pending=self.lender)
+        who, since = (self.source_name, self.directory_name), (now or datetime.now(UTC)) - timedelta(hours=hours)
+        if removals is None:
+            removals = self.store.removals(*who, since, pending=self.lender)
         return RecentRemovals(removals, self.store.passed_limits(*who, since), hours)
 
     def key(self, what: str) -> str:

@@ -231,7 +231,7 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
     )
     owners = None if totals is None else {*matched.accounts["owner"], *basis.links["id"][basis.links["kind"] == "user"]}
     departures = await in_thread(run.departures, owners)
-    past, recent = await in_thread(run.past), await in_thread(run.recent)
+    past, recent = await in_thread(run.past), basis.recent or await in_thread(run.recent)
 
     async def planned(selection: Selection | None) -> Plan:
         plan = await make_plan(

@@ -120,7 +120,7 @@ class Around:
         store = self.run.store
         rows = {row[0]: row for row in store.users_now(stream, ids).itertuples(index=False, name=None)}
         pairs: dict[str, list[MembershipRow]] = {}
-        for pair in store.memberships_now(stream, list(rows)).astype("str").itertuples(index=False, name=None):
+        for pair in store.pairs_now(stream, list(rows)):
             pairs.setdefault(pair[1], []).append(pair)
         return {one: Person(rows[one], (), pairs.get(one, ())) if one in rows else None for one in ids}
 
@@ -133,7 +133,7 @@ class Around:
         links = run.store.links_about(run.directory_name, run.source_name, (), names, groups=False)
         tied = links[(links["kind"] == "user") & among(crowd_ids(links["name"]), set(names))]
         found = [person_keys(users, run.policy), account_keys(accounts, tied, run.policy, run.source_name)]
-        keys = {*pd.concat(found)["key"], *(f"{OWNER}:{one}" for one in people)}
+        keys = {*(key for one in found for key in one["key"]), *(f"{OWNER}:{one}" for one in people)}
         wanted = set(crowd_ids(usernames(users, run.policy.usernames))) - {""}
         new = keys - seen
         seen |= keys

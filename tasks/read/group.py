@@ -158,7 +158,7 @@ def _apart(run: Run, base: KnownSides, people: set[str], accounts: set[str]) -> 
     owners = keys[keys["key"].str.startswith(f"{OWNER}:")]
     owners = owners.assign(key=owners["key"].str.removeprefix(f"{OWNER}:"))
     both = owners[owners["id"].isin(accounts) & owners["key"].isin(people)]
-    return people - set(both["key"]), (accounts - set(both["id"])) | (accounts & set(base.recent))
+    return people - set(both["key"]), (accounts - set(both["id"])) | (accounts & set(base.losers))
 
 
 def _groups_of(read: Person | None, one: str) -> Pairs:

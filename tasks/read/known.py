@@ -15,9 +15,11 @@ import pandas as pd
 
 from connectors.errors import CrowdsyncError
 from connectors.model import GROUPS, GroupRow, Snapshot, sizes_only
-from connectors.operations import kinds
+from connectors.operations import Kind, kinds
 from connectors.store import SavedSnapshot, Store, WideTotals
+from tasks.decide.kept import kept
 from tasks.decide.names import crowd_ids
+from tasks.decide.removals import RecentRemovals
 from tasks.decide.width import totals_less, totals_more
 from tasks.read import validate
 from tasks.read.keys import Keys
@@ -51,13 +53,15 @@ class Known:
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class KnownSides:
-    """`recent`: the accounts (ids) that lost something in the window of the limits; `removed`: what was taken away in
-    Crowd by anybody since it was read, and in the window; `totals` are less that. `keys` find the records of both."""
+    """`recent`: what was taken away in the window of the limits, and `losers`, the accounts (ids) that lost something
+    by it; `removed`: what was taken away in Crowd by anybody since it was read, and in the window; `totals` are less
+    that. `keys` find the records of both."""
 
     totals: WideTotals
     source: Known
     crowd: Known
-    recent: Collection[str]
+    recent: RecentRemovals
+    losers: Collection[str]
     removed: pd.DataFrame
     keys: Keys
 
@@ -73,20 +77,25 @@ def known_sides(run: Run) -> KnownSides:
         raise NotNarrowError(f"{run.source_name} was read since by a run that did not end well, or by a preview")
     if {*run.store.unfinished_plans(run.directory_name)} - {run.lender}:
         raise NotNarrowError("an earlier run was interrupted, and what became of its operations is to be found out")
-    window = run.recent().removals
-    since = run.store.removals(None, run.directory_name, totals.at, pending=run.lender)
+    now = datetime.now(UTC)
+    begin = now - timedelta(hours=run.policy.limits.window_hours)
+    every = run.store.removals(None, run.directory_name, min(begin, totals.at), pending=run.lender)
+    ours = every["source"] == run.source_name
+    recent = run.recent(now, every[ours & (every["at"] >= begin)])
+    window, since = recent.removals, every[every["at"] >= totals.at]
     if since["kind"].isin([*kinds(entity="group"), *kinds(entity="nesting")]).any():
         raise NotNarrowError("groups of Crowd were taken away or out of groups since the last wide run")
-    recent = set(crowd_ids(window["name"]))
-    if len(recent) > MOST_REMOVALS:
-        raise NotNarrowError(f"{len(recent)} accounts lost something in the window of the limits")
-    own = run.store.removals(run.source_name, run.directory_name, totals.at, pending=run.lender)
+    losers = set(crowd_ids(window["name"]))
+    if len(losers) > MOST_REMOVALS:
+        raise NotNarrowError(f"{len(losers)} accounts lost something in the window of the limits")
+    own = since[ours[since.index]]
     made = run.store.made_since(run.source_name, run.directory_name, totals.at, MOST_MADE)
-    newcomers = run.store.first_linked(run.directory_name, run.source_name, totals.at) if len(made) else ()
+    anew = (made["kind"] == Kind.USER_CREATE).any()
+    newcomers = run.store.first_linked(run.directory_name, run.source_name, totals.at) if anew else ()
     counted = totals_more(totals_less(totals.totals, own, since), made, own, newcomers)
     totals = replace(totals, totals=counted)
     removed = pd.concat([window, since], ignore_index=True)
-    return KnownSides(totals, source, crowd, recent, removed, Keys(run, source.saved.id, crowd.saved.id))
+    return KnownSides(totals, source, crowd, recent, losers, removed, Keys(run, source.saved.id, crowd.saved.id))
 
 
 def _totals(run: Run) -> WideTotals:
@@ -124,10 +133,15 @@ def _known(store: Store, side: Side[Client]) -> Known:
     invalid = store.verdict(saved.digest, validate.RULES)
     if invalid is None:
         raise NotNarrowError(f"what was last read of {side.name} was not validated")
-    columns = [rest.groups[name].to_numpy(dtype=object).tolist() for name in GROUPS]
-    groups: dict[str, GroupRow] = dict(zip(columns[0], zip(*columns, strict=True), strict=True))
-    unread = frozenset(rest.held["id"][(rest.held["kind"] == "group").to_numpy()])
-    return Known(saved, rest, invalid, groups, unread)
+    unread = frozenset(rest.held["id"][(rest.held["kind"] == "group").to_numpy()]) if len(rest.held) else frozenset()
+    return Known(saved, rest, invalid, _rows(rest.groups), unread)
+
+
+@kept
+def _rows(groups: pd.DataFrame) -> Mapping[str, GroupRow]:
+    """Groups → their rows by id."""
+    columns = [groups[name].tolist() for name in GROUPS]
+    return dict(zip(columns[0], zip(*columns, strict=True), strict=True))
 
 
 def people_and_accounts(people: int, accounts: int) -> str:

@@ -9,6 +9,7 @@ concluded from it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,12 +22,12 @@ from connectors.contract import Directory, Hint, Person, Source
 from connectors.errors import RecordError, RefusedError
 from connectors.hook import SIGN_INS
 from connectors.model import (
-    MEMBERSHIPS,
+    USERS,
     MembershipRow,
     Snapshot,
     held_frame,
     memberships_frame,
-    memberships_from_columns,
+    memberships_together,
     sizes_only,
     users_frame,
 )
@@ -35,7 +36,7 @@ from tasks.decide.names import among, crowd_ids
 from tasks.decide.neighbourhood import OWNER, account_keys
 from tasks.decide.owners import split_mark
 from tasks.decide.plan import Plan
-from tasks.decide.removals import as_left
+from tasks.decide.removals import RecentRemovals, as_left
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
 from tasks.read import validate
@@ -76,9 +77,10 @@ NOBODY: Final = Unread()
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Few:
-    """Both sides as far as a plan about `selection` depends on them; `totals`: what the last wide run counted.
-    `people` and `accounts`: how many were read again by key; `unread`: who was not. Where it is about all that changed,
-    `since` and `news`: since Crowd was last in step, and what both sides said of it."""
+    """Both sides as far as a plan about `selection` depends on them; `totals`: what the last wide run counted;
+    `recent`: what was taken away in the window of the limits. `people` and `accounts`: how many were read again by key;
+    `unread`: who was not. Where it is about all that changed, `since` and `news`: since Crowd was last in step, and
+    what both sides said of it."""
 
     selection: Selection
     source: ReadSide[Source]
@@ -87,6 +89,7 @@ class Few:
     totals: WideTotals
     people: int
     accounts: int
+    recent: RecentRemovals
     unread: Unread = NOBODY
     since: datetime | None = None
     news: News | None = None
@@ -218,7 +221,7 @@ async def read_named(run: Run, base: KnownSides, hints: Collection[Hint]) -> Few
 def _few(run: Run, base: KnownSides, around: Around, selection: Selection | None) -> Few:
     """What was read, saved into history, and both sides made of it; about a person, or about all that changed."""
     gone = [key for key, one in around.people.items() if one is None]
-    if run.lasting and len(run.store.users_now(run.source_side.stream, gone)):
+    if gone and run.lasting and len(run.store.users_now(run.source_side.stream, gone)):
         # The next delta would be put on top of a snapshot with them, and few providers name who is gone in it.
         run.store.save_cursor(run.source_side.stream, None, at=datetime.now(UTC))
     source = _side(run, run.source_side, base.source, around.people, around.kept_people, around.held)
@@ -228,7 +231,7 @@ def _few(run: Run, base: KnownSides, around: Around, selection: Selection | None
     others, links = _others(run, base, around)
     crowd = replace(crowd, snapshot=_together(crowd.snapshot, others))
     about = selection or Selection(changed=frozenset(around.everybody), beside=frozenset(others.users["id"]))
-    return Few(about, source, crowd, links, base.totals, len(around.people), len(around.accounts))
+    return Few(about, source, crowd, links, base.totals, len(around.people), len(around.accounts), base.recent)
 
 
 def _side(
@@ -247,42 +250,35 @@ def _side(
     pairs = _memberships(side, known, (pair for one in there for pair in one.memberships))
     held = _without(known.rest.held, read)
     warned = held_frame(held_rows(warning for one in there for warning in one.warnings if warning.kind == "user"))
-    warnings = pd.concat([_without(known.rest.warnings, read), warned], ignore_index=True)
+    warnings = _without(known.rest.warnings, read)
+    warnings = pd.concat([warnings, warned], ignore_index=True) if len(warned) else warnings
     gone: list[str] = [key for key, one in read.items() if one is None]
-    # What is as it was is as valid as it was.
-    before = set(run.store.users_now(side.stream, list(read)).itertuples(index=False, name=None))
-    changed: Snapshot = Snapshot.of(
-        users_frame(row for row in users.itertuples(index=False, name=None) if row not in before)
-    )
-    changes = RecordChanges(users, gone, memberships_frame(pairs), held, warnings)
+    before = run.store.users_now(side.stream, list(read))
+    changes = RecordChanges(users, gone, memberships_frame(pairs), held, warnings, before)
     saved = run.store.save_changes(side.stream, known.saved, changes, taken_at=datetime.now(UTC), run=run.id)
     as_before: list[Person] = [one for one in kept.values() if one is not None]
     users = pd.concat([users, users_of(kept)], ignore_index=True) if as_before else users
-    stored: pd.DataFrame = run.store.memberships_now(side.stream, unread).astype("str")
-    pairs += _memberships(side, known, stored.itertuples(index=False, name=None))
+    pairs += _memberships(side, known, run.store.pairs_now(side.stream, unread))
     pairs += _memberships(side, known, (pair for one in as_before for pair in one.memberships))
-    memberships = _both(memberships_frame(pairs), known.rest.memberships)
+    memberships = memberships_together(memberships_frame(pairs), known.rest.memberships)
     snapshot = Snapshot.of(users, known.rest.groups, memberships, held, warnings)
+    # What is as it was is as valid as it was.
+    was = set(zip(*(before[name].tolist() for name in USERS), strict=True))
+    changed: Snapshot = Snapshot.of(users_frame(one.user for one in there if tuple(one.user) not in was))
     if side.stream.startswith("source:"):
         snapshot, changed = validate.trimmed(snapshot), validate.trimmed(changed)
-    still = _without(known.invalid, {*changed.users["id"], *gone})
-    invalid = pd.concat([still, validate.broken_few(changed)], ignore_index=True)
+    invalid = _without(known.invalid, {*changed.users["id"], *gone})
+    if len(changed.users):
+        invalid = pd.concat([invalid, validate.broken_few(changed)], ignore_index=True)
     if saved.digest != known.saved.digest:
         run.store.save_verdict(saved.digest, validate.RULES, invalid, at=datetime.now(UTC))
     return ReadSide(side.name, side.stream, side.scope, side.client, validate.without(snapshot, invalid), saved)
 
 
-def _both(some: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    """The memberships of two frames."""
-    if not len(some) or not len(others):
-        return some if len(some) else others
-    return memberships_from_columns(
-        *(pd.concat([some[side].astype("str"), others[side].astype("str")]) for side in MEMBERSHIPS)
-    )
-
-
 def _without(held: pd.DataFrame, read: Collection[str]) -> pd.DataFrame:
     """Held records, or warnings, but for those of users who were read again."""
+    if not len(held) or not read:
+        return held
     return held[~((held["kind"] == "user") & among(held["id"], set(read))).to_numpy()].reset_index(drop=True)
 
 
@@ -311,11 +307,11 @@ def _others(run: Run, base: KnownSides, around: Around) -> tuple[Snapshot, pd.Da
     the links of all of these."""
     store, stream = run.store, run.crowd_side.stream
     accounts = [one for one in around.accounts.values() if one is not None]
-    found = memberships_frame(pair for one in accounts for pair in one.memberships)
-    groups = _both(found, store.memberships_now(stream, list(around.accounts)))["group_id"].value_counts()
-    members = store.active_members(stream, {str(group): OTHERS + int(count) for group, count in groups.items()})
-    members -= set(base.recent)
-    ids = {*base.recent, *members} - around.names - set(base.crowd.invalid["id"])
+    groups = Counter(group for one in accounts for group, *_ in one.memberships)
+    groups.update(group for group, *_ in store.pairs_now(stream, list(around.accounts)))
+    members = store.active_members(stream, {group: OTHERS + count for group, count in groups.items()})
+    members -= set(base.losers)
+    ids = {*base.losers, *members} - around.names - set(base.crowd.invalid["id"])
     users = store.users_now(stream, ids)
     # (Links also by marks: what was renamed since stands in the store under its old name.)
     marks, _ = split_mark(users["attributes"])
@@ -323,7 +319,9 @@ def _others(run: Run, base: KnownSides, around: Around) -> tuple[Snapshot, pd.Da
     links = store.links_about(run.directory_name, run.source_name, owners, {*around.names, *users["id"]})
     # Nor does it say who is there still under another name: a mark under the old one tells of nobody.
     renamed = ((marks != "") & ~among(users["id"], crowd_ids(links["name"]))).to_numpy()
-    users = users.assign(attributes=users["attributes"].mask(renamed, "{}"))[~(renamed & among(users["id"], members))]
+    if renamed.any():
+        users = users.assign(attributes=users["attributes"].mask(renamed, "{}"))
+        users = users[~(renamed & among(users["id"], members))]
     others = Snapshot.of(users, None, store.memberships_now(stream, list(users["id"])))
     return as_left(others, base.removed), links
 
@@ -333,7 +331,7 @@ def _together(snapshot: Snapshot, others: Snapshot) -> Snapshot:
     return Snapshot.of(
         pd.concat([snapshot.users, others.users], ignore_index=True),
         snapshot.groups,
-        _both(snapshot.memberships, others.memberships),
+        memberships_together(snapshot.memberships, others.memberships),
         snapshot.held,
         snapshot.warnings,
         snapshot.unsound,

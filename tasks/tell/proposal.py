@@ -12,6 +12,7 @@ from connectors.contract import Directory, Source
 from connectors.model import sizes_only
 from connectors.store import StepCursors, WideTotals
 from tasks.decide.impact import Impact
+from tasks.decide.removals import RecentRemovals
 from tasks.decide.selection import Selection
 from tasks.policy import Policy
 
@@ -30,7 +31,7 @@ class Basis:
     sides are those of a few people, what the last wide run counted. `read`: how both sides were read, in words.
     `loud`: what must not be overlooked, whatever the plan. `cursors`: where what happens after the reading begins, of a
     run about everybody; None where that cannot be had. `missed`: what had not been told of what a full read
-    found."""
+    found. `recent`: what was taken away in the window of the limits, where that is known."""
 
     source: ReadSide[Source]
     crowd: ReadSide[Directory]
@@ -43,6 +44,7 @@ class Basis:
     loud: tuple[str, ...] = ()
     cursors: StepCursors | None = None
     missed: Missed | None = None
+    recent: RecentRemovals | None = None
 
     @property
     def about_everybody(self) -> bool:
