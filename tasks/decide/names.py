@@ -93,7 +93,10 @@ def clashes(names: pd.Series, against: pd.Series | None = None) -> pd.Series:
     folded = fold(plain)
     wide = ~ascii_only(plain)
     if against is None:
-        forms = [folded.where(folded.duplicated(keep=False), "")]
+        twice = folded.duplicated(keep=False)
+        if not wide.any() and not twice.any():
+            return pd.Series("", index=names.index, dtype="str")
+        forms = [folded.where(twice, "")]
         if wide.any():
             for shape in skeletons(plain, folded):
                 # A lookalike needs a name that is not ASCII in its group, and two different folded forms.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from tasks.decide.names import among, crowd_ids
 COLUMNS: Final = ("kind", "name", "target", "source_id", "active", "at")
 
 
+@cache
 def _nothing() -> pd.DataFrame:
     """No removals."""
     types = {"active": "bool", "at": "datetime64[us, UTC]"}

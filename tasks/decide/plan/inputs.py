@@ -22,6 +22,8 @@ class PlanInputs:
     """Both sides, the policy, and where everything is.
 
     `user_at`, `group_at`: for each desired record the row of its Crowd record, -1 where it has none.
+    `own_groups`: which desired groups have a Crowd group of their own (bool); `shared_groups`: which are anybody's, and
+    only have our people in them, as those for everyone may be.
     `closed_accounts`: Crowd accounts that are never touched; `frozen_accounts` and `frozen_groups`: also those of
     whoever is held, and what a held record may become. `since`: since when people have left (id, since), where that is
     known."""
@@ -34,6 +36,8 @@ class PlanInputs:
     since: pd.DataFrame | None
     user_at: np.ndarray
     group_at: np.ndarray
+    own_groups: np.ndarray
+    shared_groups: np.ndarray
     closed_accounts: np.ndarray
     frozen_accounts: np.ndarray
     frozen_groups: np.ndarray
@@ -58,16 +62,6 @@ class PlanInputs:
         """Crowd's groups."""
         return self.matched.directory_groups
 
-    @property
-    def own_groups(self) -> np.ndarray:
-        """Which desired groups have a Crowd group of their own: bool. (Those for everyone may be anybody's.)"""
-        return np.asarray((self.group_at >= 0) & ~self.shared_groups)
-
-    @property
-    def shared_groups(self) -> np.ndarray:
-        """Which desired groups are anybody's, and only have our people in them: bool."""
-        return np.asarray(self.groups["how"] == SHARED)
-
     def held_ids(self, kind: str) -> pd.Series:
         """The ids of held users or groups."""
         return self.matched.held.loc[self.matched.held["kind"] == kind, "id"]
@@ -86,6 +80,8 @@ def plan_inputs(
     closed_groups = _closed(matched.directory_groups, policy.protection.groups, "name")
     frozen_groups = _frozen("group", matched, matched.directory_groups, closed_groups, policy)
     frozen_groups |= policy.privileged(matched.directory_groups["name"]).to_numpy()
+    group_at = places(matched.groups["account"], matched.directory_groups["id"])
+    shared = (matched.groups["how"] == SHARED).to_numpy(dtype=bool)
     return PlanInputs(
         matched,
         source,
@@ -94,7 +90,9 @@ def plan_inputs(
         name,
         since,
         user_at=places(matched.users["account"], matched.accounts["id"]),
-        group_at=places(matched.groups["account"], matched.directory_groups["id"]),
+        group_at=group_at,
+        own_groups=(group_at >= 0) & ~shared,
+        shared_groups=shared,
         closed_accounts=closed,
         frozen_accounts=_frozen("user", matched, matched.accounts, closed, policy),
         frozen_groups=frozen_groups,
