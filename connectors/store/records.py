@@ -105,7 +105,7 @@ class Records:
     _group_links: dict[str, tuple[int, pd.DataFrame]]
     """The links of groups of a directory as they were read last, and the newest link event of then."""
     _numbers: dict[str, int]
-    """Streams, and the numbers that they have in the store, which never change."""
+    """Streams, and the numbers that they have in the store, as their newest snapshot was read last."""
 
     # Reading
 
@@ -116,6 +116,7 @@ class Records:
             row = latest_row(connection, stream)
             if row is None:
                 return None
+            self._numbers[stream] = row.stream  # (an older copy of the database may have been put back)
             kept = self._of_groups.get(stream)
             if kept is None or kept[0] != row.id:
                 whole: Snapshot = Snapshot.of(None, _groups(connection, row.stream), _nestings(connection, row.stream))
@@ -235,7 +236,7 @@ class Records:
         newest = int(connection.execute(_NEWEST_EVENT).scalar() or 0)
         kept = self._group_links.get(directory)
         since = {"directory": directory, "event": -1 if kept is None else kept[0]}
-        if kept is None or connection.execute(_CHANGED_GROUP_LINK, since).first() is not None:
+        if kept is None or newest < kept[0] or connection.execute(_CHANGED_GROUP_LINK, since).first() is not None:
             kept = newest, _links(connection, _LINKS_OF_GROUPS, {"directory": directory})
         self._group_links[directory] = newest, kept[1]
         return kept[1]
