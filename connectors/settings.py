@@ -59,6 +59,12 @@ class ReceiverSettings(Strict):
     max_megabytes: int = Field(4, ge=1, le=64, description="The largest request that is taken.")
 
 
+class ReportSettings(Strict):
+    """What people read of runs."""
+
+    templates: str = Field("", description="Folder with templates of yours, each in place of ours of that name.")
+
+
 if TYPE_CHECKING:
     AnySource = SourceSettings
 else:
@@ -76,6 +82,7 @@ class Settings(Strict):
     directory: DirectorySettings | None = None
     directories: dict[str, DirectorySettings] = Field(default_factory=dict, description="Where there are several.")
     receiver: ReceiverSettings = ReceiverSettings()
+    report: ReportSettings = ReportSettings()
     sources: dict[str, AnySource] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -122,6 +129,12 @@ class Settings(Strict):
     def file(self) -> str:
         """Where it was read, for messages."""
         return self._file
+
+    @property
+    def templates(self) -> str:
+        """The folder with the admin's templates, beside crowdsync.toml; "" where there is none."""
+        named = self.report.templates
+        return str(Path(self._file).parent / named) if named else ""
 
     def source(self, name: str) -> SourceSettings:
         """The settings of one source. Raises `ConfigurationError`."""

@@ -53,6 +53,8 @@ def check(source: SourceName = "") -> None:
         step("database", lambda: _check_store(settings, names))
         if not failed:
             step("ownership", lambda: _check_ownership(settings))
+        if settings.templates:
+            step("templates", lambda: _check_templates(settings))
         for name in names:
             step(f"policy of {name}", lambda name=name: _check_policy(settings, name))  # type: ignore[misc]
             step(f"source {name}", lambda name=name: asyncio.run(_check_source(settings, name)))  # type: ignore[misc]
@@ -101,6 +103,14 @@ def _check_ownership(settings: Settings) -> list[str]:
     if found:
         raise ConfigurationError("; ".join(found))
     return ["what is owned belongs to sources that are configured"]
+
+
+def _check_templates(settings: Settings) -> list[str]:
+    from tasks.tell.templates import faults
+
+    if found := faults(settings.templates):
+        raise ConfigurationError("; ".join(found))
+    return [f"those in {settings.templates} take the place of ours"]
 
 
 def _check_policy(settings: Settings, name: str) -> list[str]:

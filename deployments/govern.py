@@ -178,8 +178,9 @@ async def _resumed(flow_run_id: str, decision: str, actor: str, reason: str) -> 
             return False
         if state is None or not state.is_paused():
             return False
-        answer = {"approve": decision != "reject", "without": decision == "approve_without"}
-        await client.resume_flow_run(UUID(flow_run_id), run_input={**answer, "name": actor, "reason": reason})
+        # (What counts is what stands in the store by now; this only has to be an answer.)
+        answer = {"decision": "reject" if decision == "reject" else "approve", "name": actor, "reason": reason}
+        await client.resume_flow_run(UUID(flow_run_id), run_input=answer)
     return True
 
 

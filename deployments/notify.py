@@ -11,8 +11,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from connectors.errors import ConfigurationError
+from connectors.errors import ConfigurationError, CrowdsyncError
+from connectors.settings import load
 from deployments.serving import automation
+from tasks.tell.templates import message
 
 if TYPE_CHECKING:
     from prefect.automations import AutomationCore, EventTrigger
@@ -22,21 +24,27 @@ BLOCK: Final = "crowdsync"
 """The name of our own webhook block."""
 OVERDUE: Final = timedelta(hours=2)
 
-_RUN = "{% if flow_run and flow_run|ui_url %}\nThe run: {{ flow_run|ui_url }}{% endif %}"
-_SOURCE = "{{ event.payload.source }}"
-
 
 async def create(block: str, overdue: timedelta = OVERDUE) -> list[tuple[str, str]]:
     """Makes the automations that notify through `block` (TYPE/NAME, as in "slack-webhook/ops").
 
-    Each with what became of it: created, updated, unchanged. Those that somebody switched off stay off.
-    Raises `ConfigurationError`.
+    Each with what became of it: created, updated, unchanged. Those that somebody switched off stay off. Templates of
+    the admin that are broken are named after them. Raises `ConfigurationError`.
     """
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
-        target = await _block(client, block)
-        return [(one.name, await automation(client, one)) for one in automations(target, overdue)]
+        wanted, faults = automations(await _block(client, block), overdue, _templates())
+        made = [(one.name, await automation(client, one)) for one in wanted]
+    return made + [(fault, "ours is sent") for fault in faults]
+
+
+def _templates() -> str:
+    """The folder with the admin's templates, where crowdsync.toml is at hand."""
+    try:
+        return load().templates
+    except CrowdsyncError:
+        return ""
 
 
 async def create_webhook(url: str, overdue: timedelta = OVERDUE) -> list[tuple[str, str]]:
@@ -56,87 +64,62 @@ async def create_webhook(url: str, overdue: timedelta = OVERDUE) -> list[tuple[s
     return await create(f"{webhook.get_block_type_slug()}/{BLOCK}", overdue)
 
 
-def automations(block: UUID, overdue: timedelta = OVERDUE) -> list[AutomationCore]:
-    """What people are told about, and in which words."""
+def automations(block: UUID, overdue: timedelta = OVERDUE, folder: str = "") -> tuple[list[AutomationCore], list[str]]:
+    """What people are told about, in the words of the templates (of the admin's `folder`, else ours); and which of the
+    admin's were not used, and why."""
     from prefect.automations import AutomationCore, EventTrigger, Posture, SendNotification
+
+    faults: list[str] = []
 
     def told(event: str) -> EventTrigger:
         return EventTrigger(expect={f"crowdsync.{event}"}, match={"prefect.resource.id": "crowdsync.source.*"})
 
-    def one(name: str, description: str, trigger: EventTrigger, subject: str, body: str) -> AutomationCore:
-        message = SendNotification(block_document_id=block, subject=f"crowdsync: {subject}", body=body)
-        return AutomationCore(name=f"crowdsync: {name}", description=description, trigger=trigger, actions=[message])
+    def one(name: str, description: str, trigger: EventTrigger, template: str) -> AutomationCore:
+        subject, body, fault = message(template, folder, _refused)
+        faults.extend([fault] if fault else [])
+        subject = subject.replace("{{ overdue }}", _span(overdue))
+        sent = SendNotification(block_document_id=block, subject=subject, body=body)
+        return AutomationCore(name=f"crowdsync: {name}", description=description, trigger=trigger, actions=[sent])
 
     tagged = {"prefect.resource.id": "prefect.tag.crowdsync", "prefect.resource.role": "tag"}
     runs = {"prefect.resource.id": "prefect.flow-run.*"}
-    return [
-        one(
-            "source in quarantine",
-            "A source could not be read; scheduled runs leave it alone for a while.",
-            told("source.quarantined"),
-            f"{_SOURCE} cannot be read",
-            "{{ event.payload.error }}\n"
-            "Failures in a row: {{ event.payload.failures }}. "
-            "Scheduled runs leave it alone until {{ event.payload.until }}.\n"
-            "What to do: see to what the error names. A run that you start by hand tries at once." + _RUN,
-        ),
+    failed = EventTrigger(
+        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, match=runs, match_related=tagged
+    )
+    late = EventTrigger(
+        posture=Posture.Proactive,
+        expect={"prefect.flow-run.Completed"},
+        match=runs,
+        match_related=[tagged, {"prefect.resource.name": "sync", "prefect.resource.role": "flow"}],
+        within=overdue,
+    )
+    quarantined = "A source could not be read; scheduled runs leave it alone for a while."
+    waits = "A plan went past the limits of the policy, and its run waits for a person."
+    unheeded = "A record that is held keeps somebody in who has left, or has been held for many runs."
+    ended = "A run of crowdsync failed, or its process ended before its time."
+    nothing = "No sync of any source was completed for a while: is a worker running, and the schedule on?"
+    made = [
+        one("source in quarantine", quarantined, told("source.quarantined"), "quarantined.txt"),
         one(
             "source recovered",
             "A source that had failed could be read again.",
             told("source.recovered"),
-            f"{_SOURCE} can be read again",
-            "It had failed {{ event.payload.failures }} times in a row, since {{ event.payload.since }}.\n"
-            "What to do: nothing." + _RUN,
+            "recovered.txt",
         ),
-        one(
-            "plan waits for agreement",
-            "A plan went past the limits of the policy, and its run waits for a person.",
-            told("plan.waiting"),
-            f"plan {{{{ event.payload.plan }}}} of {_SOURCE} waits for you",
-            "{% for ask in event.payload.asks %}- {{ ask }}\n{% endfor %}"
-            "What to do: look at the plan, then open the run and press Resume, "
-            "or use `crowdsync approve {{ event.payload.plan }} --reason …` (or `reject`)." + _RUN,
-        ),
-        one(
-            "plan refused",
-            "A plan was refused; nothing of it was written.",
-            told("plan.refused"),
-            f"plan {{{{ event.payload.plan }}}} of {_SOURCE} was refused",
-            "{% for refusal in event.payload.refusals %}- {{ refusal }}\n{% endfor %}"
-            "Nothing was written. What to do: `crowdsync plan --show {{ event.payload.plan }}` shows all of it." + _RUN,
-        ),
-        one(
-            "somebody in or out against the source's word",
-            "A record that is held keeps somebody in who has left, or has been held for many runs.",
-            told("source.unheeded"),
-            f"{_SOURCE} is not followed",
-            "{% for headline in event.payload.headlines %}- {{ headline }}\n{% endfor %}"
-            "What to do: the run's report names them, each with the way out. This is told once a day." + _RUN,
-        ),
-        one(
-            "run failed",
-            "A run of crowdsync failed, or its process ended before its time.",
-            EventTrigger(
-                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, match=runs, match_related=tagged
-            ),
-            "the run {{ flow_run.name }} {{ flow_run.state.name | lower }}",
-            "{{ flow_run.state.message }}\nWhat to do: the run's page says how far it came; start it again." + _RUN,
-        ),
-        one(
-            "no sync for too long",
-            "No sync of any source was completed for a while: is a worker running, and the schedule on?",
-            EventTrigger(
-                posture=Posture.Proactive,
-                expect={"prefect.flow-run.Completed"},
-                match=runs,
-                match_related=[tagged, {"prefect.resource.name": "sync", "prefect.resource.role": "flow"}],
-                within=overdue,
-            ),
-            f"no sync was completed for {_span(overdue)}",
-            "What to do: see under Work Pools whether a worker is online, and under Deployments whether the schedule "
-            "of sync-all is on.",
-        ),
+        one("plan waits for agreement", waits, told("plan.waiting"), "waiting.txt"),
+        one("plan refused", "A plan was refused; nothing of it was written.", told("plan.refused"), "refused.txt"),
+        one("somebody in or out against the source's word", unheeded, told("source.unheeded"), "unheeded.txt"),
+        one("run failed", ended, failed, "failed.txt"),
+        one("no sync for too long", nothing, late, "overdue.txt"),
     ]
+    return made, faults
+
+
+def _refused(text: str) -> None:
+    """Raises where Prefect's server would not take a template."""
+    from prefect.server.utilities.user_templates import validate_user_template
+
+    validate_user_template(text)
 
 
 def _span(time: timedelta) -> str:

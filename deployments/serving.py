@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -37,15 +37,20 @@ async def deploy(*more: Path, **job: str) -> list[str]:
     """Makes the work pool and every deployment of `prefect.yaml` known to Prefect's server; their names.
 
     May be run again at any time: it brings everything to this version. A schedule that somebody switched off stays off.
-    `more` are files like it; `job` are further job variables, for where every worker is known.
+    The forms get the sources of crowdsync.toml to choose from, where it is at hand; the types of credentials are made
+    known, too. `more` are files like it; `job` are further job variables, for where every worker is known.
     Raises `ConfigurationError` where the server refuses.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.utilities.templating import apply_values
 
+    from tasks.read.blocks import register
+
     described = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in (FILE, *more)]
-    os.environ.setdefault(DEFAULT_SOURCE, _only_source())
+    sources = _sources()
+    os.environ.setdefault(DEFAULT_SOURCE, sources[0] if len(sources) == 1 else "")
+    await register()
     async with get_client() as client:
         await _pool(client)
         names = []
@@ -55,7 +60,7 @@ async def deploy(*more: Path, **job: str) -> list[str]:
                 "job": one["work_pool"]["job_variables"] | job,
             }
             try:
-                names.append(await _deployed(client, one, pull))
+                names.append(await _deployed(client, one, pull, sources))
             except PrefectHTTPStatusError as error:
                 raise ConfigurationError(
                     f"Prefect does not take the deployment {one['name']}: {error.response.text}"
@@ -80,13 +85,20 @@ async def _pool(client: PrefectClient) -> None:
         await client.create_work_pool(pool)
 
 
-async def _deployed(client: PrefectClient, one: dict[str, Any], pull: list[dict[str, Any]]) -> str:
+async def _deployed(
+    client: PrefectClient, one: dict[str, Any], pull: list[dict[str, Any]], sources: Sequence[str]
+) -> str:
     from prefect.client.schemas.objects import ConcurrencyOptions
     from prefect.exceptions import ObjectNotFound
     from prefect.flows import Flow, load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
+    from flows.forms import with_sources
+
     flow: Flow[..., Any] = load_flow_from_entrypoint(one["entrypoint"])
+    form, parameters = parameter_schema(flow).model_dump(exclude_unset=True), one["parameters"]
+    if sources:
+        form, parameters = with_sources(form, sources), _chosen(parameters)
     name = f"{flow.name}/{one['name']}"
     try:
         before = await client.read_deployment_by_name(name)
@@ -99,8 +111,8 @@ async def _deployed(client: PrefectClient, one: dict[str, Any], pull: list[dict[
         name=one["name"],
         entrypoint=one["entrypoint"],
         pull_steps=pull,
-        parameters=one["parameters"],
-        parameter_openapi_schema=parameter_schema(flow).model_dump(exclude_unset=True),
+        parameters=parameters,
+        parameter_openapi_schema=form,
         enforce_parameter_schema=True,
         description=one["description"],
         tags=one["tags"],
@@ -181,13 +193,18 @@ def _content(automation: AutomationCore) -> dict[str, Any]:
     return content
 
 
-def _only_source() -> str:
-    """The source that the forms are filled with where nothing names one: that of crowdsync.toml, if it has but one."""
+def _chosen(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What a form is filled with, without a source that is not chosen yet."""
+    kept = {name: _chosen(value) if isinstance(value, dict) else value for name, value in parameters.items()}
+    return {name: value for name, value in kept.items() if name != "source" or value}
+
+
+def _sources() -> list[str]:
+    """The sources to choose from: those of crowdsync.toml, where it is at hand."""
     try:
-        sources = list(load().sources)
+        return sorted(load().sources)
     except CrowdsyncError:
-        return ""
-    return sources[0] if len(sources) == 1 else ""
+        return []
 
 
 async def serve(ready: Callable[[], None], *more: Path) -> None:

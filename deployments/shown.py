@@ -22,8 +22,10 @@ from prefect.states import Completed, Failed, Running
 from connectors.settings import Settings
 from connectors.store import Store, in_thread
 from tasks.policy import policy_of
-from tasks.tell.render import plain, plan_table
-from tasks.tell.rows import ROWS, count_line, written
+from tasks.tell.page import key_of
+from tasks.tell.render import batch_markdown, plan_table
+from tasks.tell.rows import ROWS, count_line
+from tasks.tell.templates import plain
 
 AGE: Final = timedelta(hours=24)
 """What ended longer ago is not shown any more."""
@@ -95,13 +97,8 @@ def _shown(
 ) -> list[tuple[str, str, Any, str]]:
     """The artifacts of a run: type, key, data, description."""
     source = row["source"]
-    key = f"{source}-react".lower().replace("_", "-")
-    lines = [
-        f"**{row['status']}**" + (f": {plain(summary['error'])}" if summary.get("error") else ""),
-        f"Planned: {count_line(summary.get('planned', {}))}.",
-        *([f"Written: {written(summary['outcomes'])}."] if summary.get("outcomes") else []),
-        *([f"Held: {summary['held']}."] if summary.get("held") else []),
-    ]
+    key = key_of(source, "react")
+    text = batch_markdown(row["status"], summary, settings.templates)
     told = [
         {
             "who": plain(one["key"]),
@@ -112,7 +109,7 @@ def _shown(
         }
         for one in news.to_dict("records")
     ]
-    found: list[tuple[str, str, Any, str]] = [("markdown", key, "\n\n".join(lines), "What this run did")]
+    found: list[tuple[str, str, Any, str]] = [("markdown", key, text, text.partition("\n")[0])]
     if told:
         found.append(("table", f"{key}-news", orjson.dumps(told).decode(), "What it was told, and what became of it"))
     for number in summary.get("plans", [])[:5]:

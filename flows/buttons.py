@@ -7,7 +7,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import StringConstraints
 
+from connectors.settings import load
 from flows.road import SyncRequest, walk
+from tasks.tell.failure import explained
 from tasks.tell.report import Report
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"\S")]
@@ -15,16 +17,24 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pat
 
 
 def _name() -> str:
-    """What a run about one person or group is called: `acme: ann (preview)`."""
+    """What a run about one person or group is called: `acme preview of ann`, as a sync of the same."""
     given = flow_run.parameters
-    about = given.get("person") or given["group"]
-    return f"{given['source']}: {about}{' (preview)' if given.get('preview', True) else ''}"
+    return f"{given['source']} {_mode(given.get('preview', True))} of {given.get('person') or given['group']}"
+
+
+def _source(source: str, *_: object, **__: object) -> str:
+    return source
+
+
+def _templates() -> str:
+    return load().templates
 
 
 # The road is called, not run as a flow of its own: only a deployment's run itself can wait for agreement.
 
 
-@flow(name="preview", flow_run_name="{source}: preview", persist_result=False)
+@flow(name="preview", flow_run_name="{source} preview", persist_result=False)
+@explained(_source, _templates)
 async def preview(source: str) -> Report:
     """Show what a sync would do. Nothing is written to Crowd.
 
@@ -37,6 +47,7 @@ async def preview(source: str) -> Report:
 
 
 @flow(name="sync-person", flow_run_name=_name, persist_result=False)
+@explained(_source, _templates)
 async def sync_person(source: str, person: Name, preview: bool = True) -> Report:
     """Bring one person in step: the account, and the groups it is in. Nobody else is touched.
 
@@ -49,6 +60,7 @@ async def sync_person(source: str, person: Name, preview: bool = True) -> Report
 
 
 @flow(name="sync-group", flow_run_name=_name, persist_result=False)
+@explained(_source, _templates)
 async def sync_group(source: str, group: Name, preview: bool = True) -> Report:
     """Bring one group in step: the group, who is in it, and the accounts of those. No other group is touched.
 
@@ -60,7 +72,8 @@ async def sync_group(source: str, group: Name, preview: bool = True) -> Report:
     return await walk(SyncRequest(source=source, mode=_mode(preview), group=group))
 
 
-@flow(name="full-read", flow_run_name="{source}: full read", persist_result=False)
+@flow(name="full-read", flow_run_name="{source} full read", persist_result=False)
+@explained(_source, _templates)
 async def full_read(source: str) -> Report:
     """Sync after reading everything from the identity provider, not only what changed since last time.
 

@@ -1,9 +1,6 @@
 """That providers go on telling who changed: Entra's subscriptions and Google's channels end, and are made again."""
 
 # No `from __future__ import annotations` here: see flows/sync.py.
-from collections import Counter
-from collections.abc import Sequence
-
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 
@@ -11,10 +8,14 @@ from connectors.errors import RetryableError
 from connectors.settings import load
 from connectors.store import Store
 from tasks.read.subscribed import Row, look_after, subscribed
-from tasks.tell.render import plain
+from tasks.tell.failure import explained
+from tasks.tell.page import name_run
+from tasks.tell.render import subscriptions_markdown
+from tasks.tell.templates import plain
 
 
-@flow(name="subscriptions", persist_result=False)
+@flow(name="subscriptions", flow_run_name="subscriptions", persist_result=False)
+@explained(lambda *_, **__: "subscriptions", lambda: load().templates)
 async def subscriptions(sources: list[str] = []) -> list[Row]:  # noqa: B006 (nobody changes it; the form shows it)
     """See to it that identity providers go on telling who changed.
 
@@ -30,23 +31,10 @@ async def subscriptions(sources: list[str] = []) -> list[Row]:  # noqa: B006 (no
     with Store.open(settings.store_url(), busy=settings.store.busy) as store:
         rows = await look_after(settings, store, sources or subscribed(settings))
     shown = [row | {"why": plain(row["why"])} for row in rows]  # some of it others said
-    await acreate_table_artifact(shown, key="subscriptions", description=summary(rows))
+    text = subscriptions_markdown(rows, settings.templates)
+    await acreate_table_artifact(shown, key="subscriptions", description=text)
     missing = [f"{row['source']}: {row['tells of']}: {row['why']}" for row in rows if row["what"] == "missing"]
     if missing:
         raise RetryableError(f"Not told of changes by {'; '.join(missing)}")
+    await name_run(f"{len(rows)} looked after")
     return rows
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """`**4 stand, 1 made anew.** …`, or that there is nothing to look after."""
-    if not rows:
-        return "No source has a webhook whose subscription ends: there is nothing to look after."
-    counts = Counter("stand" if row["what"] == "stands" else row["what"] for row in rows)
-    lines = [f"**{', '.join(f'{count} {what}' for what, count in counts.items())}**"]
-    if read := sorted({row["source"] for row in rows if row["why"].endswith("everybody is read")}):
-        lines.append(
-            f"What changed while nobody was told is looked for now: everybody of {', '.join(read)} is read once."
-        )
-    if counts["missing"]:
-        lines.append("What is missing is not told as it happens; the scheduled runs find it all the same.")
-    return "\n\n".join(lines)

@@ -5,7 +5,9 @@
 from prefect import flow
 from prefect.runtime import flow_run
 
+from connectors.settings import load
 from flows.road import SyncRequest, walk
+from tasks.tell.failure import explained
 from tasks.tell.report import Report
 
 __all__ = ["SyncRequest", "sync"]
@@ -20,6 +22,7 @@ def _name() -> str:
 
 
 @flow(name="sync", flow_run_name=_name, persist_result=False, validate_parameters=True)
+@explained(lambda request: request.source, lambda: load().templates)
 async def sync(request: SyncRequest) -> Report:
     """Bring Crowd in step with one source.
 

@@ -1,6 +1,7 @@
 """Every source, each in a run of its own: what the schedule starts."""
 
 # No `from __future__ import annotations` here: see flows/sync.py.
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +27,11 @@ from prefect.utilities.urls import url_for
 from connectors.errors import ConfigurationError, CrowdsyncError, RetryableError
 from connectors.settings import Settings, load
 from connectors.store import Quarantine, Store
+from flows.forms import offer
 from tasks.tell.current import show_current
+from tasks.tell.failure import explained
+from tasks.tell.page import name_run
+from tasks.tell.render import link_markdown, started_markdown
 
 DEPLOYMENT = "sync/sync"
 UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
@@ -35,7 +40,13 @@ Row = dict[str, str]
 """source, what (started, skipped, not started), why, run (a link)"""
 
 
-@flow(name="sync-all", persist_result=False)
+def _name() -> str:
+    """What a run is called: whose syncs it starts."""
+    return ", ".join(flow_run.parameters.get("sources") or ["all sources"])
+
+
+@flow(name="sync-all", flow_run_name=_name, persist_result=False)
+@explained(lambda *_, **__: "sync-all", lambda: load().templates)
 async def sync_all(sources: list[str] = []) -> list[Row]:  # noqa: B006 (nobody changes it; the form shows it)
     """Start a sync of every source, each in a run of its own.
 
@@ -45,9 +56,12 @@ async def sync_all(sources: list[str] = []) -> list[Row]:  # noqa: B006 (nobody 
         sources: Only these, by their names in crowdsync.toml. Empty: all of them.
     """
     settings = load()
+    await offer(settings.sources)
     unfinished = await unfinished_runs()
     rows = [await start(settings, name, unfinished) for name in dict.fromkeys(sources or sorted(settings.sources))]
-    await acreate_table_artifact(rows, key="sync-all", description=summary(rows))
+    text = started_markdown(rows, settings.templates)
+    await acreate_table_artifact(rows, key="sync-all", description=text)
+    await name_run(", ".join(f"{count} {what}" for what, count in Counter(row["what"] for row in rows).items()))
     with Store.open(settings.store_url(), busy=settings.store.busy) as store:
         await show_current(store, settings)
     failed = [f"{row['source']}: {row['why']}" for row in rows if row["what"] == "not started"]
@@ -131,12 +145,6 @@ def standing(run: FlowRun) -> str:
     return f"its last sync has not begun yet ({run.state.name}); is a worker running?"
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """`2 started, 1 skipped`"""
-    counts = {what: sum(row["what"] == what for row in rows) for what in ("started", "skipped", "not started")}
-    return f"**{', '.join(f'{count} {what}' for what, count in counts.items() if count)}**"
-
-
 def link(run: FlowRun) -> str:
     """The page of a run, in markdown."""
-    return f"[{run.name}]({url_for(run) or ''})"
+    return link_markdown(run.name, url_for(run) or "")

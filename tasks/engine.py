@@ -35,26 +35,33 @@ from pydantic import Field
 from connectors.errors import RetryableError
 
 if TYPE_CHECKING:
-    from tasks.stages import Stage
+    from tasks.stage import Stage
 
 
 class Agreement(RunInput):
-    """What a person decides about a plan. (Two switches: a list to choose from does not open in Prefect's dialog.)"""
+    """What a person decides about a plan. (In words: in Prefect's dialog a list opens behind it, and a switch that
+    nobody touched is off.)"""
 
-    approve: bool = Field(False, title="Approve", description="On: the plan is carried out. Off: it is rejected.")
-    without: bool = Field(
-        False,
-        title="Without the dangerous part",
-        description="On: the operations of the kinds named above are left out.",
+    decision: str = Field(
+        pattern=r"^\s*([Aa]pprove|[Rr]eject)\s*$", title="Decision", description="Write approve, or reject."
     )
-    name: str = Field(min_length=2, max_length=200, title="Your name", description="It stands in the audit.")
-    reason: str = Field(min_length=2, max_length=1000, title="Reason", description="It stands in the audit.")
+    name: str = Field(min_length=2, max_length=200, title="Your name, for the audit")
+    reason: str = Field(min_length=2, max_length=1000, title="Reason, for the audit")
 
-    def decision(self) -> str:
+    def decided(self) -> str:
         """As the store calls it."""
-        if not self.approve:
-            return "reject"
-        return "approve_without" if self.without else "approve"
+        known = {"approve": "approve", "approve the rest": "approve_without"}
+        return known.get(" ".join(self.decision.lower().split()), "reject")
+
+
+class AgreementInPart(Agreement):
+    """The same, of a plan that has a dangerous part and another one."""
+
+    decision: str = Field(
+        pattern=r"^\s*([Aa]pprove|[Aa]pprove the rest|[Rr]eject)\s*$",
+        title="Decision",
+        description="Write approve, or reject; or approve the rest, which leaves the dangerous part out.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +88,18 @@ class Page:
         """Markdown on the page."""
         await acreate_markdown_artifact(markdown=markdown, key=key, description=description)
 
-    async def table(self, key: str, rows: list[dict[str, Any]], description: str) -> None:
-        """A table on the page."""
-        await acreate_table_artifact(table=rows, key=key, description=description)
+    async def table(self, key: str, rows: list[dict[str, Any]], description: str) -> str:
+        """A table on the page; the address of it in Prefect's UI, from the root of that."""
+        made: UUID = await acreate_table_artifact(table=rows, key=key, description=description)
+        return f"/artifacts/artifact/{made}"
+
+    async def rename(self, outcome: str) -> None:
+        """`acme sync` → `acme sync: nothing to do`; "": as it began."""
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None:
+            name = ": ".join(filter(None, (context.flow_run.name, outcome)))
+            async with get_client() as client:
+                await client.update_flow_run(context.flow_run.id, name=name)
 
     async def progress(self, key: str, description: str) -> Callable[[float], Awaitable[None]]:
         """A progress bar on the page; what sets it to so many per cent."""
@@ -104,11 +120,12 @@ class Page:
         """Whether somebody can be asked here: only a deployment's run itself can be suspended."""
         return bool(deployment.id and not flow_run.parent_flow_run_id)
 
-    async def ask(self, key: str, question: str, hours: float) -> Agreement:
+    async def ask(self, key: str, question: str, hours: float, *, in_part: bool) -> Agreement:
         """Suspends the run, which ends here (`Pause`), until somebody answers or the hours are over; resumed, it comes
         here again, and has the answer."""
+        kind = AgreementInPart if in_part else Agreement
         answer = await asuspend_flow_run(
-            wait_for_input=Agreement.with_initial_data(description=question), timeout=int(hours * 3600), key=key
+            wait_for_input=kind.with_initial_data(description=question), timeout=int(hours * 3600), key=key
         )
         assert isinstance(answer, Agreement)
         return answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -27,13 +26,15 @@ from tasks.process import gone, here
 from tasks.put_back import keep_head, look_back
 from tasks.read.connections import diagnosed, open_directory, open_source, request_digest
 from tasks.read.quarantine import quarantined
-from tasks.tell.page import run_id, show_current, suspends
-from tasks.write.lease import BusyError, Writing, only_writer
+from tasks.tell.page import key_of, name_run, run_id, say, show_current, suspends
+from tasks.write.lease import BusyError, Writing, only_writer, turn_of
 
 Client = TypeVar("Client", Source, Directory)
 
 WRITING: Final = ("sync", "react")
 """The modes of runs that write to Crowd."""
+WROTE: Final = "Crowd had been written to before that"
+"""A note on an exception (PEP 678) that ended a run which had begun to write."""
 
 
 @sizes_only
@@ -77,6 +78,8 @@ class Run:
     the source answers. Not so a preview, nor a run under another policy than the source's own."""
     sources: Collection[str] = ()
     """The sources of the directory in the configuration."""
+    templates: str = ""
+    """The folder with the admin's templates."""
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
     put_back: bool = False
@@ -120,7 +123,7 @@ class Run:
 
     def key(self, what: str) -> str:
         """The key of an artifact: its versions on the Prefect page are those of this source."""
-        return re.sub(r"[^a-z0-9]+", "-", f"{self.source_name} {what}".lower()).strip("-")
+        return key_of(self.source_name, what)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -190,6 +193,7 @@ async def begin(
             lasting=mode in WRITING and policy == policy_of(settings, source),
             sources=settings.sources_of(crowd.name),
             head_file=settings.head_file() if mode in WRITING else None,
+            templates=settings.templates,
         )
         async with recorded(run, settings, mode):
             if unattended and (why := await in_thread(quarantined, store, source)):
@@ -235,6 +239,8 @@ async def recorded(run: Run, settings: Settings, mode: str) -> AsyncIterator[Non
             finish(run, "waiting", {"error": "waits for a person to agree"})
             raise
         known = await diagnosed(settings, run.source_name, run.source, run.directory, error)
+        if "apply" in run.seconds:
+            known.add_note(WROTE)
         if not run.finished:
             with suppress(CrowdsyncError):  # the store may be what failed
                 finish(run, "failed", {"error": _line(known)})
@@ -266,15 +272,33 @@ def close_gone(store: Store) -> None:
 async def writer(run: Run, crowd: DirectorySettings, *, batch: bool) -> AsyncIterator[None]:
     """Inside, the run is the only one that writes to its directory; a `batch` of news also where another lends it."""
     patience = crowd.wait_minutes * 60
+    waits = "" if batch or crowd.busy == "skip" else await in_thread(_waits, run)
+    if waits:
+        say("It %s, which writes to %s now", waits, crowd.name)
+        await name_run(waits)
     try:
         async with only_writer(
             run.store, crowd.name, run.id, busy=crowd.busy, patience=patience, batch=batch
         ) as run.writing:
+            if waits:
+                await name_run("")
             yield
     except BusyError as error:
         if crowd.busy == "skip":
             raise SkippedError(str(error)) from None
         raise
+
+
+def _waits(run: Run) -> str:
+    """`waits for a sync of acme`, whose turn it is to write to the directory; "" where it is nobody's."""
+    turn = run.store.lease(turn_of(run.directory_name))
+    if turn is None or turn.until <= datetime.now(UTC) or turn.holder == run.id:
+        return ""
+    try:
+        other = run.store.run(turn.holder)
+    except CrowdsyncError:
+        return "waits for another run"
+    return f"waits for a {other['mode']} of {other['source']}"
 
 
 @asynccontextmanager

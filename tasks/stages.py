@@ -7,15 +7,13 @@ What a stage does stands in the function that it calls. Frames are neither hashe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Final
 
 import pandas as pd
-import stamina
 
 from connectors.answers import recording
 from connectors.contract import Directory, Scope, Source
-from connectors.errors import CrowdsyncError, RetryableError
+from connectors.errors import CrowdsyncError
 from connectors.model import Snapshot
 from connectors.store import in_thread
 from tasks.decide.filter import Scoped, in_scope
@@ -39,6 +37,7 @@ from tasks.read.narrow import NOBODY, Few, Unread, read_changed, read_group, rea
 from tasks.read.news import News
 from tasks.read.snapshot import save_snapshot, validated
 from tasks.run import Client, ReadSide, Run, Side
+from tasks.stage import few_read, judged, matched_accounts, measured, planned_counts, sizes, task
 from tasks.tell.page import page, say
 from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.report import concluded
@@ -47,39 +46,10 @@ from tasks.write import canary, chunks
 from tasks.write.apply import Applied, Runner, apply_plan
 from tasks.write.chunks import Progress
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-@dataclass(eq=False)
-class Stage(Generic[P, R]):
-    """A function that inside of a flow run is a task of Prefect, and else what it is, so that nothing waits for
-    Prefect. Where it raises `RetryableError`, it is called again, at most so many times."""
-
-    fn: Callable[P, R]
-    name: str
-    run_name: str
-    """What a run of the task is called, from its arguments."""
-    retries: int = 0
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        if shown := page():
-            return shown.task(self)(*args, **options)
-        if not self.retries:
-            return self.fn(*args, **options)
-        again = stamina.retry(on=RetryableError, attempts=self.retries + 1, timeout=None, wait_initial=2, wait_max=30)
-        return again(self.fn)(*args, **options)
-
-
-def task(name: str, run_name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A function → a stage of this name."""
-    return lambda function: Stage(function, name, run_name, retries)
-
-
 # Read
 
 
-@task(name="extract source", run_name="extract-{name}")
+@task(name="extract source", run_name="extract-{name}", line=lambda read: f"Read {sizes(read.snapshot)}")
 async def extract_source(
     source: Source,
     scope: Scope,
@@ -90,7 +60,7 @@ async def extract_source(
     return await read_since(source, scope, since, say)
 
 
-@task(name="extract directory", run_name="extract-crowd")
+@task(name="extract directory", run_name="extract-crowd", line=lambda read: f"Read {sizes(read.snapshot)}")
 async def extract_directory(directory: Directory, scope: Scope) -> Reading:
     """Crowd as it is now."""
     with recording(directory.clients) as told:
@@ -98,7 +68,7 @@ async def extract_directory(directory: Directory, scope: Scope) -> Reading:
     return Reading(snapshot, answers=told.text())
 
 
-@task(name="read by key", run_name="read by key")
+@task(name="read by key", run_name="read by key", line=few_read)
 async def read_few(
     run: Run, person: str, group: str, also: Unread = NOBODY, told: News | None = None
 ) -> Few | NotNarrowError:
@@ -112,21 +82,21 @@ async def read_few(
         return why
 
 
-@task(name="snapshot", run_name="snapshot-{side.stream}")
+@task(name="snapshot", run_name="snapshot-{side.stream}", line=lambda read: f"Kept as snapshot {read.saved.id}")
 async def save(run: Run, side: Side[Client], snapshot: Snapshot) -> ReadSide[Client]:
     """What was read of a side, put into history."""
     saved = await save_snapshot(run.store, side.stream, snapshot, run.id)
     return ReadSide(side.name, side.stream, side.scope, side.client, snapshot, saved)
 
 
-@task(name="validate", run_name="validate-{read.stream}")
+@task(name="validate", run_name="validate-{read.stream}", line=lambda read: f"Sound: {sizes(read.snapshot)}")
 async def validate(run: Run, read: ReadSide[Client]) -> ReadSide[Client]:
     """The part of what was read that may be worked with."""
     snapshot = await validated(run.store, read.stream, read.snapshot, read.saved.digest)
     return ReadSide(read.name, read.stream, read.scope, read.client, snapshot, read.saved)
 
 
-@task(name="confirm", run_name="confirm {count} gone")
+@task(name="confirm", run_name="confirm {count} gone", line=lambda _: "Asked for by key: they are gone")
 async def confirm_gone(
     source: Source,
     gone: pd.DataFrame,
@@ -153,19 +123,19 @@ async def confirm_others(source: Source, plan: Plan) -> None:
 # Decide
 
 
-@task(name="filter", run_name="filter")
+@task(name="filter", run_name="filter", line=lambda scoped: f"In scope: {sizes(scoped.snapshot)}")
 async def filter_scope(snapshot: Snapshot, policy: Policy, known: Mapping[str, int], whole: bool = True) -> Scoped:
     """The part of the source that is in scope."""
     return in_scope(snapshot, policy, known, whole=whole)
 
 
-@task(name="map", run_name="map")
+@task(name="map", run_name="map", line=lambda desired: f"Wanted in Crowd: {sizes(desired)}")
 async def map_names(snapshot: Snapshot, policy: Policy, whole: bool = True) -> Desired:
     """What the source wants in Crowd."""
     return desired(snapshot, policy, whole=whole)
 
 
-@task(name="match", run_name="match")
+@task(name="match", run_name="match", line=matched_accounts)
 async def match_accounts(  # (the arguments of `match`)
     desired: Desired,
     directory: Snapshot,
@@ -179,7 +149,7 @@ async def match_accounts(  # (the arguments of `match`)
     return match(desired, directory, links, policy, source, read, advice)
 
 
-@task(name="plan", run_name="plan")
+@task(name="plan", run_name="plan", line=planned_counts)
 async def make_plan(  # (the arguments of `plan`)
     matched: Matched,
     source: Snapshot,
@@ -197,7 +167,7 @@ async def make_plan(  # (the arguments of `plan`)
     )
 
 
-@task(name="impact", run_name="impact")
+@task(name="impact", run_name="impact", line=measured)
 async def measure(
     operations: pd.DataFrame,
     directory: Snapshot,
@@ -209,7 +179,7 @@ async def measure(
     return impact_of(operations, directory, policy, past, recent)
 
 
-@task(name="guard", run_name="guard")
+@task(name="guard", run_name="guard", line=judged)
 async def guard_plan(plan: Plan, policy: Policy, impact: Impact, force: bool, put_back: bool = False) -> Verdict:
     """Whether the plan may be carried out."""
     return judge(plan, policy, impact, force=force, put_back=put_back)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,11 @@ def page() -> Page | None:
 def has_page() -> bool:
     """Whether this runs in a flow run of Prefect."""
     return page() is not None
+
+
+def key_of(source: str, what: str) -> str:
+    """The key of an artifact: its versions on the Prefect page are those of this source."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{source} {what}".lower()).strip("-")
 
 
 def run_id() -> str:
@@ -65,13 +71,22 @@ def say(message: str, *values: Any) -> None:
     logger.info(message, *values)
 
 
+async def name_run(outcome: str) -> None:
+    """`acme sync` → `acme sync: nothing to do`: what tells a run from the others in a list of many. "": as it began."""
+    if shown := page():
+        try:
+            await shown.rename(outcome)
+        except Exception as error:  # a name is not worth a run
+            logging.getLogger("crowdsync").info("The run keeps its name: %s", error or type(error).__name__)
+
+
 async def show_markdown(key: str, markdown: str, description: str) -> None:
     """Markdown on the page."""
     if shown := page():
         await shown.markdown(key, markdown, description)
 
 
-async def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
-    """A table on the page."""
-    if shown := page():
-        await shown.table(key, rows, description)
+async def show_table(key: str, rows: list[dict[str, Any]], description: str) -> str:
+    """A table on the page; the address of it in Prefect's UI, from the root of that."""
+    shown = page()
+    return await shown.table(key, rows, description) if shown else ""

@@ -1,9 +1,13 @@
-"""The plan, the question and the report as markdown, for the page of a run. Pure text: nothing here knows Prefect."""
+"""The plan, the question and the report as markdown, for the page of a run: what each template is filled in with.
+
+Pure text: nothing here knows Prefect. Templates get plain data, which `values` in these functions spell out; every text
+of it is escaped where a template says it, but `Words`, which are ours.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -13,6 +17,7 @@ from tasks.decide.impact import Impact
 from tasks.decide.impact import lines as impact_lines
 from tasks.decide.names import spelled
 from tasks.tell.rows import ROWS, count_line, left_out, plan_rows, written
+from tasks.tell.templates import Words, plain, render
 
 if TYPE_CHECKING:
     from tasks.decide.guard import Verdict
@@ -21,169 +26,205 @@ if TYPE_CHECKING:
     from tasks.tell.report import Report
     from tasks.tell.stored_plan import StoredPlan
 
+SHOWN: Final = 3
+"""Lines of a kind in the question, which must stay in one screen; the plan has all of them."""
+WIDE: Final = 110
+"""Letters of such a line; in bold a tenth fewer."""
 
-def plan_markdown(plan: Plan, number: int | None, verdict: Verdict, impact: Impact) -> str:
+
+def plan_markdown(plan: Plan, number: int | None, verdict: Verdict, impact: Impact, folder: str = "") -> str:
     """The head of the plan's table: what it would do, to whom, and what stands against it."""
-    lines = [f"**Plan {number or ''}: {len(plan.operations):,} operations** · digest `{plan.digest[:12]}`", ""]
-    lines += impact_markdown(plan, impact)
-    for title, texts in (
-        ("Refused", verdict.refusals),
-        ("Needs agreement", tuple(ask.text for ask in verdict.asks)),
-    ):
-        if texts:
-            lines += [f"**{title}:**", "", *(f"- {plain(text)}" for text in texts), ""]
-    if plan.withheld:
-        lines += [f"Withheld by the policy: {count_line(plan.withheld)}.", ""]
-    if len(plan.operations) > ROWS:
-        lines.append(f"The table shows the {ROWS} most dangerous; all of it: `crowdsync plan --show {number}`.")
-    return "\n".join(lines)
+    asks = tuple(ask.text for ask in verdict.asks)
+    values = {
+        "plan": number or "",
+        "operations": len(plan.operations),
+        "digest": plan.digest[:12],
+        **_impact(plan, impact),
+        "verdicts": _said(("Refused", verdict.refusals), ("Needs agreement", asks)),
+        "withheld": _counts(plan.withheld) if plan.withheld else "",
+        "rows": ROWS,
+    }
+    return render("plan.md", values, folder)
 
 
-def impact_markdown(plan: Plan, impact: Impact) -> list[str]:
+def _impact(plan: Plan, impact: Impact) -> dict[str, Any]:
     """Operations by kind, beside what the runs before had; and what they do to people."""
     counts, past = plan.counts(), impact.past
-    compared = any(kind in past for kind in counts)
-    lines = ["| | operation | count |" + (" usual | most |" if compared else "")]
-    lines += ["|---|---|---:|" + ("---:|---:|" if compared else "")]
+    kinds = []
     for kind in BY_DANGER:
         if kind.value in counts:
-            median, most = past.get(kind.value, (0, 0))
-            line = f"| {KINDS[kind].sign} | {KINDS[kind].words} | {counts[kind.value]:,} |"
-            lines.append(line + (f" {median:,.0f} | {most:,} |" if compared else ""))
-    people = [f"- {plain(line)}" for line in impact_lines(impact)]
-    return [*lines, "", "**What it does to people:**", "", *people, ""]
+            usual, most = past.get(kind.value, (0, 0))
+            spec = KINDS[kind]
+            one = {"sign": Words(spec.sign), "words": spec.words, "count": counts[kind.value]}
+            kinds.append({**one, "usual": round(usual), "most": most})
+    compared = any(kind in past for kind in counts)
+    return {"kinds": kinds, "compared": compared, "impact": impact_lines(impact)}
 
 
-def question_markdown(stored: StoredPlan, hours: float) -> str:
+def dangerous_part(stored: StoredPlan) -> tuple[Kind, ...]:
+    """The kinds of operations of a plan that are asked about, where it has others too; else none."""
+    counts = stored.plan.counts()
+    kinds = tuple(kind for kind in stored.verdict.dangerous if counts.get(kind.value))
+    return kinds if len(kinds) < len(counts) else ()
+
+
+def question_markdown(stored: StoredPlan, hours: float, folder: str = "") -> str:
     """What a person is asked who must agree to a plan."""
-    lines = [f"# Plan {stored.number}: {len(stored.plan.operations):,} operations need agreement", ""]
-    lines += [f"- **{plain(ask.text)}**" for ask in stored.verdict.asks]
-    lines += ["", *impact_markdown(stored.plan, stored.impact)]
-    dangerous = ", ".join(KINDS[kind].words for kind in stored.verdict.dangerous)
-    lines += [f"The dangerous part: {dangerous}." if dangerous else "No part of it is dangerous.", ""]
-    lines += [
-        "The whole plan is among this run's artifacts. Agreement counts for this plan alone: if the source, Crowd or "
-        f"the policy changed when the run goes on, it asks again. Without an answer it ends in {hours:g} hours.",
-    ]
-    return "\n".join(lines)
+    impact, asks = impact_lines(stored.impact), [ask.text for ask in stored.verdict.asks]
+    values = {
+        "plan": stored.number,
+        "operations": len(stored.plan.operations),
+        "counts": Words(count_line(stored.plan.counts(), 3)),
+        "link": Words(stored.link),
+        "impact": [_clipped(line, WIDE * 9 // 10) for line in impact[:SHOWN]],
+        "more_impact": len(impact[SHOWN:]),
+        "asks": [_clipped(text, WIDE) for text in asks[:SHOWN]],
+        "more_asks": len(asks[SHOWN:]),
+        "dangerous": ", ".join(KINDS[kind].words for kind in dangerous_part(stored)),
+        "hours": f"{hours:g}",
+    }
+    return render("question.md", values, folder)
 
 
-def report_markdown(report: Report) -> str:
+def _clipped(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def report_markdown(report: Report, folder: str = "") -> str:
     """The run report, for its artifact."""
-    lines = [f"# {report.source} → {report.directory}: {report.headline}", ""]
-    lines += ["| as read before | users | groups | memberships |", "|---|---:|---:|---:|"]
-    for side, (users, groups, memberships) in report.sizes.items():
-        lines.append(f"| {side} | {users:,} | {groups:,} | {memberships:,} |")
-    lines += _written(report)
-    lines += _against_the_source(report)
-    if report.impact:
-        lines += ["", "## What it does to people", "", *(f"- {plain(line)}" for line in report.impact)]
-    for title, refusals in (
-        ("Refused", report.refusals),
-        ("Needs agreement", report.asks),
-        ("Agreed", report.agreed),
-        ("Forced past", report.forced),
-    ):
-        if refusals:
-            lines += ["", f"## {title}", "", *(f"- {cell(refusal)}" for refusal in refusals)]
-    lines += _not_done(report)
-    lines += _held(report)
-    if report.seconds:
-        lines += ["", "## Time", "", "| stage | seconds |", "|---|---:|"]
-        lines += [f"| {stage} | {seconds:.2f} |" for stage, seconds in report.seconds.items()]
-    return "\n".join(lines)
+    shielded, held = report.shielded.head(ROWS), report.held.head(ROWS)
+    by_reason = held.groupby(["stage", "reason"], sort=False) if len(held) else ()
+    values = {
+        "source": report.source,
+        "directory": report.directory,
+        "status": report.status,
+        "headline": report.headline,
+        "sides": [
+            {"name": side, "users": users, "groups": groups, "memberships": memberships}
+            for side, (users, groups, memberships) in report.sizes.items()
+        ],
+        **{name: getattr(report, name) for name in ("plan", "read", "standing", "why", "verified", "orphans")},
+        "planned": _counts(report.planned),
+        "withheld": _counts(report.withheld) if report.withheld else "",
+        "written": written(report.outcomes),
+        "impact": list(report.impact),
+        "verdicts": _said(
+            ("Refused", report.refusals),
+            ("Needs agreement", report.asks),
+            ("Agreed", report.agreed),
+            ("Forced past", report.forced),
+        ),
+        "against": {"count": len(report.shielded), "rows": [_away(row) for row in shielded.itertuples()]},
+        "lasting": {
+            "count": len(report.lasting),
+            "rows": [_long(row) for row in report.lasting.head(ROWS).itertuples()],
+        },
+        "failed": [_operation(row) | {"note": str(row.note)} for row in report.failed.head(ROWS).itertuples()],
+        "reported": {
+            "count": len(report.reported),
+            "rows": [_operation(row) | {"reason": str(row.reason)} for row in report.reported.head(ROWS).itertuples()],
+            "more": max(len(report.reported) - ROWS, 0),
+        },
+        "held": {
+            "count": len(report.held),
+            "rows": [
+                {"stage": str(stage), "reason": str(reason), "who": _who(rows)} for (stage, reason), rows in by_reason
+            ],
+            "more": max(len(report.held) - ROWS, 0),
+        },
+        "warnings": {
+            "count": len(report.warnings),
+            "rows": [{"reason": reason, "who": some} for reason, some in left_out(report.warnings)]
+            if len(report.warnings)
+            else [],
+        },
+        "seconds": [{"stage": stage, "seconds": f"{took:.2f}"} for stage, took in report.seconds.items()],
+    }
+    return render("report.md", values, folder)
 
 
-def _written(report: Report) -> list[str]:
-    """How the run ended, and what was planned and written."""
-    lines: list[str] = []
-    if report.read:
-        lines += ["", plain(report.read)]
-    if report.standing:
-        lines += ["", plain(f"{report.standing}.")]
-    if report.why:
-        lines += ["", f"**{report.status.capitalize()}:** {plain(report.why)}"]
-    number = f" (plan {report.plan})" if report.plan else ""
-    lines += ["", f"Planned{number}: {count_line(report.planned)}."]
-    if report.withheld:
-        lines += ["", f"Withheld by the policy: {count_line(report.withheld)}."]
-    if report.outcomes:
-        lines += ["", f"Written: {written(report.outcomes)}."]
-    if report.verified:
-        lines += ["", f"Canary: the first {report.verified:,} operations were read back before the rest."]
-    return lines
+def report_card(report: Report, folder: str = "") -> str:
+    """What a run did, in the line that stands on the card of its report."""
+    short = report.status in ("partly applied", "stopped") and report.outcomes
+    counts = written(report.outcomes) if short else Words(count_line(report.planned, 3))
+    but = [*report.loud, *report.remarks]
+    values = {"status": report.status, "counts": counts, "held": len(report.held), "but": but}
+    return render("card.md", values, folder)
 
 
-def _against_the_source(report: Report) -> list[str]:
-    """Who is in against the source's word, and what has been held for long."""
-    lines: list[str] = []
-    if len(report.shielded):
-        lines += ["", f"## In against the source's word ({len(report.shielded):,})", ""]
-        lines += ["The source says that they have left, and their account stays active. Why, and what to do:", ""]
-        for row in report.shielded.head(ROWS).itertuples():
-            who = f"**{plain(spelled(str(row.name)))}** ({plain(row.away).replace('_', ' ')})"
-            lines.append(f"- {who} · account **{plain(row.account)}**: {plain(row.reason)}")
-    if len(report.lasting):
-        lines += ["", f"## Held for long ({len(report.lasting):,})", ""]
-        for row in report.lasting.head(ROWS).itertuples():
-            lines.append(
-                f"- **{plain(spelled(str(row.name)))}** ({row.kind}) · {row.runs:,} runs, since "
-                f"{row.since:%Y-%m-%d %H:%M} UTC: {plain(row.reason)}"
-            )
-    return lines
+def failure_markdown(about: str, title: str, what: str, todo: str, *, wrote: bool, folder: str = "") -> str:
+    """The report of a run that failed: whose it is, what happened, and what to do (of ours)."""
+    values = {"about": about, "title": title, "what": what, "todo": Words(todo), "wrote": wrote}
+    return render("failed.md", values, folder)
 
 
-def _not_done(report: Report) -> list[str]:
-    """What failed, what the policy wants to see only, and what belongs to no source."""
-    lines: list[str] = []
-    if len(report.failed):  # (lists, because the page cuts what is long in a table)
-        lines += ["", "## Failed", ""]
-        for row in report.failed.head(ROWS).itertuples():
-            to = f" → {plain(row.target)}" if row.target else ""
-            lines.append(f"- **{plain(row.name)}{to}** · {KINDS[Kind(str(row.kind))].words}: {plain(row.note)}")
-    if len(report.reported):
-        lines += ["", f"## Reported only ({len(report.reported):,})", ""]
-        lines += ["The policy wants to see these, and has none of them done.", ""]
-        lines += ["| operation | who | to | because it |", "|---|---|---|---|"]
-        for row in report.reported.head(ROWS).itertuples():
-            words = KINDS[Kind(str(row.kind))].words
-            lines.append(f"| {words} | {cell(row.name)} | {cell(row.target)} | {cell(row.reason)} |")
-        if len(report.reported) > ROWS:
-            lines += ["", f"… and {len(report.reported) - ROWS:,} more."]
-    if report.orphans:
-        lines += ["", f"{report.orphans:,} records of Crowd belong to no source: `crowdsync links orphans` lists them."]
-    return lines
+def batch_markdown(status: str, summary: Mapping[str, Any], folder: str = "") -> str:
+    """What a batch of news came to, whose run is shown when it is over; `summary` as in `flows.react`."""
+    values = {
+        "status": status,
+        "why": summary.get("error", ""),
+        "planned": _counts(summary.get("planned", {})),
+        "written": written(summary.get("outcomes", {})),
+        "held": summary.get("held", 0),
+    }
+    return render("react.md", values, folder)
 
 
-def _held(report: Report) -> list[str]:
-    """Held records, and those that go on without a field."""
-    lines: list[str] = []
-    if len(report.held):
-        lines += ["", f"## Held ({len(report.held):,})", ""]
-        lines += ["Held records were neither created, changed nor deactivated. Why, and what to do:", ""]
-        for (stage, reason), rows in report.held.head(ROWS).groupby(["stage", "reason"], sort=False):
-            names = ", ".join(f"**{plain(spelled(str(row.name)))}** ({row.kind})" for row in rows.itertuples())
-            lines.append(f"- {names} · {stage}: {plain(reason)}")
-        if len(report.held) > ROWS:
-            lines += ["", f"… and {len(report.held) - ROWS:,} more."]
-    if len(report.warnings):
-        lines += ["", f"## Warnings ({len(report.warnings):,})", ""]
-        lines += ["These go on. Why they are named, and what to correct:", ""]
-        lines += [f"- {', '.join(map(plain, some))}: {plain(reason)}" for reason, some in left_out(report.warnings)]
-    return lines
+def started_markdown(rows: Sequence[Mapping[str, str]], folder: str = "") -> str:
+    """`2 started, 1 skipped`, of what became of each source (`what`)."""
+    counts = Counter(row["what"] for row in rows)
+    order = [what for what in ("started", "skipped", "not started") if counts[what]]
+    return render("started.md", {"counts": _tally(counts, order)}, folder)
 
 
-def cell(value: Any) -> str:
-    """Text for a cell of a markdown table."""
-    return plain(value).replace("|", "\\|")
+def subscriptions_markdown(rows: Sequence[Mapping[str, str]], folder: str = "") -> str:
+    """`4 stand, 1 made anew`, of what became of each subscription (`what`), or that there is nothing to look after."""
+    counts = Counter("stand" if row["what"] == "stands" else row["what"] for row in rows)
+    read = sorted({row["source"] for row in rows if row["why"].endswith("everybody is read")})
+    values = {"counts": _tally(counts, counts), "read": ", ".join(read), "missing": counts["missing"]}
+    return render("subscriptions.md", values, folder)
 
 
-_MARKUP: Final = re.compile(r"[\\`*\[<&]|(?<![^\W_])_|_(?![^\W_])|~~|\A[-+#>=]|(?<=\d)[.)](?=\s|\Z)")
+def _tally(counts: Mapping[str, int], order: Iterable[str]) -> list[dict[str, Any]]:
+    return [{"what": what, "count": counts[what]} for what in order]
 
 
-def plain(value: Any) -> str:
-    """Names come from outside: they must not become markup in the page, where every cell of a table is markdown."""
-    return _MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(str(value).split()))
+def link_markdown(name: str, url: str) -> str:
+    """A link to a page of Prefect."""
+    return render("link.md", {"name": name, "url": Words(url)})
+
+
+def _counts(counts: Mapping[str, int]) -> Words:
+    return Words(count_line(counts))
+
+
+def _said(*parts: tuple[str, Sequence[str]]) -> list[tuple[str, list[str]]]:
+    """Titles and what stands under them, where something does."""
+    return [(title, list(texts)) for title, texts in parts if texts]
+
+
+def _away(row: Any) -> dict[str, str]:
+    away = str(row.away).replace("_", " ")
+    return {"name": spelled(str(row.name)), "away": away, "account": str(row.account), "reason": str(row.reason)}
+
+
+def _long(row: Any) -> dict[str, Any]:
+    since = f"{row.since:%Y-%m-%d %H:%M}"
+    return {
+        "name": spelled(str(row.name)),
+        "kind": str(row.kind),
+        "runs": int(row.runs),
+        "since": since,
+        "reason": str(row.reason),
+    }
+
+
+def _operation(row: Any) -> dict[str, str]:
+    return {"name": str(row.name), "target": str(row.target), "what": KINDS[Kind(str(row.kind))].words}
+
+
+def _who(rows: pd.DataFrame) -> list[dict[str, str]]:
+    return [{"name": spelled(str(row.name)), "kind": str(row.kind)} for row in rows.itertuples()]
 
 
 def plan_table(operations: pd.DataFrame, disclose: str) -> list[dict[str, str]]:

@@ -19,8 +19,8 @@ from tasks.policy import Policy
 from tasks.read.remember import held_keys, remember_in_step
 from tasks.run import WRITING, Run, finish
 from tasks.tell.events import emit
-from tasks.tell.page import run_id, say, show_markdown
-from tasks.tell.render import left_in, report_markdown, unheeded, wanted_names
+from tasks.tell.page import name_run, run_id, say, show_markdown
+from tasks.tell.render import left_in, report_card, report_markdown, unheeded, wanted_names
 from tasks.tell.rows import count_line, written
 from tasks.tell.stored_plan import StoredPlan
 from tasks.write.apply import Applied
@@ -81,6 +81,21 @@ class Report:
         """How the run ended, in one line that says all that somebody must know."""
         but = "; ".join((*self.loud, *self.remarks))
         return f"{self.status}, but {but}" if but else self.status
+
+    @property
+    def outcome(self) -> str:
+        """How the run ended, for its name in a list: `plan 7 waits for agreement: - 12 deactivate`."""
+        counts = count_line(self.planned, 3)
+        plan = f"plan {self.plan}" if self.plan else "a plan"
+        said = {
+            "applied": counts,
+            "planned": f"{plan}: {counts}",
+            "waiting": f"{plan} waits for agreement: {counts}",
+            "refused": f"{plan} refused: {counts}" if self.planned else "refused",
+            "rejected": f"{plan} rejected",
+            "partly applied": f"{len(self.failed):,} of {sum(self.planned.values()):,} operations failed",
+        }.get(self.status, self.status)
+        return f"{said} (see its report)" if self.loud else said
 
     def summary(self) -> dict[str, Any]:
         """The report as JSON values: counts and ids only."""
@@ -209,7 +224,9 @@ async def concluded(
         await remember_in_step(run, basis.cursors, basis.source.saved.id)
         if run.put_back and run.lasting:
             await in_thread(run.store.saw_put_back, run.directory_name, run.source_name)
-    await show_markdown(run.key("report"), report_markdown(report), "What this run did")
+    text, card = report_markdown(report, run.templates), report_card(report, run.templates)
+    await show_markdown(run.key("report"), text, card)
+    await name_run(report.outcome)
     await in_thread(finish, run, ending.status, report.summary())
     line = f"Written: {written(ending.outcomes)}." if ending.outcomes else f"Planned: {count_line(report.planned)}."
     say("%s. %s Held: %d.", report.headline.capitalize(), line, len(report.held))
@@ -288,4 +305,5 @@ def raise_if_short(report: Report, ending: Ending) -> None:
 async def skipped_report(source: str, directory: str, why: str) -> Report:
     """The report of a run that left the field to another one, or its source alone."""
     say("Skipped: %s", why)
+    await name_run("skipped")
     return Report(run=run_id(), source=source, directory=directory, status="skipped", plan=None, why=why)

@@ -68,10 +68,10 @@ def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def count_line(counts: Mapping[str, int]) -> str:
-    """`+ 12 create account, ~ 3 update`: counts by kind for one line."""
+def count_line(counts: Mapping[str, int], most: int = len(BY_DANGER)) -> str:
+    """`+ 12 create account, ~ 3 update`: counts by kind for one line, of the `most` dangerous kinds."""
     parts = [f"{KINDS[kind].sign} {counts[kind]:,} {KINDS[kind].words}" for kind in BY_DANGER if counts.get(kind)]
-    return ", ".join(parts) or "nothing to do"
+    return ", ".join(parts[:most] + (["…"] if len(parts) > most else [])) or "nothing to do"
 
 
 WORDS: Final[Mapping[str, str]] = {

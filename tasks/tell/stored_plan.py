@@ -24,13 +24,15 @@ from tasks.write.open import refuse_unless_open
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
     """A judged plan and its number in the store; None where there is nothing to do. `verdict` is the proposal's, with
-    what a person decided since; `waits`: why nobody is asked; `rejected`: who did, and why."""
+    what a person decided since; `waits`: why nobody is asked; `rejected`: who did, and why; `link`: to its table, from
+    the root of Prefect's UI."""
 
     number: int | None
     proposal: Proposal
     verdict: Verdict
     waits: str = ""
     rejected: str = ""
+    link: str = ""
 
     @property
     def plan(self) -> Plan:
@@ -73,7 +75,7 @@ async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None) -> S
         await in_thread(run.store.set_plan_status, number, status, at=now)
     stored = StoredPlan(number, proposal, verdict, waits)
     if (number or waits) and has_page():
-        await create_table(run, stored)
+        stored = replace(stored, link=await create_table(run, stored))
     return stored
 
 
@@ -146,8 +148,8 @@ async def asking(run: Run, other: str) -> bool:
     return bool(flow_run_id) and await waits(flow_run_id)
 
 
-async def create_table(run: Run, stored: StoredPlan) -> None:
-    """The plan as a table artifact of the flow run."""
+async def create_table(run: Run, stored: StoredPlan) -> str:
+    """The plan as a table artifact of the flow run; its address there."""
     rows: list[dict[str, Any]] = [*plan_table(stored.plan.operations, run.policy.disclose)]
-    description = plan_markdown(stored.plan, stored.number, stored.verdict, stored.impact)
-    await show_table(run.key("plan"), rows, description)
+    description = plan_markdown(stored.plan, stored.number, stored.verdict, stored.impact, run.templates)
+    return await show_table(run.key("plan"), rows, description)

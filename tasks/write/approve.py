@@ -16,9 +16,10 @@ from tasks.decide.guard import Verdict, limits_of
 from tasks.policy import Policy
 from tasks.run import Run
 from tasks.tell.events import emit
-from tasks.tell.page import page
+from tasks.tell.page import name_run, page
 from tasks.tell.proposal import Basis, Proposal
-from tasks.tell.render import question_markdown
+from tasks.tell.render import dangerous_part, question_markdown
+from tasks.tell.rows import count_line
 from tasks.tell.stored_plan import StoredPlan, store_plan
 
 Propose = Callable[[Run, Basis, Policy], Awaitable[Proposal]]
@@ -63,9 +64,11 @@ async def decided(run: Run, stored: StoredPlan) -> Decision | None:
     if shown is None or not can_ask:
         return None
     hours = run.policy.approval.expires_hours
-    question = question_markdown(stored, hours)
-    answer = await shown.ask(f"plan-{stored.number}", question, hours)
-    await in_thread(decide, run, stored, answer.decision(), answer.name, answer.reason)
+    question = question_markdown(stored, hours, run.templates)
+    await name_run(f"plan {stored.number} waits for agreement: {count_line(stored.plan.counts(), 3)}")
+    in_part = bool(dangerous_part(stored))
+    answer = await shown.ask(f"plan-{stored.number}", question, hours, in_part=in_part)
+    await in_thread(decide, run, stored, answer.decided(), answer.name, answer.reason)
     return await in_thread(run.store.decision, stored.number, now=datetime.now(UTC))
 
 

@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import pandas as pd
 
+import tasks.stage
 import tasks.stages
 from flows.road import SyncRequest, walk
 from flows.sync import sync
@@ -109,7 +110,7 @@ def frame_bytes(frame: pd.DataFrame) -> int:
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
     """Every stage notes its time."""
-    stages = [value for value in vars(tasks.stages).values() if isinstance(value, tasks.stages.Stage)]
+    stages = [value for value in vars(tasks.stages).values() if isinstance(value, tasks.stage.Stage)]
     patches = [patch.object(value, "fn", watch.timed(value.name, value.fn)) for value in stages]
     for one in patches:
         one.start()

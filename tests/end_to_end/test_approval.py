@@ -91,8 +91,7 @@ class Desk:
             raise AssertionError(f"wanted {wanted}, was {seen[-1:]}: {error}") from None
 
     def decide(self, run: str, decision: str, **more: str) -> httpx.Response:
-        chosen = {"approve": decision.startswith("approve"), "without": "without" in decision}
-        answer = {**chosen, "name": "Kim Admin", "reason": "they left", **more}
+        answer = {"decision": decision, "name": "Kim Admin", "reason": "they left", **more}
 
         def answered() -> (
             httpx.Response | None
@@ -166,8 +165,14 @@ def test_what_is_above_a_limit_waits_and_is_done_when_a_person_agrees(desk: Desk
     assert status == "waiting"
     assert desk.active() == before, "nothing is written before somebody agrees"
     question = desk.question(run)
-    for words in (f"Plan {number}: ", "user_deactivate: 12 of ", "limits.user_deactivate (10 %)", "deactivate"):
+    for words in (f"[Plan {number}](/artifacts/artifact/", "user_deactivate: 12 of ", "limits.user_deactivate (10 %)"):
         assert words in question
+    assert question.startswith("- **12 people lose all access: "), "what it does to people stands first"
+    assert "dangerous" not in question, "there is nothing else in it"
+    name = desk.state(run, "PAUSED")["name"]
+    assert name.startswith(f"acme sync: plan {number} waits for agreement: - 12 deactivate")
+    for word in ("", "yes", "approve the rest"):
+        assert desk.decide(run, word).json()["status"] == "REJECT"
     assert desk.decide(run, "approve", reason="").status_code != 201 or desk.state(run, "PAUSED"), "a reason is needed"
 
     # Its worker may end, and so may the server's other clients; the next one takes the run up.
@@ -218,7 +223,8 @@ def test_the_dangerous_part_can_be_left_out(desk: Desk) -> None:
     desk.change(disabled=0, joiners=3)
     run = desk.start()
     desk.state(run, "PAUSED")  # the people of the test before are still to be shut out
-    desk.decide(run, "approve without the dangerous part").raise_for_status()
+    assert "The dangerous part: deactivate." in desk.question(run)
+    desk.decide(run, "approve the rest").raise_for_status()
     desk.state(run, "COMPLETED")
     after = desk.active()
     assert not before - after, "nobody was shut out"

@@ -231,6 +231,7 @@ def test_deploying_again_changes_nothing_that_people_set(place: Place) -> None:
     assert after["id"] == before["id"]
     assert [one["active"] for one in after["schedules"]] == [False]
     assert len(place.rows("deployments")) == 7
+    assert {"Crowd credentials", "Identity provider credentials"} <= {row["name"] for row in place.rows("block_types")}
     assert len(place.rows("automations")) == 1
     assert len(place.rows("work_pools")) == 1
 
@@ -273,7 +274,7 @@ def test_a_worker_elsewhere_runs_what_a_schedule_starts(place: Place) -> None:
     first = until(taken, 120)
     place.api.delete(f"/deployments/{preview['id']}/schedules/{made[0]['id']}").raise_for_status()
     done = place.ended(first)
-    assert done["name"] == "acme: preview"
+    assert done["name"].startswith("acme preview: plan 1: + ")
     assert (place.elsewhere / "crowdsync.db").exists()
     assert not place.crowd.state()["users"]
 
@@ -309,9 +310,38 @@ def test_sync_all(place: Place) -> None:
     assert set(made[0]["tags"]) == {"crowdsync", "source:acme"}
     assert made[0]["id"] in rows["acme"]["run"]
     assert made[0]["parent_task_run_id"] is None
-    assert place.ended(made[0])["name"] == "acme sync"
+    assert place.ended(made[0])["name"].startswith("acme sync: + ")
+    assert run["name"] == "acme, busy, gone: 1 started, 2 skipped"
     assert place.crowd.state()["users"]
     assert not place.other.state()["users"]
+
+
+def test_sources_are_a_choice_where_they_are_known(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that joins crowdsync.toml later is started all the same: its form learns of it first."""
+    from flows.forms import offer
+
+    def choices(name: str) -> Any:
+        schema = place.deployment(f"{name}/{name}")["parameter_openapi_schema"]
+        request = schema["definitions"]["SyncRequest"]["properties"] if name == "sync" else schema["properties"]
+        return (request.get("source") or request["sources"]["items"]).get("enum")
+
+    assert choices("sync") is None
+    monkeypatch.setenv("CROWDSYNC_CONFIG", str(place.elsewhere / "crowdsync.toml"))
+    try:
+        asyncio.run(serving.deploy())
+        assert choices("sync") == choices("sync-person") == choices("sync-all") == ["acme", "busy", "gone"]
+        assert "source" not in place.deployment("sync-person/sync-person")["parameters"]
+        ident = place.deployment("sync-person/sync-person")["id"]
+        given = {"parameters": {"source": "later", "person": "ann"}, "state": {"type": "CANCELLED"}}
+        assert place.api.post(f"/deployments/{ident}/create_flow_run", json=given).status_code == 409
+        asyncio.run(offer(["acme", "later"]))
+        assert choices("sync") == choices("sync-person") == ["acme", "busy", "gone", "later"]
+        assert place.api.post(f"/deployments/{ident}/create_flow_run", json=given).is_success
+    finally:
+        monkeypatch.delenv("CROWDSYNC_CONFIG")
+        os.environ.pop(serving.DEFAULT_SOURCE, None)
+        asyncio.run(serving.deploy())
+    assert choices("sync") is None
 
 
 def test_a_source_that_cannot_be_started_keeps_no_other_from_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +409,8 @@ def test_buttons_touch_only_whom_they_name(place: Place, monkeypatch: pytest.Mon
     asyncio.run(called(full_read("busy")))
     assert reached()[0] == people
     names = {run["name"] for run in place.rows("flow_runs", sort="START_TIME_DESC", limit=20)}
-    assert {f"busy: {one} (preview)", f"busy: {one}", f"busy: {other}", "busy: full read"} <= names
+    for begins in (f"preview of {one}: plan 1: + ", f"sync of {one}: + ", f"sync of {other}: + ", "full read: + "):
+        assert [name for name in names if name.startswith(f"busy {begins}")]
 
 
 def memberships(state: dict[str, Any]) -> set[tuple[str, str]]:
@@ -454,7 +485,7 @@ async def test_a_press_is_answered_here_and_waits_for_agreement_without_holding_
     assert not answering.turns.locked()
     assert warm.store.lease("two") is None, "batches go on"
     assert not answering.taken
-    given = {"approve": True, "without": False, "name": "Kim Admin", "reason": "looked at"}
+    given = {"decision": "approve", "name": "Kim Admin", "reason": "looked at"}
     until(lambda: warm.place.api.post(f"/flow_runs/{asking['id']}/resume", json={"run_input": given}).is_success)
     await warm.served((asking, "COMPLETED"))
     assert {user["name"] for user in warm.crowd.state()["users"]} >= {who}

@@ -54,10 +54,10 @@ class Served:
         return rows
 
     def run(self, name: str, state: str) -> dict[str, Any]:
-        """The newest flow run of that name, when it has ended so, with all its task runs settled."""
+        """The newest flow run whose name begins so, when it has ended so, with all its task runs settled."""
 
         def ended() -> dict[str, Any] | None:
-            runs = self.list("flow_runs", sort="EXPECTED_START_TIME_DESC", flow_runs={"name": {"any_": [name]}})
+            runs = self.list("flow_runs", sort="EXPECTED_START_TIME_DESC", flow_runs={"name": {"like_": f"{name}: "}})
             return next((run for run in runs if run["state_type"] == state), None)
 
         found = until(ended)
@@ -145,7 +145,9 @@ def _drain() -> None:
 
 
 def test_a_run_and_its_stages_are_named_for_people(served: Served) -> None:
-    tasks = served.tasks(served.run("acme sync", "COMPLETED"))
+    run = served.run("acme sync", "COMPLETED")
+    assert run["name"].startswith("acme sync: + ")
+    tasks = served.tasks(run)
     chunks = [name for name in tasks if name.startswith("apply ")]
     assert {f"apply {number} of {len(chunks)}" for number in range(1, len(chunks) + 1)} == set(chunks)
     assert set(tasks) - set(chunks) == {
@@ -184,6 +186,7 @@ def test_the_plan_can_be_read(served: Served) -> None:
 def test_the_report_can_be_read(served: Served) -> None:
     report = served.artifact(served.run("acme sync", "COMPLETED"), "acme-report")
     text = report["data"]
+    assert report["description"].startswith("**applied** · + ")
     assert text.startswith("# acme → crowd: applied\n")
     assert "Planned (plan 1): + " in text
     assert "\nWritten: " in text
@@ -200,8 +203,14 @@ def test_progress_is_shown(served: Served) -> None:
 
 def test_a_failed_run_says_what_where_and_what_to_do(served: Served) -> None:
     run = served.run("acme preview", "FAILED")
-    for words in ("AuthenticationError", "sources.acme", "401", "$CROWDSYNC_SOURCE_TOKEN"):
+    assert run["name"] == "acme preview: credentials not accepted"
+    report = served.artifact(run, "acme-report")
+    for words in ("sources.acme", "401", "$CROWDSYNC_SOURCE_TOKEN", "crowdsync check"):
         assert words in run["state"]["message"]
+        assert words in report["data"]
+    assert "Error" not in run["state"]["message"]
+    assert report["description"] == "**credentials not accepted**"
+    assert "Nothing was written" in report["data"]
     assert served.tasks(run)["extract-acme"] == "FAILED"
 
 
@@ -215,6 +224,22 @@ def test_one_page_says_how_everything_stands(served: Served) -> None:
     until(lambda: served.api.delete(f"/artifacts/{page['id']}").status_code in (204, 404))  # (503 while it is busy)
     _sync("preview")
     assert len(served.list("artifacts", artifacts=key)) == 1
+
+
+def test_a_log_has_a_line_for_each_stage_and_no_traceback(served: Served) -> None:
+    def lines(run: dict[str, Any]) -> str:
+        logs = {"flow_run_id": {"any_": [run["id"]]}}
+        return "\n".join(row["message"] for row in served.list("logs", limit=200, logs=logs))
+
+    failed, done = served.run("acme preview", "FAILED"), served.run("acme sync", "COMPLETED")
+    until(lambda: "credentials" in lines(failed) and "Applied" in lines(done))
+    assert "Traceback" not in lines(failed)
+    for words in ("Read ", "Kept as snapshot 1", "Sound: ", "In scope: ", "Wanted in Crowd: ", "Plan: + "):
+        assert f"\n{words}" in lines(done), words
+    for words in ("get one", "0 people lose all access", "Nothing stands against it"):
+        assert words in lines(done)
+    people = [user["name"] for user in served.crowd.state()["users"] if len(user["name"]) > 5]
+    assert not [name for name in people if name in lines(done)]
 
 
 def test_a_schedule_makes_runs_and_a_deployment_runs(served: Served) -> None:
@@ -236,7 +261,7 @@ def test_a_schedule_makes_runs_and_a_deployment_runs(served: Served) -> None:
 
     run = until(ended, 60)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert run["name"] == "acme preview"
+    assert run["name"].startswith("acme preview: ")
     assert run["parameters"]["request"]["source"] == "acme"
 
 

@@ -34,8 +34,8 @@ from deployments.sandbox.organisation import changed, organisation
 from deployments.sandbox.provider import toml
 from flows import subscriptions as flow
 from flows.road import SyncRequest, walk
-from flows.subscriptions import summary
 from tasks.read.subscribed import look_after
+from tasks.tell.render import subscriptions_markdown
 
 SIZE: dict[str, Any] = {"users": 30, "groups": 4, "memberships": 60, "seed": 7}
 CHANGES = {"seed": 5, "joiners": 2, "disabled": 2, "renamed": 2, "updated": 3}
@@ -264,7 +264,7 @@ async def test_what_the_provider_refuses_is_told_beside_the_others_and_never_the
         assert (became.count("missing"), len(set(became))) == (1, 2), rows
         assert says in next(row["why"] for row in rows if row["what"] == "missing")
         assert SECRET not in str(rows)
-        assert "1 missing" in summary(rows)
+        assert "1 missing" in subscriptions_markdown(rows)
         place.idp.unsubscribe()
         place.aged(3)
 

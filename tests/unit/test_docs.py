@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from connectors.idp import SOURCES
-from connectors.settings import DirectorySettings, Settings, StoreSettings, load
+from connectors.settings import DirectorySettings, ReportSettings, Settings, StoreSettings, load
 from connectors.source import EventSettings, PollingSettings, SourceSettings, WebhookSettings, WithPolling
 from deployments.cli import COMMANDS, app
 from tasks.policy import Policy, policy_of, read_policy
@@ -261,6 +261,7 @@ def _shared() -> list[Setting]:
         *_fields(EventSettings, "sources.NAME.events."),
         *_fields(WithPolling, "sources.NAME."),
         *_fields(PollingSettings, "sources.NAME.polling."),
+        *_fields(ReportSettings, "report."),
     ]
 
 

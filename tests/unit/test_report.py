@@ -37,9 +37,10 @@ from tasks.read.remember import remember_held
 from tasks.run import Run
 from tasks.tell import report as telling
 from tasks.tell.proposal import Basis
-from tasks.tell.render import cell, left_in, plain, report_markdown, unheeded
+from tasks.tell.render import left_in, report_markdown, unheeded
 from tasks.tell.report import Ending, Report, emit_unheeded, lasting
 from tasks.tell.rows import left_out
+from tasks.tell.templates import cell, plain
 from tests.road import run_of
 
 MARKDOWN = MarkdownIt("commonmark").enable("strikethrough").enable("table")

@@ -14,7 +14,7 @@ import stamina
 from connectors.errors import RefusedError, RetryableError
 from connectors.glance import plan_status
 from connectors.store import Store
-from tasks.stages import task
+from tasks.stage import task
 from tests.support.stored import AT, plan
 
 _NAMED = """
