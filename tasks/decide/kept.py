@@ -52,10 +52,14 @@ class _Given:
 
 
 def _digest(value: Any) -> Any:
-    if isinstance(value, (pd.Series, pd.Index)):
-        value = pd.DataFrame({"": value.array})
-    if isinstance(value, pd.DataFrame):
-        return frame_digest(value)
+    if isinstance(value, pd.Index):
+        return frame_digest(pd.DataFrame({"": value.array}))
+    if isinstance(value, (pd.Series, pd.DataFrame)):
+        # What is found carries the labels of its rows: the same rows with others are something else.
+        plain = value.index.equals(pd.RangeIndex(len(value)))
+        labels = () if plain else tuple(value.index)
+        frame = pd.DataFrame({"": value.array}) if isinstance(value, pd.Series) else value
+        return frame_digest(frame), labels
     return value.digest() if hasattr(value, "digest") else value
 
 

@@ -35,6 +35,8 @@ def test_equal_arguments_are_answered_once() -> None:
     named(rows("x", "y"), ids, policy, "m")
     named(rows("xy", ""), ids, policy, "n")
     assert len(asked) == 6
+    relabelled, _ = named(rows("x", "y").set_axis([3, 4]), ids, policy, "n")
+    assert relabelled.index.tolist() == [3, 4], "rows are found by their labels by whoever is given them"
 
 
 def test_what_raises_is_asked_again() -> None:
