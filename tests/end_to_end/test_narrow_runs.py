@@ -232,9 +232,10 @@ def test_one_group_after_the_other_ends_where_a_wide_run_does(place: Place) -> N
 
 
 def test_what_a_group_does_not_tell_makes_its_run_wide(place: Place) -> None:
-    said = place.say("sync", "--group", "nobody-at-all")
-    assert "Everything was read, because the last wide run found no group 'nobody-at-all' in Crowd" in said
-    assert "nothing to do" in said
+    place.scim.reset_counts()
+    said = place.say("sync", "--group", "nobody-at-all", code=2)
+    assert "neither Crowd nor the source has a group 'nobody-at-all'" in said
+    assert "GET /Groups" in place.scim.counts(), "nobody says so without having looked"
     place.scim.change(seed=12, renamed_groups=8)
     said = place.say("sync", "--group", place.crowd.state()["groups"][0]["name"])
     assert "of acme is gone or changed." in said

@@ -72,7 +72,8 @@ def _sources() -> set[str]:
     return {
         file.relative_to(ROOT).as_posix()
         for file in files
-        if "__pycache__" not in file.parts and file.suffix not in (".md", ".pyc")  # (documentation is read on the web)
+        # (Documentation is read on the web.)
+        if "__pycache__" not in file.parts and (file.suffix not in (".md", ".pyc") or "templates" in file.parts)
     }
 
 

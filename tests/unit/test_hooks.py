@@ -287,7 +287,7 @@ def test_the_hook_of_security_event_tokens() -> None:
             '[sources.acme.events]\nissuer = "i"\naudience = "a"\njwks_url = "http://i/k"',
             "sources.acme.events.jwks_url: ",
         ),
-        ('[sources.acme.webhook]\nsecret = "x"', "sources.acme.webhook.secret: there is no such setting"),
+        ('[sources.acme.webhook]\nsecret = "x"', "sources.acme.webhook.secret: a secret never stands in this file"),
         ('[sources.acme.webhook]\nkind = "okta"', "sources.acme.webhook.kind: "),
     ],
 )

@@ -477,12 +477,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shown = asked()
         rows = [line.split() for line in shown.splitlines()]
         assert max(map(len, shown.splitlines())) <= 80
-        assert [str(one), "acme", "user", "00u1a2b3c4d5e6f", "webhook"] == rows[2][:5]  # (folded)
-        assert rows[2][-2:] == ["1", "held"]
+        assert [str(one), "acme", "user", "00u1a2b3c4d5e6f7g8h9", "webhook"] == rows[2][:5]
+        assert [line.strip() for line in shown.splitlines()][3:5] == ["status held", "Crowd says no"]
         assert "at work" in shown
         assert "\\u001b" in shown
-        assert f"no. {one}  held: Crowd says no" in shown
-        assert f"no. {two}  waiting, again at 2" in shown
+        assert "again at 2" in shown
+        assert "UTC, the source does not answer" in shown
         assert "1 held" in shown
         assert "2 waiting" in shown
         for wrong in ("99", str(three), "x"):
