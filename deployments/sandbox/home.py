@@ -20,7 +20,7 @@ MARKER: Final = ".crowdsync-sandbox"
 CONFIG: Final = "crowdsync.toml"
 DATABASE: Final = "crowdsync.db"
 PREFECT: Final = "prefect"
-_DATABASE_FILES: Final = tuple(DATABASE + end for end in ("", "-wal", "-shm", "-journal"))
+_DATABASE_FILES: Final = tuple(DATABASE + end for end in ("", "-wal", "-shm", "-journal", ".head"))
 _WAY: Final = "name a new or empty folder with --home"
 
 

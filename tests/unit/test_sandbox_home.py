@@ -71,10 +71,12 @@ def test_a_new_folder_an_empty_one_and_its_own_are_taken(tmp_path: Path) -> None
     for folder in (tmp_path / "new" / "deep", tmp_path / "empty", tmp_path / "link"):
         made(folder)
         (folder / "crowdsync.db-wal").write_bytes(b"history")
+        (folder / "crowdsync.db.head").write_bytes(b"how far it was")
         (folder / "crowdsync.db.backup").write_bytes(b"of a person")
         with sandbox_home.opened(folder) as own:
             assert not own.database.exists()
             assert not own.database.with_name("crowdsync.db-wal").exists()
+            assert not own.database.with_name("crowdsync.db.head").exists(), "else this one is an older copy of that"
             assert (folder / "crowdsync.db.backup").exists(), "what the sandbox did not make stays"
             own.configure("# anew\n")
         with sandbox_home.opened(folder) as own:
