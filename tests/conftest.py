@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -72,15 +73,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByPlace(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            whole = _file(nodeid) in WHOLE and not nodeid.partition("::")[2].startswith(ALONE)
-            return nodeid.partition("::")[0] if whole else nodeid
+            return nodeid.partition("::")[0] if _whole(nodeid) else nodeid
 
     config.option.loadscopereorder = False  # (it would put the scopes with most tests first)
     return ByPlace(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest first; the rest as it was."""
+def _whole(nodeid: str) -> bool:
+    """Whether the tests of its file belong together."""
+    return _file(nodeid) in WHOLE and not nodeid.partition("::")[2].startswith(ALONE)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest first; the rest as it was. With CROWDSYNC_HALF (0 or 1) one half of the long ones, always the
+    same: a file whose tests belong together is in one half."""
+    if half := os.environ.get("CROWDSYNC_HALF"):
+        chosen = {
+            item: item.get_closest_marker("long") is None
+            or crc32((item.nodeid.partition("::")[0] if _whole(item.nodeid) else item.nodeid).encode()) % 2 == int(half)
+            for item in items
+        }
+        config.hook.pytest_deselected(items=[item for item in items if not chosen[item]])
+        items[:] = [item for item in items if chosen[item]]
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(_file(item.nodeid), len(order)))
 
