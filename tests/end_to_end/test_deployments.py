@@ -639,7 +639,7 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
             ["bash", "-ec", f". {tmp_path}/demo/env; crowdsync sync acme"], env=kept, capture_output=True, text=True
         )
         assert shell.returncode == 3, shell.stdout + shell.stderr
-        assert "waits" in shell.stdout + shell.stderr
+        assert "waiting" in shell.stdout + shell.stderr
         assert active(crowd) == before
     os.killpg(up.pid, how)
     assert up.wait(60) == 0
