@@ -194,8 +194,9 @@ def configured(
         if os.environ.get("CROWDSYNC_CONFIG") != config:
             called_with(config)
         os.environ["CROWDSYNC_CONFIG"] = config  # the flow reads it too, in whatever process it runs
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 160  # a mail or a log file has no edge
+    if not console.is_terminal:  # a mail or a log file has no edge
+        columns = os.environ.get("COLUMNS", "")
+        console.width = (columns.isdigit() and int(columns)) or 160
     logging.getLogger("stamina").setLevel(logging.ERROR)  # how often a call was tried stands in its error
 
 
