@@ -40,6 +40,7 @@ class Sandbox:
 def demo(console: Console, people: int, home: Path, kind: str = "scim") -> None:
     """Five scenes: everybody is new, nothing is new, some days later, a mistake in the provider, and a run that is
     killed."""
+    console.width = min(console.width, 100)
     with sandbox(people, home, kind, prefect=False) as running:
         scene = Scenes(console, running)
         console.print(f"A made-up company of about {people} people on {running.idp.title}, and an empty Crowd.")
