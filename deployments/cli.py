@@ -125,7 +125,7 @@ COMMANDS: Final = (
     Command(
         "demo",
         "deployments.trying:demo",
-        "The whole road on a made-up company: a real SCIM server or an emulated provider, Crowd, a Prefect server.",
+        "The whole road on a made-up company: a real SCIM server or an emulated provider, and Crowd, in five scenes.",
     ),
     Command(
         "up",

@@ -86,7 +86,7 @@ def demo(
     home: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path(".crowdsync/demo"),
     idp: Idp = "scim",
 ) -> None:
-    """The whole road on a made-up company: a real SCIM server or an emulated provider, Crowd, a Prefect server."""
+    """The whole road on a made-up company: a real SCIM server or an emulated provider, and Crowd, in five scenes."""
     from deployments.demo import demo as run
 
     with explained():
