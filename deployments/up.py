@@ -69,7 +69,7 @@ def _tell(console: Console, running: Sandbox, told: RealTime, home: Path, export
     line("Then", f"disable somebody at {idp.page}" if idp.page else "Quick run of some-days-later, and of sync-all",
          "and seconds later Crowd follows" if idp.page else "and Crowd follows")  # fmt: skip
     line("Or", "some-days-later moves the company on; mass-leavers disables 40 % of it:",
-         "then sync waits for you, and Resume asks for your decision")  # fmt: skip
+         "no more than the limits allow are shut out, sync waits, and Resume asks you")  # fmt: skip
     console.print()
     console.print("In another terminal, from this folder:")
     console.print(f"  . {exports}\n  crowdsync check\n  crowdsync sync", highlight=False, soft_wrap=True)

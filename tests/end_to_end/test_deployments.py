@@ -629,7 +629,8 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
         given = {"parameters": {"source": "acme", "person": who}}
         made = api.post(f"/deployments/{ident}/create_flow_run", json=given).json()["id"]
         until(lambda: api.get(f"/flow_runs/{made}").json()["state_type"] == "COMPLETED", 60)
-        # Somebody makes a mistake in the provider: nobody is shut out of Crowd, and another terminal is told.
+        # Somebody makes a mistake in the provider: it tells of people one by one, and the limit of a day (10 %) is kept
+        # by real time, with the one of before; another terminal is told.
         before, off = active(crowd), httpx.get(page).text.count(">enable<")
         ident = next(row["id"] for row in rows if row["name"] == "mass-leavers")
         made = api.post(f"/deployments/{ident}/create_flow_run", json={}).json()["id"]
@@ -640,7 +641,9 @@ def test_up_serves_everything_and_ends_with_all_its_children(tmp_path: Path, how
         )
         assert shell.returncode == 3, shell.stdout + shell.stderr
         assert "waiting" in shell.stdout + shell.stderr
-        assert active(crowd) == before
+        after = active(crowd)
+        assert after <= before
+        assert 1 + len(before - after) <= (len(before) + 1) / 10
     os.killpg(up.pid, how)
     assert up.wait(60) == 0
     until(lambda: not ps("--pid", ",".join(children)), 20)
