@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,21 +18,20 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from connectors.store import Store
+from deployments import terminal
+from deployments.cli import app
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
-from deployments.server import PrefectServer
-from tests.support.prefect import PASSWORD, TOKEN, fresh_server, until
+from deployments.server import PrefectServer, say_goodbye
+from tests.support.prefect import PASSWORD, TOKEN, fresh_server, serving, until
 
-ROOT = Path(__file__).parents[2]
-CROWDSYNC = str(Path(sys.executable).with_name("crowdsync"))
 WAIT = 180
 
-_SERVE = """
-from flows.sync import sync
-sync.serve(name="sync", parameters={"request": {"source": "acme", "mode": "sync"}}, print_starting_message=False)
-"""
+SERVED = {"name": "sync", "parameters": {"request": {"source": "acme", "mode": "sync"}}}
 
 
 @dataclass(slots=True)
@@ -51,9 +49,7 @@ class Desk:
 
     def serve(self) -> None:
         log = (self.home / "served.log").open("a")
-        self.serving = subprocess.Popen(
-            [sys.executable, "-c", _SERVE], cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT
-        )
+        self.serving = serving(SERVED, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
 
     def start(self, **request: Any) -> str:
         def deployed() -> dict[str, Any] | None:
@@ -118,6 +114,10 @@ class Desk:
         self.seed += 1
         self.idp.change(seed=self.seed, **amounts)
 
+    def command(self, *words: str) -> Result:
+        """`crowdsync` in this process, on the same server."""
+        return CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+
     def store(self) -> Store:
         return Store.open(f"sqlite:///{self.home}/crowdsync.db")
 
@@ -130,7 +130,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
         os.environ["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
-        server = stack.enter_context(fresh_server(home))
+        server = stack.enter_context(fresh_server(home, "PAUSE_EXPIRATIONS"))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         idp = stack.enter_context(sandbox_scim.prepared(users=60, groups=6, memberships=150, token=TOKEN))
         config = home / "crowdsync.toml"
@@ -144,7 +144,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             "CROWDSYNC_CROWD_PASSWORD": PASSWORD,
             "CROWDSYNC_SOURCE_TOKEN": TOKEN,
         }
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
         server.wait()
+        stack.enter_context(temporary_settings({PREFECT_API_URL: f"{server.url}/api"}))
         environment = {**os.environ, "PREFECT_API_URL": f"{server.url}/api"}
         api = stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=120))
         made = Desk(api, home, crowd, idp, server, environment, None)  # type: ignore[arg-type]
@@ -154,6 +157,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         made.state(made.start(), "COMPLETED")
         assert len(made.active()) > 50
         yield made
+        say_goodbye()
 
 
 def test_what_is_above_a_limit_waits_and_is_done_when_a_person_agrees(desk: Desk) -> None:
@@ -231,33 +235,25 @@ def test_the_dangerous_part_can_be_left_out(desk: Desk) -> None:
     assert len(after - before) == 3, "everything else was done"
 
 
-def test_the_command_line_lets_a_run_go_on(desk: Desk) -> None:
+def test_the_command_line_lets_a_run_go_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal.console, "width", 200)
     before = desk.active()
     run = desk.start()
     desk.state(run, "PAUSED")
     number, _ = desk.plan()
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [CROWDSYNC, *words],
-            cwd=ROOT,
-            env={**desk.environment, "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-        )
-
-    blank = command("approve", str(number), "--reason", " ")
-    assert blank.returncode == 2, blank.stderr
-    done = command("approve", str(number), "--by", "Robin", "--reason", "checked with HR")
-    assert done.returncode == 0, done.stderr
+    blank = desk.command("approve", str(number), "--reason", " ")
+    assert blank.exit_code == 2, blank.stderr
+    done = desk.command("approve", str(number), "--by", "Robin", "--reason", "checked with HR")
+    assert done.exit_code == 0, done.stderr
     assert "its run in Prefect goes on" in done.stdout
     desk.state(run, "COMPLETED")
     assert len(before - desk.active()) >= 10
-    shown = command("decisions").stdout
+    shown = desk.command("decisions").stdout
     assert "Robin" in shown
     assert "checked with HR" in shown
-    twice = command("approve", str(number), "--reason", "again")
-    assert twice.returncode == 2
+    twice = desk.command("approve", str(number), "--reason", "again")
+    assert twice.exit_code == 2
     assert "no longer open to a decision" in twice.stderr
 
 
@@ -277,19 +273,16 @@ def test_an_agreement_ends(desk: Desk) -> None:
 
 
 def test_without_a_deployment_nobody_can_be_asked_so_the_plan_waits(desk: Desk) -> None:
-    command = [CROWDSYNC, "sync"]
-    run = subprocess.run(command, cwd=ROOT, env=desk.environment, capture_output=True, text=True)
+    run = desk.command("sync")
     number, status = desk.plan()
-    assert run.returncode == 3, run.stderr
+    assert run.exit_code == 3, run.stderr
     assert "needs agreement" in run.stdout + run.stderr
     assert status == "waiting"
-    agreed = [CROWDSYNC, "approve", str(number), "--by", "Robin", "--reason", "agreed"]
-    said = subprocess.run(agreed, cwd=ROOT, env=desk.environment, capture_output=True, text=True)
+    said = desk.command("approve", str(number), "--by", "Robin", "--reason", "agreed")
     assert f"crowdsync apply {number}" in said.stdout, said.stderr
     before = desk.active()
-    apply = [CROWDSYNC, "apply", str(number)]
-    done = subprocess.run(apply, cwd=ROOT, env=desk.environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = desk.command("apply", str(number))
+    assert done.exit_code == 0, done.stderr
     assert len(before - desk.active()) >= 9
     assert "agreed" in done.stdout
 

@@ -1,8 +1,8 @@
 """The `crowdsync` command as people meet it: what goes wrong says what, where and what to do; what goes well shows it.
 
-Every case runs the real command line against a SCIM server, an emulated Crowd and a Prefect server. Most
-run in this process, because Prefect takes seconds to import; where the process itself matters (its exit
-code, its two streams, no Prefect server), it is one of its own.
+Every case runs the real command line against a SCIM server and an emulated Crowd. Most run in this process; where the
+process itself matters (its exit code, its two streams, how it ends), it is one of its own. With a Prefect server the
+same commands are in test_approval.py and test_prefect.py.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from deployments import terminal
 from deployments.cli import app
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
-from deployments.server import PrefectServer, say_goodbye
-from tests.support.prefect import fresh_server
 
 PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
 SECRETS = {"CROWDSYNC_CROWD_PASSWORD": PASSWORD, "CROWDSYNC_SOURCE_TOKEN": TOKEN}
@@ -59,12 +57,11 @@ class Answer:
 
 @dataclass(slots=True)
 class Place:
-    """A company, a Crowd and a Prefect server, and the configurations that point at them."""
+    """A company and a Crowd, and the configurations that point at them."""
 
     home: Path
     crowd: sandbox_crowd.RunningCrowd
     scim: sandbox_scim.RunningScim
-    prefect: PrefectServer
     page: str
     tls: str
     files: int = 0
@@ -97,7 +94,7 @@ class Place:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """One command, in a process of its own."""
-        env = {**os.environ, **SECRETS, "PREFECT_API_URL": f"{self.prefect.url}/api", **environment}
+        env = {**os.environ, **SECRETS, **environment}
         return subprocess.Popen(
             [str(Path(sys.executable).with_name("crowdsync")), *arguments],
             env={name: value for name, value in env.items() if value},
@@ -158,21 +155,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     trustme.CA().issue_cert("localhost").configure_cert(context)
     before = dict(os.environ)
     with ExitStack() as stack:
-        prefect = stack.enter_context(fresh_server(home))
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
-        from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
-
+        os.environ.pop("PREFECT_API_URL", None)
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         scim = stack.enter_context(sandbox_scim.prepared(users=40, groups=6, memberships=120, token=TOKEN))
-        stack.enter_context(
-            temporary_settings(
-                {PREFECT_API_URL: f"{prefect.url}/api", PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
-            )
-        )
-        stack.callback(say_goodbye)  # the next server's runs must not be told to this one
         page = stack.enter_context(web_page())
-        yield Place(home, crowd, scim, prefect, page, stack.enter_context(web_page(context)))
+        yield Place(home, crowd, scim, page, stack.enter_context(web_page(context)))
 
 
 # --- what goes wrong --------------------------------------------------------------------------------
@@ -334,7 +323,6 @@ def test_a_wrong_setting_is_told_before_anything_starts(place: Place, name: str)
 
 @pytest.mark.parametrize("name", SIDES)
 def test_a_side_that_cannot_be_read_is_told_in_one_line(place: Place, name: str) -> None:
-    place.prefect.wait()
     told(place, "sync", SIDES[name])
     told(place, "check", SIDES[name])
 
@@ -347,7 +335,6 @@ def test_a_missing_configuration_is_told(place: Place) -> None:
 
 
 def test_a_token_that_expires_in_the_middle_is_told(place: Place) -> None:
-    place.prefect.wait()
     place.scim.faults({"kind": "status", "status": 401, "path": "/Groups", "times": 0})
     try:
         told(place, "sync", Wrong(WRONG, ("sources.acme", "401", "$CROWDSYNC_SOURCE_TOKEN")))
@@ -357,7 +344,6 @@ def test_a_token_that_expires_in_the_middle_is_told(place: Place) -> None:
 
 @pytest.mark.parametrize("how", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
 def test_a_locked_database_is_told(place: Place, how: str) -> None:
-    place.prefect.wait()
     config = place.config()
     assert place.run(config, "runs").code == 0
     with sqlite3.connect(config.with_suffix(".db"), isolation_level=None) as holder:
@@ -454,7 +440,6 @@ def test_a_run_that_is_killed_leaves_no_process_behind(place: Place, tmp_path: P
         assert time.monotonic() < deadline, there()
         time.sleep(0.1)
     assert "running" in place.run(config, "runs").out
-    place.prefect.wait()
     assert place.run(config, "plan").code == 0
     said = place.run(config, "runs").out
     assert "running" not in said
@@ -468,7 +453,6 @@ def test_a_run_that_is_killed_leaves_no_process_behind(place: Place, tmp_path: P
 
 def test_the_good_ways(place: Place) -> None:
     """dry run, plan, apply, refused where a side moved, sync, and everything that looks back."""
-    place.prefect.wait()
     place.crowd.clear()
     config = place.config()
 
@@ -532,7 +516,6 @@ def test_the_good_ways(place: Place) -> None:
 
 
 def test_limits_refuse_and_force_goes_past_them(place: Place) -> None:
-    place.prefect.wait()
     place.crowd.clear()
     place.crowd.load(users=[["vera", "V", "A", "Vera", "vera@x", True, {"crowdsync.id": ["okta:1"]}]], groups=[])
     config = place.config(policy="limits.user_create.absolute = 5")
@@ -555,7 +538,6 @@ def test_limits_refuse_and_force_goes_past_them(place: Place) -> None:
 
 def test_who_is_held_for_long_is_told_and_ends_in_an_exit_code_of_its_own(place: Place) -> None:
     """Nothing is left to do, and yet not all is well; a preview counts no run, and says the same."""
-    place.prefect.wait()
     place.crowd.clear()
     config = place.config(policy="limits.held_runs = 2\nprotection.users = ['admin', 'a*']")
     assert place.run(config, "sync").code == 0
@@ -573,7 +555,6 @@ def test_who_is_held_for_long_is_told_and_ends_in_an_exit_code_of_its_own(place:
 
 def test_limits_count_what_runs_before_took_away(place: Place) -> None:
     """Two may go in a day: the third one waits, unless a person says so, and then the count begins anew."""
-    place.prefect.wait()
     place.crowd.clear()
     config = place.config(policy="limits.user_deactivate.absolute = 2\nlimits.held_runs = 99")
     assert place.run(config, "sync").code == 0
@@ -590,7 +571,6 @@ def test_limits_count_what_runs_before_took_away(place: Place) -> None:
 
 def test_a_run_that_is_stopped_says_how_far_it_came(place: Place) -> None:
     """The right to add groups is missing in Crowd: seen when the first one is written."""
-    place.prefect.wait()
     try:
         place.crowd.configure(
             directories=[{"name": "people"}],

@@ -123,7 +123,7 @@ def installed(home: Path) -> Path:
     packages = next(home.glob("lib/python*/site-packages"))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     for package in ("connectors", "tasks", "flows", "deployments"):
-        shutil.copytree(ROOT / package, packages / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, packages / package)
     return home / "bin" / "python"
 
 
@@ -136,7 +136,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with ExitStack() as stack:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
-        server = stack.enter_context(fresh_server(home))
+        server = stack.enter_context(fresh_server(home, "SCHEDULER"))
         crowds = [stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD})) for _ in range(2)]
         scim = stack.enter_context(sandbox_scim.prepared(**COMPANY, token=TOKEN))
         source = f'[sources.{{}}]\nkind = "scim"\nurl = "{scim.url}"\ndirectory = "{{}}"\n'

@@ -101,7 +101,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with ExitStack() as stack:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
-        server = stack.enter_context(fresh_server(home))
+        server = stack.enter_context(fresh_server(home, "TRIGGERS"))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         scim = stack.enter_context(sandbox_scim.prepared(users=20, groups=4, memberships=50, token=TOKEN))
         listener = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))

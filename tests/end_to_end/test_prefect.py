@@ -12,7 +12,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -27,16 +26,17 @@ import pytest
 from connectors.errors import AuthenticationError, ConfigurationError, CrowdsyncError
 from deployments.sandbox import crowd as sandbox_crowd
 from deployments.sandbox import scim as sandbox_scim
-from tests.support.prefect import PASSWORD, TOKEN, fresh_server, until
+from tests.support.prefect import PASSWORD, TOKEN, fresh_server, serving, until
 
 WRONG_TOKEN = "expired-token-3Vb"
 
 
-_SERVE = """
-from flows.sync import sync
-sync.serve(name="acme", cron="* * * * *", parameters={"request": {"source": "acme", "mode": "preview"}},
-           tags=["crowdsync"], print_starting_message=False)
-"""
+SERVED = {
+    "name": "acme",
+    "cron": "* * * * *",
+    "parameters": {"request": {"source": "acme", "mode": "preview"}},
+    "tags": ["crowdsync"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with ExitStack() as stack:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)
-        server = stack.enter_context(fresh_server(home))
+        server = stack.enter_context(fresh_server(home, "SCHEDULER"))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
         scim = stack.enter_context(
             sandbox_scim.prepared(users=30, groups=5, memberships=90, token=TOKEN, difficult=True)
@@ -114,15 +114,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
         server.wait()
         log = stack.enter_context((home / "served.log").open("w"))
-        serving = subprocess.Popen(
-            [sys.executable, "-c", _SERVE],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "PREFECT_API_URL": f"{server.url}/api", "PREFECT_RUNNER_POLL_FREQUENCY": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        stack.callback(serving.wait, 30)
-        stack.callback(serving.terminate)
+        env = {**os.environ, "PREFECT_API_URL": f"{server.url}/api", "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+        served = serving(SERVED, env=env, stdout=log, stderr=subprocess.STDOUT)
+        stack.callback(served.wait, 30)
+        stack.callback(served.terminate)
         stack.enter_context(temporary_settings({PREFECT_API_URL: f"{server.url}/api"}))
         place = Served(stack.enter_context(httpx.Client(base_url=f"{server.url}/api", timeout=120)), home, crowd)
 

@@ -71,7 +71,8 @@ class Place:
 
     def configure(self, store: str, more: str = "") -> None:
         (self.home / "crowdsync.toml").write_text(
-            f'[store]\nurl = "{store}"\nbusy = 120\n[directory]\nurl = "{self.crowd.url}"\napplication = "crowdsync"\n'
+            f'[store]\nurl = "{store}"\nhead_file = "{self.home}/{Path(store).name}.head"\nbusy = 120\n'
+            f'[directory]\nurl = "{self.crowd.url}"\napplication = "crowdsync"\n'
             f'{more}\n[sources.acme]\nkind = "scim"\nurl = "{self.idp.url}"\n',
             encoding="utf-8",
         )

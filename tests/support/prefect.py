@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deployments.demo import prefect_server
 from deployments.server import PrefectServer
 
 PASSWORD, TOKEN = "pass-of-crowd-7Qz", "token-of-acme-9Xk"
+SERVICES = (
+    "CANCELLATION_CLEANUP",
+    "CLEANUP_RECONCILER",
+    "FOREMAN",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "SCHEDULER",
+    "TRIGGERS",
+)
 Found = TypeVar("Found")
 
 
@@ -29,12 +40,22 @@ def until(look: Callable[[], Found | None], seconds: float = 40) -> Found:
     return found
 
 
+def serving(deployment: Mapping[str, Any], **options: Any) -> subprocess.Popen[bytes]:
+    """A process that serves the flow `sync` as this deployment (see served.py), with these options of Popen."""
+    command = [sys.executable, "-m", "tests.support.served", json.dumps(deployment)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], **options)
+
+
 @contextmanager
-def fresh_server(place: Path) -> Iterator[PrefectServer]:
-    """A Prefect server, starting, with its runs kept in a folder of `place`, which pytest made.
+def fresh_server(place: Path, *services: str) -> Iterator[PrefectServer]:
+    """A Prefect server, starting, with its runs kept in a folder of `place`, which pytest made, and of the services that
+    look around every few seconds only those that are named: all together are a quarter of a processor.
 
     Its database is a copy of one that Prefect made for all: each would run a hundred migrations, for four seconds.
     """
+    assert set(services) <= set(SERVICES)
+    for name in SERVICES:
+        os.environ[f"PREFECT_SERVER_SERVICES_{name}_ENABLED"] = str(name in services).lower()
     home = place / "prefect"
     home.mkdir()
     shutil.copy(_migrated(place.parent), home / "prefect.db")
