@@ -40,7 +40,7 @@ def mass_leavers(
     percent: Annotated[int, Field(title="Per cent of its people", ge=1, le=90)] = 40,
     undo: Annotated[bool, Field(title="Undo", description="Take back what these buttons did last.")] = False,
 ) -> State[Any]:
-    """Somebody makes a mistake in the sandbox's identity provider: a large part of the company is disabled, one by one."""
+    """Somebody makes a mistake in the sandbox's identity provider: a large part of its people is disabled."""
     done = "what was changed last is taken back" if undo else f"{percent} % of the people are disabled"
     return _told({"undo": True} if undo else {"percent": percent}, f"In the identity provider, {done}.")
 

@@ -37,7 +37,7 @@ from tests import road
 from tests.support.long import long_after
 
 PAGE = 10
-USERS, GROUPS, MEMBERSHIPS = 60, 12, 150
+USERS, GROUPS, MEMBERSHIPS = 40, 12, 100
 CHANGES = {"seed": 7, "joiners": 3, "leavers": 2, "disabled": 2, "updated": 4, "moved": 4, "new_groups": 1}
 OPEN = Policy(
     limits=Limits.model_validate(

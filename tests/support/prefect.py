@@ -48,8 +48,8 @@ def serving(deployment: Mapping[str, Any], **options: Any) -> subprocess.Popen[b
 
 @contextmanager
 def fresh_server(place: Path, *services: str) -> Iterator[PrefectServer]:
-    """A Prefect server, starting, with its runs kept in a folder of `place`, which pytest made, and of the services that
-    look around every few seconds only those that are named: all together are a quarter of a processor.
+    """A Prefect server, starting, with its runs kept in a folder of `place`, which pytest made. Of the services that
+    look around every few seconds it has only those that are named: all together are a quarter of a processor.
 
     Its database is a copy of one that Prefect made for all: each would run a hundred migrations, for four seconds.
     """
