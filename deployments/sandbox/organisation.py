@@ -14,20 +14,13 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from connectors.model import (
-    ID_ATTRIBUTE,
-    MAX_TEXT,
-    Snapshot,
-    attributes_text,
-    groups_frame,
-    memberships_from_codes,
-    users_frame,
-)
+if TYPE_CHECKING:  # pandas takes longer to import than all of an emulator, which needs none of its tables
+    from connectors.model import Snapshot
 
 Indices = npt.NDArray[np.int32]
 
@@ -118,6 +111,8 @@ class Organisation:
         `attributes`: names of `Person` fields (`title`, `department`, …) to put into the column of
         that name, each under its own name; empty values are left out.
         """
+        from connectors.model import Snapshot, attributes_text, groups_frame, memberships_from_codes, users_frame
+
         names = sorted(attributes)
         users = users_frame(
             (
@@ -144,12 +139,14 @@ class Organisation:
         )
         return Snapshot.of(users, groups, memberships)
 
-    def crowd_load(self, source: str, id_attribute: str = ID_ATTRIBUTE) -> dict[str, list[list[Any]]]:
+    def crowd_load(self, source: str) -> dict[str, list[list[Any]]]:
         """What a Crowd directory holds that is already in step with this company.
 
         Records as arrays: users `[name, first, last, display, email, active, attributes]`, groups
         `[name, description, attributes]`, memberships `[user, group]`, nestings `[child, parent]`.
         """
+        from connectors.model import ID_ATTRIBUTE
+
         usernames = np.array([p.username for p in self.people], dtype=object)
         names = np.array([t.name for t in self.teams], dtype=object)
         return {
@@ -161,11 +158,11 @@ class Organisation:
                     p.display_name,
                     p.email,
                     p.active,
-                    {id_attribute: [f"{source}:{p.id}"]},
+                    {ID_ATTRIBUTE: [f"{source}:{p.id}"]},
                 ]
                 for p in self.people
             ],
-            "groups": [[t.name, "", {id_attribute: [f"{source}:{t.id}"]}] for t in self.teams],
+            "groups": [[t.name, "", {ID_ATTRIBUTE: [f"{source}:{t.id}"]}] for t in self.teams],
             "memberships": _pairs(usernames, self.member_person, names, self.member_team),
             "nestings": _pairs(names, self.nest_child, names, self.nest_parent),
         }
@@ -698,6 +695,8 @@ class Difficulty:
 
 def difficult(seed: int = 1) -> list[Difficulty]:
     """Awkward people and groups; add them to a company with `Organisation.including`."""
+    from connectors.model import MAX_TEXT
+
     number = 0
 
     def person(username: str, first: str = "Anna", last: str = "Novak", **more: Any) -> Person:
