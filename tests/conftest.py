@@ -1,8 +1,8 @@
 """The databases that tests run on, and how tests are spread over worker processes.
 
-Files whose tests share servers and build on each other go to one worker, whole; everything else test by test. What
-takes longest begins first, so that all workers end at about the same time. (xdist's own `loadgroup` does nothing with
-today's pytest.)
+Files whose tests share servers and build on each other go to one worker, whole, and so does what shares an emulator
+in contract/ (each worker would start its own); everything else test by test. What takes longest begins first, so that
+all workers end at about the same time. (xdist's own `loadgroup` does nothing with today's pytest.)
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from connectors import oauth
+from connectors.idp import SOURCES
 from connectors.store import Store
 from tests.support import postgres
 
@@ -55,6 +56,7 @@ LONGEST = (
     "one_writer",
     "kill",
     "kill_ownership",
+    "every_source",
     "policy_pairs",
     "selection",
     "road",
@@ -73,7 +75,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByPlace(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid.partition("::")[0] if _whole(nodeid) else nodeid
+            file, _, test = nodeid.partition("::")
+            if _file(nodeid) == "every_source":  # one emulator for each kind of source
+                kinds = test.partition("[")[2].strip("]").split("-")
+                return f"{file}::{next((kind for kind in kinds if kind in SOURCES), '')}"
+            if "/crowd_emulator/" in file:
+                return str(Path(file).parent)
+            return file if _whole(nodeid) or "/contract/" in file else nodeid
 
     config.option.loadscopereorder = False  # (it would put the scopes with most tests first)
     return ByPlace(config, log)
@@ -141,9 +149,28 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database, once of each kind."""
+    """An empty database, once of each kind; `store_url` is one whose tables are made, and costs a third."""
     if backend == "sqlite":
         yield f"sqlite:///{tmp_path}/store.db"
     else:
         with request.getfixturevalue("server").database() as fresh:
             yield fresh
+
+
+@pytest.fixture(scope="session")
+def postgres_schema(server: postgres.Server) -> Iterator[str]:
+    """The name of a database that is a store with nothing in it, to be copied."""
+    with server.database() as url:
+        Store.open(url).close()
+        yield url.rsplit("/", 1)[1]
+
+
+@pytest.fixture
+def store_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path, schema: Path) -> Iterator[str]:
+    """A store with nothing in it, once of each kind."""
+    if backend == "sqlite":
+        yield f"sqlite:///{shutil.copy(schema, tmp_path)}"
+    else:
+        like = request.getfixturevalue("postgres_schema")
+        with request.getfixturevalue("server").database(like) as copied:
+            yield copied

@@ -76,9 +76,9 @@ class Pushed:
 
 
 @pytest.fixture
-def pushed(url: str) -> Iterator[Pushed]:
-    with Store.open(url) as store:
-        yield Pushed(store, url)
+def pushed(store_url: str) -> Iterator[Pushed]:
+    with Store.open(store_url) as store:
+        yield Pushed(store, store_url)
 
 
 async def test_a_whole_read_is_the_company_whatever_its_size(pushed: Pushed) -> None:

@@ -210,8 +210,8 @@ def rounds(url: str, count: int) -> int:
     return answers
 
 
-def test_what_was_answered_is_kept(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_answered_is_kept(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROWDSYNC_WEBHOOK_SECRET", SECRET)
-    answers = rounds(url, KILLS if url.startswith("sqlite") else KILLS_POSTGRESQL)
+    answers = rounds(store_url, KILLS if store_url.startswith("sqlite") else KILLS_POSTGRESQL)
     print(f"{answers} answers")
     assert answers >= MOST

@@ -133,9 +133,9 @@ def test_a_command_that_is_ended_closes_what_it_opened(interrupt: str, end: sign
     assert process.returncode == 130
 
 
-def test_a_run_that_was_killed_is_closed_by_the_next_one(url: str) -> None:
-    with Store.open(url) as store:
-        killed, said = begun(_RUN, url)
+def test_a_run_that_was_killed_is_closed_by_the_next_one(store_url: str) -> None:
+    with Store.open(store_url) as store:
+        killed, said = begun(_RUN, store_url)
         assert said == "running"
         close_gone(store)
         assert store.run("killed")["status"] == "running", "it lives"

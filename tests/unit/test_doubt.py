@@ -177,9 +177,8 @@ def test_an_id_says_which_group_is_meant() -> None:
     assert not doubled(two_staffs().groups, Policy.model_validate({"scope": {"required_groups": ["id:g1"]}}))
 
 
-def test_since_when_a_group_has_its_name(url: str) -> None:
-    Store.upgrade(url)
-    with Store.open(url) as store:
+def test_since_when_a_group_has_its_name(store_url: str) -> None:
+    with Store.open(store_url) as store:
         for names in ({"g1": "staff", "g2": "x"}, {"g1": "STAFF"}, {"g1": "staff", "g2": "staff"}, {"g2": "staff"}):
             groups = [team(one, name) for one, name in names.items()]
             read = snapshot([person("1", "ann")], groups)
