@@ -15,7 +15,6 @@ import traceback
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from tasks.write import chunks
 from tasks.write import links as transfer
 from tasks.write.lease import turn_of
 from tests import road
+from tests.support.long import long_after
 from tests.support.moving import OTHER, company, linked, owners_in
 from tests.support.place import Place, place, walked
 
@@ -43,6 +43,8 @@ __all__ = ["place"]  # (the fixture)
 
 MOMENTS = ("before intent", "after intent", "after reply", "after done")
 SEQS = (1, 30)
+each_half = pytest.mark.parametrize("half", long_after(1, range(2)))
+"""Every moment with one of two ways in each half, in turn."""
 KIM = ByHand("links moved by hand", "Kim", "kim", "new IdP")
 
 
@@ -83,6 +85,11 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     # Validation is not the subject, and takes half a second for every new content.
 
 
+def halved(ways: Sequence[Any], half: int) -> list[tuple[str, Any]]:
+    """Each moment with one of the two ways: first one, then the other."""
+    return [(moment, ways[(number + half) % 2]) for number, moment in enumerate(MOMENTS)]
+
+
 def killed(moment: str, seq: int, work: Any) -> None:
     """Does the work in a child, which dies at that point."""
     child = os.fork()
@@ -118,7 +125,8 @@ def freed(url: str) -> None:
             store.release_lease(lease)
 
 
-def test_a_move_that_is_killed_anywhere_goes_on(place: Place, tmp_path: Path) -> None:
+@each_half
+def test_a_move_that_is_killed_anywhere_goes_on(place: Place, tmp_path: Path, half: int) -> None:
     base = tmp_path / "base.db"
     place.configure(f"sqlite:///{base}", "concurrency = 3")
     content = company()
@@ -127,7 +135,7 @@ def test_a_move_that_is_killed_anywhere_goes_on(place: Place, tmp_path: Path) ->
         linked(store, content, every=2)
     asyncio.run(transfer.move(load(), OTHER, "acme", "username"))
     before = road.content(place.crowd)
-    for number, (moment, seq) in enumerate(product(MOMENTS, SEQS)):
+    for number, (moment, seq) in enumerate(halved(SEQS, half)):
         url = f"sqlite:///{tmp_path}/{number}.db"
         shutil.copy(base, tmp_path / f"{number}.db")
         place.configure(url, "concurrency = 3")
@@ -156,12 +164,13 @@ def test_a_move_that_is_killed_anywhere_goes_on(place: Place, tmp_path: Path) ->
             assert store.unfinished_plans("crowd") == []
 
 
-def test_one_record_that_is_half_changed_is_settled(place: Place, tmp_path: Path) -> None:
+@each_half
+def test_one_record_that_is_half_changed_is_settled(place: Place, tmp_path: Path, half: int) -> None:
     ann = ["ann", "A", "N", "Ann", "ann@x", True, {ID_ATTRIBUTE: ["acme:0"]}]
     link = pd.DataFrame(
         [("acme", "user", "0", "ann", "created")], columns=["source", "kind", "id", "name", "how"], dtype="str"
     )
-    for number, (moment, (what, owner)) in enumerate(product(MOMENTS, (("cut", ""), ("hand over", "acme:new")))):
+    for number, (moment, (what, owner)) in enumerate(halved((("cut", ""), ("hand over", "acme:new")), half)):
         url = f"sqlite:///{tmp_path}/{number}.db"
         place.configure(url)
         place.crowd.clear()

@@ -33,10 +33,14 @@ from tests.support.long import long_after
 from tests.support.sides import worlds
 
 SEEDS, PARTS, SERIES = int(os.environ.get("CROWDSYNC_SEEDS", "2")), 2, 8
+FEW, FEW_MUTE = 3, 4
+"""Steps of the first series of each kind in `make test`; all of them are in the long ones."""
 
 
-@pytest.mark.parametrize("part", long_after(1, range(PARTS)))
-async def test_what_follows_from_whom_both_sides_name_is_what_a_wide_run_finds(store: Store, part: int) -> None:
+@pytest.mark.parametrize(("part", "steps"), long_after(1, [(0, FEW), *((part, SERIES) for part in range(PARTS))]))
+async def test_what_follows_from_whom_both_sides_name_is_what_a_wide_run_finds(
+    store: Store, part: int, steps: int
+) -> None:
     found: Counter[str] = Counter()
     for seed in range(part, SEEDS, PARTS):
         rng = random.Random(f"changed {seed}")
@@ -54,7 +58,7 @@ async def test_what_follows_from_whom_both_sides_name_is_what_a_wide_run_finds(s
                 continue
         except ConfigurationError:  # a scope that matches nobody
             continue
-        for step in range(SERIES):
+        for step in range(steps):
             for identity in rng.sample(everybody(world), k=min(rng.randint(0, 6), len(everybody(world)))):
                 spoil(world, policy, rng, identity)
             if rng.random() < 0.4:
@@ -71,9 +75,11 @@ async def test_what_follows_from_whom_both_sides_name_is_what_a_wide_run_finds(s
     assert found["equal"]
 
 
-@pytest.mark.parametrize("mute", long_after(1, ["source", "crowd", "both"]))
+@pytest.mark.parametrize(
+    ("mute", "steps"), long_after(1, [("source", FEW_MUTE), *((mute, SERIES) for mute in ("source", "crowd", "both"))])
+)
 async def test_of_a_side_that_cannot_say_who_changed_nobody_did_where_it_answers_as_it_did(
-    store: Store, mute: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, mute: str, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What happens on the other side, with our links and with who is held is decided on as ever. Of a source that does
     not, those are named whom it lists otherwise."""
@@ -98,7 +104,7 @@ async def test_of_a_side_that_cannot_say_who_changed_nobody_did_where_it_answers
                 continue
         except ConfigurationError:
             continue
-        for step in range(SERIES):
+        for step in range(steps):
             before, unnamed = [side.answers() for side in sides_of.values()], [side.answers() for side in crowd]
             of_source = sides_of["source"].answers()
             if step % 3:
