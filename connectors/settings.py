@@ -10,6 +10,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Union
+from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
@@ -151,10 +152,12 @@ class Settings(Strict):
         return secret("store.url", self.store.url_env) if self.store.url_env else self.store.url
 
     def head_file(self) -> Path:
-        """The file that says how far the database was: beside that of SQLite, else in the working directory."""
-        kind, _, place = self.store_url().partition(":///")
-        beside = f"{place.partition('?')[0]}.head" if kind.startswith("sqlite") else "crowdsync.head"
-        return Path(self.store.head_file or beside)
+        """The file that says how far the database was: beside that of SQLite, else in the working directory, and named
+        after the database, so that what is of two of them is not mixed up."""
+        url = self.store_url().partition("?")[0]
+        kind, _, file = url.partition(":///")
+        database = file if kind.startswith("sqlite") else Path(urlsplit(url).path).name or "crowdsync"
+        return Path(self.store.head_file or f"{database}.head")
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Settings:

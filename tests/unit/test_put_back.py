@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from connectors.errors import RefusedError
 from connectors.model import held_frame
+from connectors.settings import Settings
 from connectors.store import LastInStep, ReadCursor, StepCursors, Store, WideTotals
 from connectors.store.put_back import Head, read_head, write_head
 from tasks.decide.guard import PUT_BACK, judge
@@ -122,6 +124,25 @@ def a_plan(*rows: tuple[str, str]) -> Plan:
     nothing = pd.DataFrame()
     operations = the_operations(*rows).assign(shuts_out=False)
     return Plan(operations, held_frame(), {}, nothing, nothing, nothing, nothing, Owned(9, 9, 9, 0, 0), "")
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite:///crowdsync.db?timeout=3", "crowdsync.db.head"),
+        ("sqlite:////var/lib/one#.db", "/var/lib/one#.db.head"),
+        ("postgresql://crowdsync:s%2F3@db.example.org:5432/staging?sslmode=require", "staging.head"),
+        ("postgresql+psycopg://db.example.org", "crowdsync.head"),
+    ],
+)
+def test_each_database_has_a_file_of_its_own(url: str, file: str) -> None:
+    rest: dict[str, Any] = {
+        "directory": {"url": "https://crowd.example.org/crowd", "application": "crowdsync"},
+        "sources": {"acme": {"kind": "scim", "url": "https://idp.example.org/scim/v2"}},
+    }
+    assert Settings.model_validate({**rest, "store": {"url": url}}).head_file() == Path(file)
+    named = {"url": url, "head_file": "/elsewhere"}
+    assert Settings.model_validate({**rest, "store": named}).head_file() == Path("/elsewhere")
 
 
 def test_every_plan_asks_also_one_that_only_gives() -> None:
