@@ -18,8 +18,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from connectors.store import Store
 from deployments import terminal

@@ -21,9 +21,9 @@ IMPORTED = ("prefect.flow_engine", "prefect.input", "flows.sync", "connectors.id
 def main(**arguments: Any) -> None:
     """Serves it until it is ended."""
     context = multiprocessing.get_context
-    forkserver.set_forkserver_preload(list(IMPORTED))  # type: ignore[attr-defined]
+    forkserver.set_forkserver_preload(list(IMPORTED))
     vars(multiprocessing)["get_context"] = lambda method=None: context("forkserver" if method == "spawn" else method)
-    sync.serve(print_starting_message=False, **arguments)  # type: ignore[arg-type]
+    sync.serve(print_starting_message=False, **arguments)
 
 
 if __name__ == "__main__":
