@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -175,6 +176,7 @@ def test_programs_get_the_whole_values(what: str, capsys: pytest.CaptureFixture[
     found = json.loads(text)
     values = [value for row in found for value in row.values()]
     assert what == "audit" or any(value in (name, [name]) for value in values)
+    assert not [value for value in values if re.match(r"\d{4}-\d\d-\d\d ", str(value))], "ISO 8601, with its T"
     LISTS[what](Terminal(), [name, "ann"], Form.CSV)
     lines = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert lines[0] == list(found[0])

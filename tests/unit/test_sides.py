@@ -58,7 +58,9 @@ def test_somebody_who_is_disabled_and_still_active_in_crowd() -> None:
     assert said[0] == ("source", "person", ("bob", "disabled"), why)
     assert ("plan", "next run", ("deactivate bob",), "is disabled in the source") in said
     done = a_directory({**ACTIVE, "bob": False}, {"staff": ["ann", "bob", "gone"], "ops": []})
-    assert not [row for row in told("bob", replace(KNOWN, directory=done)) if row[2] == ("deactivate bob",)]
+    said = told("bob", replace(KNOWN, directory=done))
+    assert ("crowd", "account", ("bob", "inactive"), "it belongs to acme:2") in said
+    assert not [row for row in said if row[2] == ("deactivate bob",)]
 
 
 @pytest.mark.parametrize("key", ["gone", "GONE", "9"])
