@@ -172,6 +172,8 @@ class Policy(Section):
         return (matches(names, self.protection.groups) | self.privileged(names)).to_numpy(dtype=bool)
 
     def _refuse_closed(self, what: str, names: pd.Series) -> None:
+        if names.empty:
+            return
         for name in names[self._closed(names)].head(1):
             raise ValueError(
                 f"{what} {name!r}, which is protected or privileged; change it, or name the privileged group "

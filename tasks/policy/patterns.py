@@ -90,6 +90,7 @@ def _size(pattern: str, *, searched: bool = False) -> tuple[int, int]:
     return sum(sizes), MAX_SEARCHED if again else MAX_MATCHED
 
 
+@lru_cache(maxsize=1024)  # a policy is made again and again, in each of its checks
 def checked(pattern: str, *, searched: bool = False) -> str:
     """An RE2 expression that can be compiled and takes no long time: to be tried once, or `searched` for."""
     if not pattern:
