@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import sqlite3
-import subprocess
-import sys
-import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -380,19 +377,18 @@ def test_tampering_shows(store: Store, tampering: str, broken: int) -> None:
 
 def test_four_processes_append_to_one_chain(url: str) -> None:
     # None of them finds the tables made: they also race to create them.
-    script = textwrap.dedent("""
-        import sys
-        from datetime import UTC, datetime
-        from connectors.store import Store
-        with Store.open(sys.argv[1]) as store:
+    def append(actor: str) -> None:
+        with Store.open(url) as store:
             for i in range(25):
-                store.audit(event="e", actor=sys.argv[2], subject="s", details={"i": i}, at=datetime.now(UTC))
-    """)
-    root = Path(__file__).parents[2]
-    started = [
-        subprocess.Popen([sys.executable, "-c", script, url, str(n)], cwd=root, env=os.environ) for n in range(4)
-    ]
-    assert [process.wait(timeout=120) for process in started] == [0] * 4
+                store.audit(event="e", actor=actor, subject="s", details={"i": i}, at=datetime.now(UTC))
+
+    forking = multiprocessing.get_context("fork")  # (to import the store takes longer than all of this)
+    started = [forking.Process(target=append, args=(str(n),)) for n in range(4)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(timeout=120)
+    assert [process.exitcode for process in started] == [0] * 4
     with Store.open(url) as store:
         assert store.verify_audit() is None
         assert store.audit_log(1)["id"].tolist() == [100]
