@@ -59,7 +59,9 @@ class Server:
         """The URL of a fresh database, dropped afterwards: empty, or a copy of the one named `like`."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')
+            # (Files are copied at two thirds of what it takes to write them to the log, page by page.)
+            how = " STRATEGY FILE_COPY" if connection.info.server_version >= 150_000 else ""
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"{how}')
             try:
                 yield self.url.rsplit("/", 1)[0] + f"/{name}"
             finally:
