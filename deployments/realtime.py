@@ -13,6 +13,7 @@ from rich.markup import escape
 from connectors.errors import ConfigurationError
 from connectors.settings import Settings, load
 from deployments.opened import settings_store
+from deployments.process import settled
 from deployments.server import quiet_prefect
 from deployments.terminal import console, explained
 
@@ -31,6 +32,7 @@ def receive(
             pass
         from deployments.receiver import serve
 
+        settled()
         asyncio.run(serve(settings, host, port, lambda url: console.print(f"listening on {url}", highlight=False)))
 
 
@@ -53,7 +55,9 @@ def react(
         with settings_store(settings) as store:
             from deployments.react import Reactor
 
-            asyncio.run(_until_ended(Reactor(name, store)))
+            reactor = Reactor(name, store)
+            settled()
+            asyncio.run(_until_ended(reactor))
 
 
 async def _until_ended(reactor: Reactor) -> None:
