@@ -68,6 +68,9 @@ HIGHEST_WAIT: Final = 20.0
 SLOWEST: Final = 8192
 """Bytes a second, as they travel, that a stream must bring on the average; else it would never have to end."""
 
+AT_ONCE: Final = 2**18
+"""Bytes that are taken from a connection at once, at most: as many as asyncio receives at once."""
+
 MAX_REDIRECTS: Final = 5
 STREAMED: Final = 16
 """How many times `max_bytes` a stream may have. (Crowd lists all memberships in one: 10 million are 370 MiB.)"""
@@ -269,7 +272,16 @@ class _Stream(httpcore.AsyncNetworkStream):
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
         self._socket = inner.get_extra_info("socket")
-        self.read, self.write, self.aclose = inner.read, inner.write, inner.aclose  # type: ignore[method-assign]
+        self.write, self.aclose = inner.write, inner.aclose  # type: ignore[method-assign]
+
+    async def read(
+        self,
+        max_bytes: int,
+        timeout: float | None = None,  # noqa: ASYNC109 (its own)
+    ) -> bytes:
+        """As much as has come, up to `AT_ONCE`: whoever takes an answer apart takes any number, and to hand on many
+        small pieces costs more than to receive them."""
+        return await self._inner.read(max(max_bytes, AT_ONCE), timeout)
 
     async def start_tls(
         self,
