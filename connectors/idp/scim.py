@@ -394,8 +394,7 @@ class Scim:
     def _apart(self, answer: Answer, one: Callable[[dict[str, msgspec.Raw]], Any]) -> Any:
         """A list, record by record: `one` makes a record of its fields. Raises `IncompleteError` for a doubled key."""
         try:
-            page = strict_json.fields(answer.body)
-            records = strict_json.records(memoryview(page.pop("Resources")))
+            page, records = strict_json.listing(answer.body, "Resources")
             return {
                 **{name: strict_json.loads(bytes(page[name])) for name in _PAGE if name in page},
                 "Resources": [one(fields) for fields in records],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from connectors.errors import IncompleteError
 from connectors.http import Answer
-from connectors.strict_json import DoubledKeyError, NotJsonError, fields, loads, records
+from connectors.strict_json import DoubledKeyError, NotJsonError, fields, listing, loads, records
 
 BS = "\\"
 PIECES = ("a", "b", '"', BS, BS + BS, '":', ":", "\n", "\t", "é", "😀", "{", "}", "[", ",", "/", "\u2028", "")
@@ -145,6 +146,39 @@ def test_a_list_of_objects_is_taken_apart_by_one_level_as_each_of_them(listed: l
         assert records(memoryview(text)) == [fields(one.encode()) for one in objects]
 
 
+@given(
+    text=lists(objects(texts)) | texts,
+    more=st.lists(st.tuples(st.sampled_from(("total", "next", "list", "\\u006cist")), texts), max_size=3),
+    at=st.integers(0, 3),
+)
+@settings(max_examples=120, deadline=None)
+@example(text='[{"a":1,"a":2}]', more=[], at=0)
+@example(text="[]", more=[("list", '[{"a":1}]')], at=0)
+@example(text='[{"a":{"b":1,"b":"\\""}}]', more=[("total", "1")], at=1)
+def test_a_page_and_its_list_at_once_are_what_they_are_one_after_the_other(
+    text: str, more: list[tuple[str, str]], at: int
+) -> None:
+    pairs = [*more[:at], ("list", text), *more[at:]]
+    page = ("{" + ",".join(f'"{key}":{value}' for key, value in pairs) + "}").encode()
+
+    def apart() -> Any:
+        found = fields(page)
+        return found, records(memoryview(found.pop("list")))
+
+    def said(read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except NotJsonError as error:
+            return type(error), str(error)
+
+    assert said(lambda: listing(page, "list")) == said(apart)
+
+
+def test_a_page_without_its_list_is_none() -> None:
+    with pytest.raises(KeyError):
+        listing(b'{"total":1}', "list")
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b"null", b"[1]", b'[{"a":1},[]]', b'[{"a":1}', b'[{"\xff":1}]'])
 def test_what_is_no_list_of_objects_is_none(body: bytes) -> None:
     with pytest.raises(NotJsonError) as caught:
@@ -162,3 +196,5 @@ def test_it_is_seen_wherever_in_a_long_text_it_stands(word: str, at: int) -> Non
     for read in (loads, records):
         with pytest.raises(DoubledKeyError, match="'a' twice"):
             read(f"[{','.join(objects)}]".encode())
+    with pytest.raises(DoubledKeyError, match="'a' twice"):
+        listing(f'{{"list":[{",".join(objects)}]}}'.encode(), "list")
