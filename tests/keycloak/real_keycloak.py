@@ -38,7 +38,7 @@ from tests.support.clients import client_package, drive
 CLIENTS = ("crowdsync", "jenkins", "monitoring")
 PEOPLE = int(os.environ.get("CROWDSYNC_PEOPLE", "700"))
 """More than two pages; Keycloak takes a minute to be filled with some thousands."""
-LARGE: dict[str, Any] = {"users": PEOPLE, "groups": PEOPLE // 16, "memberships": PEOPLE * 9 // 2, "seed": 4}
+LARGE: dict[str, Any] = {"users": PEOPLE, "groups": PEOPLE // 6, "memberships": PEOPLE * 9 // 2, "seed": 4}
 OPEN = Policy(
     limits=Limits.model_validate(
         {name: {} for name, field in Limits.model_fields.items() if field.annotation is Limit} | {"unusual_times": None}

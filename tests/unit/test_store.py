@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -375,20 +376,29 @@ def test_tampering_shows(store: Store, tampering: str, broken: int) -> None:
     assert store.verify_audit() == broken
 
 
+APPENDING = """
+import os, sys
+from datetime import UTC, datetime
+from connectors.store import Store
+children = []
+for n in range(4):
+    child = os.fork()
+    if not child:
+        with Store.open(sys.argv[1]) as store:
+            for i in range(25):
+                store.audit(event="e", actor=str(n), subject="s", details={"i": i}, at=datetime.now(UTC))
+        os._exit(0)
+    children.append(child)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+"""Four processes, forked from one that has imported the store, which takes longer than all that they do."""
+
+
 def test_four_processes_append_to_one_chain(url: str) -> None:
     # None of them finds the tables made: they also race to create them.
-    def append(actor: str) -> None:
-        with Store.open(url) as store:
-            for i in range(25):
-                store.audit(event="e", actor=actor, subject="s", details={"i": i}, at=datetime.now(UTC))
-
-    forking = multiprocessing.get_context("fork")  # (to import the store takes longer than all of this)
-    started = [forking.Process(target=append, args=(str(n),)) for n in range(4)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(timeout=120)
-    assert [process.exitcode for process in started] == [0] * 4
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", APPENDING, url], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
     with Store.open(url) as store:
         assert store.verify_audit() is None
         assert store.audit_log(1)["id"].tolist() == [100]
