@@ -28,6 +28,8 @@ class Around:
     """Records by key. `people` and `accounts` were read again: by id in the source, by name in Crowd; None: nobody is
     there. `kept_people` and `kept_accounts` are as the store has them. `held`: people who cannot be read still.
 
+    `people_before` and `accounts_before`: those who were read again, as the store has them.
+
     `named`: the people of whom the source says that they may have changed; None: nobody can say, and everybody is read
     again. `most`: so many records are read, and not more, for `whom`."""
 
@@ -41,6 +43,8 @@ class Around:
     kept_people: dict[str, Person | None] = field(default_factory=dict)
     kept_accounts: dict[str, Person | None] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
+    people_before: pd.DataFrame = field(default_factory=lambda: users_frame([]))
+    accounts_before: pd.DataFrame = field(default_factory=lambda: users_frame([]))
 
     async def look_up(self, people: Collection[str]) -> None:
         """Takes people (ids), and all who are connected with them, as the store has them."""
@@ -125,14 +129,23 @@ class Around:
         return {one: Person(rows[one], (), pairs.get(one, ())) if one in rows else None for one in ids}
 
     def _connected(self, people: Collection[str], names: Collection[str], seen: set[str]) -> tuple[set[str], set[str]]:
-        """Whom the keys of people and accounts lead to: people, accounts. Keys that were `seen` lead nowhere new."""
+        """Whom the keys of people and accounts lead to: people, accounts. Keys that were `seen` lead nowhere new. Also
+        the keys of before do: whoever was held because of them is not any more."""
         run = self.run
         users = users_of({one: self.people.get(one) or self.kept_people.get(one) for one in people})
         users = validate.trimmed(Snapshot.of(users)).users
         accounts = users_of({one: self.accounts.get(one) or self.kept_accounts.get(one) for one in names})
         links = run.store.links_about(run.directory_name, run.source_name, (), names, groups=False)
         tied = links[(links["kind"] == "user") & among(crowd_ids(links["name"]), set(names))]
-        found = [person_keys(users, run.policy), account_keys(accounts, tied, run.policy, run.source_name)]
+        were = run.store.users_now(run.source_side.stream, [one for one in people if one in self.people])
+        there = run.store.users_now(run.crowd_side.stream, [one for one in names if one in self.accounts])
+        self.people_before = pd.concat([self.people_before, were], ignore_index=True)
+        self.accounts_before = pd.concat([self.accounts_before, there], ignore_index=True)
+        were = validate.trimmed(Snapshot.of(were)).users
+        found = [
+            person_keys(pd.concat([users, were], ignore_index=True), run.policy),
+            account_keys(pd.concat([accounts, there], ignore_index=True), tied, run.policy, run.source_name),
+        ]
         keys = {*(key for one in found for key in one["key"]), *(f"{OWNER}:{one}" for one in people)}
         wanted = set(crowd_ids(usernames(users, run.policy.usernames))) - {""}
         new = keys - seen

@@ -224,8 +224,9 @@ def _few(run: Run, base: KnownSides, around: Around, selection: Selection | None
     if gone and run.lasting and len(run.store.users_now(run.source_side.stream, gone)):
         # The next delta would be put on top of a snapshot with them, and few providers name who is gone in it.
         run.store.save_cursor(run.source_side.stream, None, at=datetime.now(UTC))
-    source = _side(run, run.source_side, base.source, around.people, around.kept_people, around.held)
-    crowd = _side(run, run.crowd_side, base.crowd, around.accounts, around.kept_accounts)
+    sides = run.source_side, run.crowd_side
+    source = _side(run, sides[0], base.source, around.people, around.people_before, around.kept_people, around.held)
+    crowd = _side(run, sides[1], base.crowd, around.accounts, around.accounts_before, around.kept_accounts)
     if source.saved.digest != base.totals.snapshot:
         run.store.move_wide_totals(run.directory_name, run.source_name, source.saved.digest)
     others, links = _others(run, base, around)
@@ -239,11 +240,13 @@ def _side(
     side: Side[Client],
     known: Known,
     read: Mapping[str, Person | None],
+    before: pd.DataFrame,
     kept: Mapping[str, Person | None],
     unread: Collection[str] = (),
 ) -> ReadSide[Client]:
-    """One side of a few, as far as it may be worked with; and how history knows it. `read`: what was read again;
-    `kept`: what is as the store has it; `unread`: who is there and cannot be read, but for their groups."""
+    """One side of a few, as far as it may be worked with; and how history knows it. `read`: what was read again,
+    and `before`, as the store has that; `kept`: what is as the store has it; `unread`: who is there and cannot be read,
+    but for their groups."""
     there: list[Person] = [one for one in read.values() if one is not None]
     users = users_of(read)
     _same_groups(side, known, there)
@@ -253,7 +256,6 @@ def _side(
     warnings = _without(known.rest.warnings, read)
     warnings = pd.concat([warnings, warned], ignore_index=True) if len(warned) else warnings
     gone: list[str] = [key for key, one in read.items() if one is None]
-    before = run.store.users_now(side.stream, list(read))
     changes = RecordChanges(users, gone, memberships_frame(pairs), held, warnings, before)
     saved = run.store.save_changes(side.stream, known.saved, changes, taken_at=datetime.now(UTC), run=run.id)
     as_before: list[Person] = [one for one in kept.values() if one is not None]

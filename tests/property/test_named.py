@@ -131,7 +131,7 @@ def ways(world: World, hints: Collection[Hint], rng: random.Random) -> list[Hint
     order."""
     names = Counter(row[1].lower() for row in world.users)
     people, told = {row[0]: row for row in world.users}, list[Hint]()
-    for hint in hints:
+    for hint in sorted(hints, key=lambda hint: (hint.kind, hint.key)):
         row = people.get(hint.key) if hint.kind == "user" else None
         by_name = row is not None and row[1].strip() and row[1].isascii() and names[row[1].lower()] == 1
         # (A sign-in, and a button: by the username. Who has another one by now is named by the id.)
@@ -173,8 +173,8 @@ async def test_whatever_way_and_whenever_it_is_told_it_is_what_a_wide_run_finds(
             if rng.random() < 0.5:
                 joiner(world, rng, f"new{step}")
             late |= await changes_of(source, crowd, since)
-            parts = {part_of(hint) for hint in late}
-            now = parts if step == STEPS else {one for one in parts if rng.random() < 0.6}
+            parts = sorted({part_of(hint) for hint in late})
+            now = [one for one in parts if step == STEPS or rng.random() < 0.6]
             batch = {hint for hint in late if part_of(hint) in now}
             late -= batch
             reading = read_named(run, known_sides(run), ways(world, batch, rng))

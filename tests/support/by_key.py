@@ -471,8 +471,12 @@ async def compare_few(
     assert not judge(expected, run.policy, wholly).stops, note
     nested = directory.memberships[(directory.memberships["member_kind"] == "group").to_numpy()].astype("str")
     flat = [[one for one in side.emptied if crowd_id(one) not in {*nested["group_id"]}] for side in (narrow, wholly)]
-    assert flat[0] == flat[1], note
-    for what in ("losers", "shut_out", "administrators_lost", "deserted"):
+    # (An account whose mark is not borne out by a link, or that was renamed since, counts as nobody's membership: a
+    # few may ask where everybody would not, and never the other way round.)
+    assert {*flat[0]} >= {*flat[1]}, note
+    assert {*narrow.deserted} >= {*wholly.deserted}, note
+    found["asks more"] += (len(flat[0]), len(narrow.deserted)) != (len(flat[1]), len(wholly.deserted))
+    for what in ("losers", "shut_out", "administrators_lost"):
         assert getattr(narrow, what) == getattr(wholly, what), f"{note}: {what}"
     pd.testing.assert_frame_equal(narrow.privileged, wholly.privileged)
     found["equal"] += 1

@@ -18,9 +18,9 @@ from connectors.model import Snapshot, held_frame
 from connectors.store import Store
 from tasks.policy import Policy
 from tasks.read import news
-from tasks.read.known import NotNarrowError
+from tasks.read.known import NotNarrowError, known_sides
 from tasks.read.listing import differing
-from tasks.read.narrow import Few, read_changed
+from tasks.read.narrow import Few, read_changed, read_named
 from tasks.run import Run
 from tests.support.by_key import Both, BySource, a_run, link, one_of
 from tests.support.frames import policy_with
@@ -91,6 +91,49 @@ async def test_who_was_held_is_decided_on_again(store: Store) -> None:
     held = pd.DataFrame([("user", "p4", "p4", "for a reason")], columns=["kind", "id", "name", "reason"])
     store.save_held("crowd", SOURCE, held, run="r", at=datetime.now(UTC))
     assert asked(run, await read_changed(run)) == (0, 0, {"p4"})
+
+
+def renamed(world: World) -> Hint:
+    world.users[1] = ("p1", "user1.new", *world.users[1][2:])
+    return Hint("user", "p1")
+
+
+def gone(world: World) -> Hint:
+    del world.users[1]
+    world.memberships.remove(("g0", "p1", "user"))
+    return Hint("user", "p1")
+
+
+def deleted_by_hand(world: World) -> Hint:
+    del world.crowd.users["stranger"]
+    return Hint("account", "stranger")
+
+
+def joined(name: str) -> World:
+    """Somebody new is held: their name is somebody else's."""
+    world = company()
+    world.users.append(("p6", name, "u6@x", "F", "L", "D", True, "{}"))
+    return world
+
+
+def of_a_person() -> World:
+    return joined("user1")
+
+
+def of_an_account() -> World:
+    return joined("stranger")
+
+
+@pytest.mark.parametrize(
+    ("begin", "change"), [(of_a_person, renamed), (of_a_person, gone), (of_an_account, deleted_by_hand)]
+)
+async def test_who_was_held_because_of_another_is_decided_on_with_them(
+    store: Store, begin: Callable[[], World], change: Callable[[World], Hint]
+) -> None:
+    """What was in the way is under a name of before, which nobody who is read has now."""
+    run, world = await settled_run(store, begin, Policy())
+    few = await read_named(run, known_sides(run), [change(world)])
+    assert "p6" in few.selection.people
 
 
 @pytest.mark.parametrize(("ago", "due"), [(DAYS, True), (DAYS + 1, False), (DAYS - 1, False)])
