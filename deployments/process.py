@@ -24,7 +24,7 @@ PATIENCE: Final = 10
 """Seconds that a program has to end by itself after standard input ended."""
 
 
-def settled() -> None:
+def freeze_imports() -> None:
     """For a process that stays: what it has imported does so too, and is not searched for garbage again and again, nor
     is the little that one answer or one batch makes."""
     gc.collect()

@@ -13,7 +13,7 @@ from rich.markup import escape
 from connectors.errors import ConfigurationError
 from connectors.settings import Settings, load
 from deployments.opened import settings_store
-from deployments.process import settled
+from deployments.process import freeze_imports
 from deployments.server import quiet_prefect
 from deployments.terminal import console, explained
 
@@ -32,7 +32,7 @@ def receive(
             pass
         from deployments.receiver import serve
 
-        settled()
+        freeze_imports()
         asyncio.run(serve(settings, host, port, lambda url: console.print(f"listening on {url}", highlight=False)))
 
 
@@ -56,7 +56,7 @@ def react(
             from deployments.react import Reactor
 
             reactor = Reactor(name, store)
-            settled()
+            freeze_imports()
             asyncio.run(_until_ended(reactor))
 
 

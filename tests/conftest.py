@@ -7,7 +7,6 @@ all workers end at about the same time. (xdist's own `loadgroup` does nothing wi
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from connectors import oauth
 from connectors.idp import SOURCES
 from connectors.store import Store
+from deployments.process import freeze_imports
 from tests.support import postgres
 
 vars(oauth)["load_pem_private_key"] = lru_cache(load_pem_private_key)
@@ -108,10 +108,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: to look through it again and again for what can be freed was a tenth of all the work."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
+    """To look through what was imported again and again for what can be freed was a tenth of all the work."""
+    freeze_imports()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import orjson
 import deployments.react
 from connectors.settings import load
 from connectors.store import Store, in_thread
-from deployments.process import settled
+from deployments.process import freeze_imports
 from deployments.react import Reactor
 from tests.bench.child import answer
 from tests.bench.program import highest, resident
@@ -43,7 +43,7 @@ class Reacting:
         if self.reactor is None:
             settings = load()
             self.reactor = Reactor("crowd", Store.open(settings.store_url(), busy=settings.store.busy))
-            settled()
+            freeze_imports()
         began, cpu = time.perf_counter(), time.process_time()
         with profiled(profile):
             self.loop.run_until_complete(self._batches(Wire(scim), events))
