@@ -19,6 +19,7 @@ from connectors.operations import Kind, kinds
 from connectors.store import SavedSnapshot, Store, WideTotals
 from tasks.decide.kept import kept
 from tasks.decide.names import crowd_ids
+from tasks.decide.nesting import groups_below
 from tasks.decide.removals import RecentRemovals
 from tasks.decide.width import totals_less, totals_more
 from tasks.read import validate
@@ -85,7 +86,7 @@ def known_sides(run: Run) -> KnownSides:
     window, since = recent.removals, every[every["at"] >= totals.at]
     if since["kind"].isin([*kinds(entity="group"), *kinds(entity="nesting")]).any():
         raise NotNarrowError("groups of Crowd were taken away or out of groups since the last wide run")
-    losers = set(crowd_ids(window["name"]))
+    losers = set(crowd_ids(window["name"])) | _out_by_nestings(run, crowd, recent)
     if len(losers) > MOST_REMOVALS:
         raise NotNarrowError(f"{len(losers)} accounts lost something in the window of the limits")
     own = since[ours[since.index]]
@@ -96,6 +97,16 @@ def known_sides(run: Run) -> KnownSides:
     totals = replace(totals, totals=counted)
     removed = pd.concat([window, since], ignore_index=True)
     return KnownSides(totals, source, crowd, recent, losers, removed, Keys(run, source.saved.id, crowd.saved.id))
+
+
+def _out_by_nestings(run: Run, crowd: Known, recent: RecentRemovals) -> set[str]:
+    """The active accounts (ids) that are no longer in groups because a group was taken out of them lately: of each
+    group somewhat more than may be looked at, at most."""
+    out = recent.pairs("group_loss", Kind.NESTING_REMOVE, crowd.rest)
+    if out.empty:
+        return set()
+    groups = groups_below(crowd.rest.memberships, out["member"])
+    return run.store.active_members(run.crowd_side.stream, dict.fromkeys(groups, MOST_REMOVALS + 1))
 
 
 def _totals(run: Run) -> WideTotals:

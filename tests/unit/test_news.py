@@ -16,16 +16,17 @@ from connectors.contract import Changes, DirectoryChanges, Held, Hint, Person
 from connectors.errors import StaleCursorError
 from connectors.model import Snapshot, held_frame
 from connectors.store import Store
+from tasks.decide.impact import impact
 from tasks.policy import Policy
 from tasks.read import news
 from tasks.read.known import NotNarrowError, known_sides
 from tasks.read.listing import differing
 from tasks.read.narrow import Few, read_changed, read_named
 from tasks.run import Run
-from tests.support.by_key import Both, BySource, a_run, link, one_of
+from tests.support.by_key import Both, BySource, a_run, link, of_few, one_of
 from tests.support.frames import policy_with
 from tests.support.in_step import in_step, settle, settled_run
-from tests.support.worlds import SOURCE, World
+from tests.support.worlds import SOURCE, World, since
 
 DAYS = 30
 
@@ -134,6 +135,22 @@ async def test_who_was_held_because_of_another_is_decided_on_with_them(
     run, world = await settled_run(store, begin, Policy())
     few = await read_named(run, known_sides(run), [change(world)])
     assert "p6" in few.selection.people
+
+
+async def test_who_is_out_of_a_group_since_another_was_taken_out_of_it_counts(store: Store) -> None:
+    """They were in it by the other group, whose members nobody reads again."""
+    run, world = await begun(store)
+    world.memberships.remove(("g0", "g1", "group"))
+    for n in (1, 2, 3):
+        world.memberships.remove(("g0", f"p{n}", "user"))
+    assert await settle(run, world, random.Random(1))
+    world.memberships.remove(("g0", "p0", "user"))
+    few = await read_named(run, known_sides(run), [Hint("user", "p0")])
+    made, _ = of_few(run, few, since(world.source()))
+    sides = few.crowd.snapshot, world.crowd.snapshot({})
+    narrow, whole = (impact(made.operations, side, run.policy, recent=run.recent()) for side in sides)
+    assert narrow.deserted == whole.deserted == ("red",)
+    assert narrow.losers_recently == whole.losers_recently == 5
 
 
 @pytest.mark.parametrize(("ago", "due"), [(DAYS, True), (DAYS + 1, False), (DAYS - 1, False)])
