@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 
 	--no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-nightly test-keycloak test-keycloak-newest test-browser test-openapi check bench up lock clean
+.PHONY: help demo test test-long test-nightly test-worlds test-keycloak test-keycloak-newest test-browser test-openapi check bench up lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ test-long: $(VENV)/ready  ## The long ones: the rest of all generated worlds, po
 
 test-nightly: $(VENV)/ready  ## What takes too long for every change: not in CI
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -m nightly
+
+test-worlds: $(VENV)/ready  ## 10,000 generated worlds of the narrow road: what a few decide is what everybody would (an hour; not in CI)
+	@CROWDSYNC_TOGETHER=48 CROWDSYNC_SEEDS=210 $(BIN)/python -m pytest -n 2 --dist load -rP tests/property/test_named.py -k whatever_way
 
 test-browser: $(VENV)/ready  ## An admin at the Prefect UI, in chromium (needs chromium, and some minutes)
 	@$(BIN)/python -m pytest tests/browser/real_browser.py

@@ -1,7 +1,8 @@
-"""What one person costs in companies of every size: the line should be flat.
+"""What one person costs, and a run in which nothing moved, in companies of every size: the line should be flat.
 
-`python -m tests.bench.narrow`; a million people with `--sizes 1000000` (12 GB, and an hour). Times are medians of warm
-runs without Prefect, whose own cost is the same at every size and stands beside them.
+`python -m tests.bench.narrow`; a million people with `--sizes 1000000`. Times are medians of warm runs without Prefect,
+whose own cost is the same at every size and stands beside them. Megabytes: the most that the run about everybody, which
+begins with an empty store, takes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def measured(users: int, console: Console) -> dict[str, float]:
         idp = stack.enter_context(scim.prepared(users=users, groups=groups, memberships=memberships, seed=1))
         there = stack.enter_context(crowd.running(applications={"crowdsync": PASSWORD}))
         there.load(**content)
+        people = [person.id for person in company.people[:: max(1, users // (WARM + 2))]]
+        del company, content
         (place / "crowdsync.toml").write_text(
             f'[store]\nurl = "sqlite:///{place}/crowdsync.db"\n'
             f'[directory]\nurl = "{there.url}"\napplication = "crowdsync"\n'
@@ -54,7 +57,6 @@ def measured(users: int, console: Console) -> dict[str, float]:
         program = Child("tests.bench.program", place / "program.log", environment)
         console.print(f"[dim]… {users:,} people: everybody, then one[/dim]")
         wide = program("run", orchestrated=False, force=False)
-        people = [person.id for person in company.people[:: max(1, users // (WARM + 2))]]
         first = program("run", orchestrated=False, force=False, person=people[0])
         there.reset_counts()
         idp.reset_counts()
@@ -64,6 +66,9 @@ def measured(users: int, console: Console) -> dict[str, float]:
         for one in warm:
             assert one["read"].startswith("Read again by key"), one
             assert one["status"] == "nothing to do", one
+        still = [program("run", orchestrated=False, force=False) for _ in range(WARM)]
+        for one in still:
+            assert one["read"].startswith("Neither acme nor Crowd shows anybody"), one
         through = program("run", orchestrated=True, force=False, person=people[-1])
         through = program("run", orchestrated=True, force=False, person=people[-1])
         return {
@@ -72,10 +77,11 @@ def measured(users: int, console: Console) -> dict[str, float]:
             "first": first["wall"],
             "warm": statistics.median(one["wall"] for one in warm),
             "read": statistics.median(one["seconds"]["read by key"] for one in warm),
+            "still": statistics.median(one["wall"] for one in still),
             "prefect": through["wall"],
             "crowd": reads,
             "source": asked,
-            "peak": program("run", orchestrated=False, force=False, person=people[0])["peak"] / 10**6,
+            "peak": wide["peak"] / 10**6,
         }
 
 
@@ -84,15 +90,18 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="How many people, with commas between.")
     console = Console()
     found = [measured(int(size), console) for size in parser.parse_args().sizes.split(",")]
-    table = Table(box=None, title="seconds; requests of one person", title_justify="left")
-    for title in ("people", "everybody", "first", "warm", "ratio", "reading", "Prefect", "Crowd", "source"):
+    table = Table(box=None, title="seconds, and megabytes; requests of one person", title_justify="left")
+    titles = ("people", "everybody", "MB", "first", "one", "ratio", "reading", "no change", "ratio", "Prefect", "Crowd")
+    for title in (*titles, "source"):
         table.add_column(title, justify="right")
     for one in found:
         table.add_row(
             f"{one['users']:,.0f}",
-            *(f"{one[what]:.2f}" for what in ("wide", "first", "warm")),
-            f"{one['warm'] / found[0]['warm']:.2f}",
-            *(f"{one[what]:.2f}" for what in ("read", "prefect")),
+            f"{one['wide']:.2f}",
+            f"{one['peak']:,.0f}",
+            f"{one['first']:.2f}",
+            *(f"{one['warm']:.3f}", f"{one['warm'] / found[0]['warm']:.2f}", f"{one['read']:.3f}"),
+            *(f"{one['still']:.3f}", f"{one['still'] / found[0]['still']:.2f}", f"{one['prefect']:.2f}"),
             *(f"{one[what]:.1f}" for what in ("crowd", "source")),
         )
     console.print(table)

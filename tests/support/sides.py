@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from tasks.policy import Policy
 from tests.support.neighbourhood import Neighbourhood, links_of, part_of
 from tests.support.worlds import SOURCE, World, add_world, any_policy, deletes, owners, since
 
-TOGETHER = 6
-"""How many worlds share a directory."""
+TOGETHER = int(os.environ.get("CROWDSYNC_TOGETHER", "6"))
+"""How many worlds share a directory: up to 50."""
 
 
 @dataclass(frozen=True)
