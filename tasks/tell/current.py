@@ -49,7 +49,7 @@ async def show_current(store: Store, settings: Settings) -> None:
         async with asyncio.timeout(SECONDS), get_client() as client:
             sources = {one.name: settings.sources_of(one.name) for one in settings.all_directories()}
             found = await in_thread(store.overview, sources, datetime.now(UTC))
-            await _keep(client, url, markdown(found, await following(client)))
+            await _keep(client, url, markdown(found, await following(client), settings.templates))
     except Exception as error:
         log.info("the page about everything is not current: %s", error)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from connectors.store.overview import DirectoryState, Overview, Queue, SourceState
+from tasks.tell.templates import render
 
 OVERDUE: Final = timedelta(hours=2)
 """After so long without a good run a source is overdue, unless somebody says otherwise."""
@@ -26,11 +27,6 @@ class Concern:
     source: str
     what: str
     way: str
-
-    @property
-    def line(self) -> str:
-        """`acme: plan 7 waits for agreement since …; crowdsync approve 7`"""
-        return f"{self.source or self.directory}: {self.what}; {self.way}"
 
 
 def concerns(found: Overview, overdue: timedelta = OVERDUE) -> list[Concern]:
@@ -114,30 +110,27 @@ def news(queue: Queue) -> str:
     return ", ".join(f"{count:,} {what}" for count, what in parts if count) or "0"
 
 
-def markdown(found: Overview, following: str, overdue: timedelta = OVERDUE) -> str:
-    """The page. `following`: when the schedule starts the next runs."""
-    waits = concerns(found, overdue)
-    lines = [f"As of {moment(found.at)} UTC, the end of the last run.", ""]
-    lines += [f"**{len(waits)} to see to**" if waits else "**All is well.**", ""]
-    lines += [f"- {escaped(one.line)}" for one in waits]
-    lines += ["", "| directory | source | last good run | read whole | last run | held | news |", "|" + "---|" * 7]
-    for directory in found.directories:
-        lines += [_row(directory, one) for one in directory.sources]
-    return "\n".join([*lines, "", f"Next: {escaped(following)}"])
+def markdown(found: Overview, following: str, folder: str = "", overdue: timedelta = OVERDUE) -> str:
+    """The page. `following`: when the schedule starts the next runs; `folder`: of templates of an admin."""
+    values = {
+        "at": moment(found.at),
+        "waits": [asdict(one) for one in concerns(found, overdue)],
+        "sources": [_row(directory, one) for directory in found.directories for one in directory.sources],
+        "following": following,
+    }
+    return render("status.md", values, folder)
 
 
-def _row(directory: DirectoryState, one: SourceState) -> str:
-    cells = (
-        *(directory.directory, one.source, last_good(one), moment(one.read_whole) if one.read_whole else "never"),
-        *(last_run(one), held(one), news(one.inbox)),
-    )
-    return f"| {' | '.join(map(escaped, cells))} |"
-
-
-def escaped(text: str) -> str:
-    """A text that means nothing to markdown, on one line."""
-    told = "".join(f"\\{c}" if c in "\\`*_{}[]()<>#|!~" else c for c in " ".join(text.split()))
-    return told.replace("&", "&amp;")
+def _row(directory: DirectoryState, one: SourceState) -> dict[str, str]:
+    return {
+        "directory": directory.directory,
+        "source": one.source,
+        "last_good": last_good(one),
+        "read_whole": moment(one.read_whole) if one.read_whole else "never",
+        "last_run": last_run(one),
+        "held": held(one),
+        "news": news(one.inbox),
+    }
 
 
 def moment(at: datetime) -> str:

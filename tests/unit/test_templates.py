@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from connectors.model import held_frame
+from connectors.store.overview import DirectoryState, LastRun, OpenPlan, Overview, Pause, SourceState
 from tasks.decide.guard import Finding, Verdict
-from tasks.tell import render, templates
+from tasks.tell import dashboard, render, templates
 from tasks.tell.events import tame
 from tasks.tell.report import Report
 
@@ -74,6 +76,15 @@ def report(name: str) -> Report:
     )
 
 
+def standing(name: str) -> Overview:
+    """Everything, with this name wherever one may stand, and something to see to."""
+    now = datetime(2026, 11, 30, tzinfo=UTC)
+    last = LastRun("failed", now, now, name, (name,), "")
+    pause = Pause(3, now, now, name)
+    source = SourceState(name, last=last, plans=(OpenPlan(7, "waiting", name, now),), quarantine=pause)
+    return Overview(now, (DirectoryState(name, (source,)),))
+
+
 def pages(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Every template for pages, with this name wherever a name may stand."""
     monkeypatch.setattr(render, "impact_lines", lambda _: [name] * 5)
@@ -96,6 +107,7 @@ def pages(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
         "react.md": render.batch_markdown(name, {"error": name, "held": 3, "outcomes": {"done": 1}}, folder),
         "subscriptions.md": render.subscriptions_markdown(rows, folder),
         "started.md": render.started_markdown([{"what": "started"}], folder),
+        "status.md": dashboard.markdown(standing(name), name, folder),
         "link.md": render.link_markdown(name, "http://ui/runs"),
         "broken.md": templates.render("broken.md", dict.fromkeys(("name", "folder", "why"), name)),
     }
