@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import orjson
 import typer
@@ -20,15 +20,20 @@ from rich.table import Table
 
 from connectors.outline import Outline, outline
 from connectors.store.database import Database, ready
-from connectors.store.overview import Overview, overview
+from connectors.store.overview import Overview, SourceState, overview
 from deployments.terminal import UNHEEDED, console, explained, printable
 from tasks.tell import dashboard
 
+COLUMNS: Final = (
+    *("directory", "source", "in_step", "read_whole", "running_since", "last_run", "last_run_at", "held"),
+    *("hints_waiting", "hints_held", "quarantine_until", "concerns"),
+)
 _NO_SERVER = "no Prefect server is named (PREFECT_API_URL): nothing starts by a schedule of it"
 
 
 def status(
     json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="A line per source, as CSV.")] = False,
     overdue: Annotated[
         float, typer.Option("--overdue", help="Hours without a good run after which a source is overdue.", min=0.01)
     ] = dashboard.OVERDUE.total_seconds() / 3600,
@@ -41,7 +46,10 @@ def status(
             found = overview(database, where.sources, datetime.now(UTC))
     following = _following()
     waits = dashboard.concerns(found, timedelta(hours=overdue))
-    if json:
+    if as_csv:
+        with explained():
+            _lines(found, waits, also_json=json)
+    elif json:
         told = asdict(found) | {"next": following, "concerns": [asdict(one) for one in waits], "well": not waits}
         sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
@@ -78,6 +86,33 @@ def _following() -> str:
         return asyncio.run(ask())
     except Exception as error:  # the rest of the page is worth as much
         return f"Prefect's server does not answer ({type(error).__name__}): see that it runs at PREFECT_API_URL"
+
+
+def _lines(found: Overview, waits: list[dashboard.Concern], *, also_json: bool) -> None:
+    from deployments.listing import Form, write  # pandas, a second
+
+    said: dict[tuple[str, str], list[str]] = {}
+    for wait in waits:
+        said.setdefault((wait.directory, wait.source), []).append(wait.what)
+    rows = []
+    for directory in found.directories:
+        # (What Crowd itself told is no source's: a line of its own, where something waits.)
+        own = [SourceState("", inbox=directory.inbox)] if (directory.directory, "") in said else []
+        rows += [_values(directory.directory, one, said) for one in (*directory.sources, *own)]
+    write(Form.of(also_json, True), COLUMNS, rows)
+
+
+def _values(directory: str, one: SourceState, said: Mapping[tuple[str, str], list[str]]) -> dict[str, Any]:
+    """What `COLUMNS` hold of a source."""
+    return asdict(one) | {
+        "directory": directory,
+        "last_run": one.last.status if one.last else None,
+        "last_run_at": one.last.finished_at if one.last else None,
+        "hints_waiting": one.inbox.waiting,
+        "hints_held": one.inbox.held,
+        "quarantine_until": one.quarantine.until if one.quarantine else None,
+        "concerns": said.get((directory, one.source), []),
+    }
 
 
 def _show(found: Overview, waits: list[dashboard.Concern], following: str) -> None:

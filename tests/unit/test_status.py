@@ -170,6 +170,11 @@ def test_the_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["well"]
     assert told["concerns"] == []
     assert [one["source"] for one in told["directories"][0]["sources"]] == ["acme", "beta"]
+    head, acme, beta = run.invoke(app, ["status", "--csv"]).output.splitlines()
+    assert head.startswith("directory,source,in_step,")
+    assert acme.startswith(f"crowd,acme,{datetime.now(UTC):%Y-%m-%dT}")
+    assert beta.endswith(",{},0,0,,[]")
+    assert "exclude each other" in run.invoke(app, ["status", "--csv", "--json"]).output
     assert run.invoke(app, ["status", "--overdue", "0.01"]).exit_code == 0
     (home / "crowdsync.toml").write_text("[store]\n", encoding="utf-8")
     said = run.invoke(app, ["status"])
