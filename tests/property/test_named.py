@@ -67,7 +67,7 @@ async def news_of(
     for pair in (*changes.memberships, *changes.left):
         if pair[2] == "user" and pair[1] not in people:
             told.add(Hint("group", pair[0]) if rng.random() < 0.5 else Hint("user", pair[1]))
-    told |= {Hint("user", one) for one in people}
+    told |= {Hint("user", one) for one in people} | {Hint("group", one) for one in changes.replaced}
     told |= {Hint("account", hint.key) for hint in ours.hints if hint.kind == "user"}
     told |= {Hint("user", one) for one in rng.sample(everybody(world), k=min(2, len(everybody(world))))}
     return told | {Hint("user", "nobody-at-all"), Hint("account", "nobody-at-all")}
@@ -116,7 +116,8 @@ async def changes_of(source: BySource, crowd: ByCrowd, since: tuple[str, str]) -
     changes, ours = await source.changes(PLAIN, since[0]), await crowd.changes(since[1])
     people = {row[0] for row in changes.users} | {*changes.gone_users}
     pairs = [pair for pair in (*changes.memberships, *changes.left) if pair[2] == "user"]
-    told = {Hint("user", one) for one in people} | {Hint("group", group) for group, member, _ in pairs if group}
+    groups = {*changes.replaced, *(group for group, *_ in pairs)}
+    told = {Hint("user", one) for one in people} | {Hint("group", one) for one in groups}
     return told | {Hint("account", hint.key) for hint in ours.hints if hint.kind == "user"}
 
 

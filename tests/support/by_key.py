@@ -339,10 +339,11 @@ def nest(world: World, rng: random.Random) -> None:
 
 
 def spoil(world: World, policy: Policy, rng: random.Random, identity: str) -> None:
-    """Something happens to one person of the source, or by hand to their account, and to nobody else."""
+    """Something happens to one person of the source, or by hand to their account, within their world, and to nobody
+    else."""
     people = {row[0]: n for n, row in enumerate(world.users)}
-    teams = [row[0] for row in world.groups]
     tag = identity[identity.index("-") :] if "-" in identity else ""
+    teams = [row[0] for row in world.groups if row[0].endswith(tag)]
     of = owners_of(world)
     mine = [r["name"] for r in world.crowd.users.values() if of.get(r["key"]) == identity]
     for _ in range(rng.randint(1, 3)):
