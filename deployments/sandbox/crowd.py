@@ -433,6 +433,21 @@ async def _serve(crowd: Crowd, host: str, port: int, announce: Callable[[str], N
         connection.transport.abort()
 
 
+AT_ONCE: Final = 500_000
+"""So many records, or pairs, are loaded with one request at most: more take minutes."""
+
+
+def _parts(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What is to be loaded, in the order in which it needs each other; as one, where it is little."""
+    if all(len(rows) <= AT_ONCE for rows in content.values()):
+        yield content
+        return
+    for kind in ("users", "groups", "memberships", "nestings"):
+        for start in range(0, len(content[kind]), AT_ONCE):
+            yield {kind: content[kind][start : start + AT_ONCE]}
+    yield {"members": content["members"]}
+
+
 def serve(
     port: int,
     applications: Mapping[str, str],
@@ -501,7 +516,8 @@ class RunningCrowd:
             "nestings": list(nestings),
             "members": {group: list(names) for group, names in (members or {}).items()},
         }
-        self._call("POST", "load", content, directory=directory)
+        for part in _parts(content):
+            self._call("POST", "load", part, directory=directory)
 
     def configure(
         self,

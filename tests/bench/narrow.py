@@ -89,7 +89,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="How many people, with commas between.")
     console = Console()
-    found = [measured(int(size), console) for size in parser.parse_args().sizes.split(",")]
+    found = []
+    for size in parser.parse_args().sizes.split(","):
+        found.append(measured(int(size), console))
+        console.print(f"[dim]{found[-1]}[/dim]")
     table = Table(box=None, title="seconds, and megabytes; requests of one person", title_justify="left")
     titles = ("people", "everybody", "MB", "first", "one", "ratio", "reading", "no change", "ratio", "Prefect", "Crowd")
     for title in (*titles, "source"):
