@@ -144,13 +144,10 @@ def ways(world: World, hints: Collection[Hint], rng: random.Random) -> list[Hint
     return told
 
 
-SEEDED, STEPS = int(os.environ.get("CROWDSYNC_SEEDS", "2")), SERIES if "CROWDSYNC_SEEDS" in os.environ else 3
-FREED = 11
-"""A company in which somebody is held because of the name that another one has no more."""
-MIXED = [*{**dict.fromkeys(range(SEEDED), STEPS), FREED: SERIES}.items()]
+MIXED = int(os.environ.get("CROWDSYNC_SEEDS", "3"))
 
 
-@pytest.mark.parametrize(("seed", "steps"), long_after(1, MIXED))
+@pytest.mark.parametrize(("seed", "steps"), long_after(1, [(0, FEW), *((seed, SERIES) for seed in range(MIXED))]))
 async def test_whatever_way_and_whenever_it_is_told_it_is_what_a_wide_run_finds(
     store: Store, seed: int, steps: int
 ) -> None:
