@@ -213,6 +213,14 @@ class Records:
                 found |= set(connection.execute(_ACTIVE_MEMBERS, asked).scalars())
         return found
 
+    def count_members(self, stream: str, groups: Collection[str]) -> int:
+        """How many direct members these groups (ids) have, one in two of them counted twice."""
+        with self._db.read() as connection:
+            number = self._number(connection, stream)
+            keys = {} if number is None else _keys(connection, number, GROUP_KIND, set(groups))
+            asked = [{"of": number, "group": key} for key in keys.values()]
+            return sum(connection.execute(_COUNT_MEMBERS, one).scalar_one() for one in asked)
+
     def links_about(
         self, directory: str, source: str, ids: Collection[str], names: Collection[str], *, groups: bool = True
     ) -> pd.DataFrame:
@@ -401,6 +409,12 @@ _ACTIVE_MEMBERS: Final = (
     .where(MEMBERSHIP.c.stream == _OF, MEMBERSHIP.c.valid_to == OPEN)
     .where(MEMBERSHIP.c.group_key == bindparam("group", type_=Integer), USER.c.valid_to == OPEN, USER.c.active)
     .limit(bindparam("most", type_=Integer))
+)
+_COUNT_MEMBERS: Final = (
+    select(func.count())
+    .select_from(MEMBERSHIP)
+    .where(MEMBERSHIP.c.stream == _OF, MEMBERSHIP.c.valid_to == OPEN)
+    .where(MEMBERSHIP.c.group_key == bindparam("group", type_=Integer))
 )
 _KEYS: Final = select(KEY.c.external, KEY.c.key).where(
     KEY.c.stream == _OF,

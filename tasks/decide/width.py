@@ -96,6 +96,13 @@ def with_totals(plan: Plan, totals: Mapping[str, Any]) -> Plan:
 
 
 def counted_whole(impact: Impact, totals: Mapping[str, Any]) -> Impact:
-    """The impact of such a plan, with the active accounts of everybody."""
-    others = totals["active"] - impact.active_before
-    return replace(impact, active_before=totals["active"], active_after=impact.active_after + others)
+    """The impact of such a plan, with the active accounts of everybody. Who lost a group because another one was taken
+    out of it lately is not among a few: as many as there may be count, and an emptied group is one that they lost."""
+    others, out = totals["active"] - impact.active_before, totals["out_by_nestings"]
+    return replace(
+        impact,
+        active_before=totals["active"],
+        active_after=impact.active_after + others,
+        losers_recently=impact.losers_recently + (out if impact.losers else 0),
+        deserted=impact.emptied if out else impact.deserted,
+    )

@@ -86,7 +86,7 @@ def known_sides(run: Run) -> KnownSides:
     window, since = recent.removals, every[every["at"] >= totals.at]
     if since["kind"].isin([*kinds(entity="group"), *kinds(entity="nesting")]).any():
         raise NotNarrowError("groups of Crowd were taken away or out of groups since the last wide run")
-    losers = set(crowd_ids(window["name"])) | _out_by_nestings(run, crowd, recent)
+    losers = set(crowd_ids(window["name"]))
     if len(losers) > MOST_REMOVALS:
         raise NotNarrowError(f"{len(losers)} accounts lost something in the window of the limits")
     own = since[ours[since.index]]
@@ -94,19 +94,17 @@ def known_sides(run: Run) -> KnownSides:
     anew = (made["kind"] == Kind.USER_CREATE).any()
     newcomers = run.store.first_linked(run.directory_name, run.source_name, totals.at) if anew else ()
     counted = totals_more(totals_less(totals.totals, own, since), made, own, newcomers)
-    totals = replace(totals, totals=counted)
+    totals = replace(totals, totals={**counted, "out_by_nestings": _out_by_nestings(run, crowd, recent)})
     removed = pd.concat([window, since], ignore_index=True)
     return KnownSides(totals, source, crowd, recent, losers, removed, Keys(run, source.saved.id, crowd.saved.id))
 
 
-def _out_by_nestings(run: Run, crowd: Known, recent: RecentRemovals) -> set[str]:
-    """The active accounts (ids) that are no longer in groups because a group was taken out of them lately: of each
-    group somewhat more than may be looked at, at most."""
+def _out_by_nestings(run: Run, crowd: Known, recent: RecentRemovals) -> int:
+    """How many accounts, at most, are out of groups because a group was taken out of them lately."""
     out = recent.pairs("group_loss", Kind.NESTING_REMOVE, crowd.rest)
     if out.empty:
-        return set()
-    groups = groups_below(crowd.rest.memberships, out["member"])
-    return run.store.active_members(run.crowd_side.stream, dict.fromkeys(groups, MOST_REMOVALS + 1))
+        return 0
+    return run.store.count_members(run.crowd_side.stream, groups_below(crowd.rest.memberships, out["member"]))
 
 
 def _totals(run: Run) -> WideTotals:

@@ -1,4 +1,4 @@
-"""What one person costs, and a run in which nothing moved, in companies of every size: the line should be flat.
+"""What one person costs in companies of every size: the line should be flat.
 
 `python -m tests.bench.narrow`; a million people with `--sizes 1000000`. Times are medians of warm runs without Prefect,
 whose own cost is the same at every size and stands beside them. Megabytes: the most that the run about everybody, which
@@ -66,9 +66,6 @@ def measured(users: int, console: Console) -> dict[str, float]:
         for one in warm:
             assert one["read"].startswith("Read again by key"), one
             assert one["status"] == "nothing to do", one
-        still = [program("run", orchestrated=False, force=False) for _ in range(WARM)]
-        for one in still:
-            assert one["read"].startswith("Neither acme nor Crowd shows anybody"), one
         through = program("run", orchestrated=True, force=False, person=people[-1])
         through = program("run", orchestrated=True, force=False, person=people[-1])
         return {
@@ -77,7 +74,6 @@ def measured(users: int, console: Console) -> dict[str, float]:
             "first": first["wall"],
             "warm": statistics.median(one["wall"] for one in warm),
             "read": statistics.median(one["seconds"]["read by key"] for one in warm),
-            "still": statistics.median(one["wall"] for one in still),
             "prefect": through["wall"],
             "crowd": reads,
             "source": asked,
@@ -94,8 +90,7 @@ def main() -> None:
         found.append(measured(int(size), console))
         console.print(f"[dim]{found[-1]}[/dim]")
     table = Table(box=None, title="seconds, and megabytes; requests of one person", title_justify="left")
-    titles = ("people", "everybody", "MB", "first", "one", "ratio", "reading", "no change", "ratio", "Prefect", "Crowd")
-    for title in (*titles, "source"):
+    for title in ("people", "everybody", "MB", "first", "one", "ratio", "reading", "Prefect", "Crowd", "source"):
         table.add_column(title, justify="right")
     for one in found:
         table.add_row(
@@ -104,7 +99,7 @@ def main() -> None:
             f"{one['peak']:,.0f}",
             f"{one['first']:.2f}",
             *(f"{one['warm']:.3f}", f"{one['warm'] / found[0]['warm']:.2f}", f"{one['read']:.3f}"),
-            *(f"{one['still']:.3f}", f"{one['still'] / found[0]['still']:.2f}", f"{one['prefect']:.2f}"),
+            f"{one['prefect']:.2f}",
             *(f"{one[what]:.1f}" for what in ("crowd", "source")),
         )
     console.print(table)

@@ -17,6 +17,7 @@ from connectors.errors import StaleCursorError
 from connectors.model import Snapshot, held_frame
 from connectors.store import Store
 from tasks.decide.impact import impact
+from tasks.decide.width import counted_whole
 from tasks.policy import Policy
 from tasks.read import news
 from tasks.read.known import NotNarrowError, known_sides
@@ -149,6 +150,7 @@ async def test_who_is_out_of_a_group_since_another_was_taken_out_of_it_counts(st
     made, _ = of_few(run, few, since(world.source()))
     sides = few.crowd.snapshot, world.crowd.snapshot({})
     narrow, whole = (impact(made.operations, side, run.policy, recent=run.recent()) for side in sides)
+    narrow = counted_whole(narrow, few.totals.totals)
     assert narrow.deserted == whole.deserted == ("red",)
     assert narrow.losers_recently == whole.losers_recently == 5
 

@@ -148,6 +148,11 @@ def test_some_active_members_of_groups(store: Store) -> None:
     assert store.active_members(STREAM, dict.fromkeys(["g1", "g2", "g3", "g4", "none"], 9)) == {"u1", "u2", "u4"}
     assert len(store.active_members(STREAM, {"g1": 2})) == 2
     assert store.active_members("source:nobody", {"g1": 2}) == set()
+    newest = store.newest(STREAM)
+    assert newest is not None
+    pairs = store.load_snapshot(newest[0].id).memberships["group_id"].astype("str").tolist()
+    assert store.count_members(STREAM, ["g1", "g2", "none"]) == pairs.count("g1") + pairs.count("g2") > 1
+    assert store.count_members("source:nobody", ["g1"]) == 0
 
 
 def test_keys_are_found_until_they_are_made_anew(store: Store) -> None:
