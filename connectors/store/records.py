@@ -214,7 +214,7 @@ class Records:
         return found
 
     def count_members(self, stream: str, groups: Collection[str]) -> int:
-        """How many direct members these groups (ids) have, one in two of them counted twice."""
+        """How many direct members these groups (ids) have, users and groups; one in two of them counts twice."""
         with self._db.read() as connection:
             number = self._number(connection, stream)
             keys = {} if number is None else _keys(connection, number, GROUP_KIND, set(groups))

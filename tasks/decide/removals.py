@@ -61,9 +61,8 @@ class RecentRemovals:
 
     def pairs(self, limit: str, kind: Kind, directory: Snapshot) -> pd.DataFrame:
         """Memberships or nestings that were taken away and are not there now: group, member, as Crowd looks them up."""
-        if self.removals.empty:
+        if self.removals.empty or (rows := self.of(limit, kind)).empty:
             return pd.DataFrame({"group": [], "member": []}, dtype="str")
-        rows = self.of(limit, kind)
         taken = pd.DataFrame({"group": crowd_ids(rows["target"]), "member": crowd_ids(rows["name"])}).drop_duplicates()
         if taken.empty:
             return taken
