@@ -21,7 +21,6 @@ import errno
 import logging
 import random
 import re
-import select
 import socket
 import ssl
 import time
@@ -36,7 +35,6 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 from urllib.parse import quote, urlencode, urljoin
 
-import httpcore
 import httpx
 import idna
 import orjson
@@ -57,6 +55,7 @@ from connectors.errors import (
     visible,
     without_emails,
 )
+from connectors.transport import Connections, one_connection
 
 LONGEST_WAIT: Final = 120.0
 """Seconds that a call waits because the other side asked for it; above, `RetryableError` at once."""
@@ -67,9 +66,6 @@ HIGHEST_WAIT: Final = 20.0
 
 SLOWEST: Final = 8192
 """Bytes a second, as they travel, that a stream must bring on the average; else it would never have to end."""
-
-AT_ONCE: Final = 2**18
-"""Bytes that are taken from a connection at once, at most: as many as asyncio receives at once."""
 
 MAX_REDIRECTS: Final = 5
 STREAMED: Final = 16
@@ -265,50 +261,6 @@ class _Again(Exception):
         return random.uniform(0, min(HIGHEST_WAIT, FIRST_WAIT * 2 ** (self.tries - 1)))  # noqa: S311
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that keeps its socket at hand. Before and after each request, the pool asks all that are idle
-    whether the other side closed them; through AnyIO that costs more than the request."""
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-        self._socket = inner.get_extra_info("socket")
-        self.write, self.aclose = inner.write, inner.aclose  # type: ignore[method-assign]
-
-    async def read(
-        self,
-        max_bytes: int,
-        timeout: float | None = None,  # noqa: ASYNC109 (its own)
-    ) -> bytes:
-        """As much as has come, up to `AT_ONCE`: whoever takes an answer apart takes any number, and to hand on many
-        small pieces costs more than to receive them."""
-        return await self._inner.read(max(max_bytes, AT_ONCE), timeout)
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 (its own)
-    ) -> httpcore.AsyncNetworkStream:
-        return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
-
-    def get_extra_info(self, info: str) -> Any:
-        if info != "is_readable" or self._socket is None:
-            return self._inner.get_extra_info(info)
-        number = self._socket.fileno()
-        if number < 0:
-            return True
-        poll = select.poll()
-        poll.register(number, select.POLLIN)
-        return bool(poll.poll(0))
-
-
-class _Network(httpcore.AnyIOBackend):
-    """Connections that are `_Stream`s."""
-
-    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        return _Stream(await super().connect_tcp(*args, **options))
-
-
 class Http:
     """A client for one origin. Use as `async with`, or call `aclose()`.
 
@@ -374,9 +326,9 @@ class Http:
         self._paused_until = 0.0
         self.recording: Recording | None = None
         self.kept: dict[Request, deque[KeptAnswer]] = {}
-        self._transport = transport or self._new_transport(concurrency, verify)
+        self._transport = transport or self._new_transport(verify)
 
-    def _new_transport(self, concurrency: int, verify: bool | str) -> httpx.AsyncHTTPTransport:
+    def _new_transport(self, verify: bool | str) -> Connections:
         context: ssl.SSLContext | bool = verify is not False
         if self._scheme == "http":
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used; loading the CAs takes time
@@ -390,15 +342,11 @@ class Http:
                 ) from None
         host = self._host.strip("[]")
         proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(self._scheme)
-        transport = httpx.AsyncHTTPTransport(
-            verify=context,
-            http2=self._scheme == "https",
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            trust_env=True,
-            proxy=proxy,
-        )
-        transport._pool._network_backend = _Network()  # (httpx has no argument for it)
-        return transport
+
+        def one() -> httpx.AsyncHTTPTransport:
+            return one_connection(context, http2=self._scheme == "https", proxy=proxy)
+
+        return Connections(one)
 
     async def __aenter__(self) -> Http:
         return self
