@@ -1,7 +1,7 @@
 """`crowdsync react`: one warm process per directory, which takes what the inbox has and brings Crowd in step.
 
 News is gathered for a moment and taken in batches: while one runs, the next one grows. What must not be lost stands in
-the inbox and in the journal; Prefect is shown the runs when it answers (`deployments.watched`).
+the inbox and in the journal; Prefect is shown the runs when it answers (`deployments.shown`).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Reactor:
             keep_subscribed(self.directory, self.store),
             poll(self.store, self.directory),
             forget(self.store),
-            *(self.prefect.beside(self.directory, self.store, self.turns, self.batches.total) if self.prefect else ()),
+            *(self.prefect.beside(self.directory, self.store, self.turns) if self.prefect else ()),
         )
         beside = [asyncio.create_task(one) for one in around]
         try:
@@ -153,10 +153,12 @@ class Reactor:
             await self._settle_read(settings)
             now = datetime.now(UTC)
             found = await in_thread(self.store.due, self.directory, now, LARGEST)
-            await without_passed_over(self.store, settings, found)
+            found = await without_passed_over(self.store, settings, found)
             due = await in_thread(self.store.sources_due, self.directory, now)
             if due := [source for source in due if self.resting.get(source, now) <= now]:
-                await asyncio.sleep(GATHER)
+                # What came while a batch ran has been gathered by that.
+                waited = (now - min((item.received_at for item in found), default=now)).total_seconds()
+                await asyncio.sleep(min(max(GATHER - waited, 0), GATHER))
                 for source in due:
                     await (self._batch(settings, source) if source else self._of_crowd(settings))
                 return True

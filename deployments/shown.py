@@ -1,11 +1,16 @@
 """Runs outside of Prefect, shown there afterwards: they neither wait for its server nor are forgotten where it is away.
 
-Everything that is shown stands in our store, so that another process, or a later one, may show it.
+Everything that is shown stands in our store, so that another process, or a later one, may show it. That of
+`crowdsync react` has one beside it (`main`): a page costs as much of the processor as a small batch, and what is
+written to Crowd does not wait for it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -19,9 +24,11 @@ from prefect.flows import flow
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed, Running
 
-from connectors.settings import Settings
+from connectors.settings import Settings, load
 from connectors.store import Store, in_thread
+from deployments.opened import settings_store
 from tasks.policy import policy_of
+from tasks.tell.current import show_current
 from tasks.tell.page import key_of
 from tasks.tell.render import batch_markdown, plan_table
 from tasks.tell.rows import ROWS, count_line
@@ -30,6 +37,12 @@ from tasks.tell.templates import plain
 AGE: Final = timedelta(hours=24)
 """What ended longer ago is not shown any more."""
 AT_ONCE: Final = 50
+SHOW: Final = 1.0
+"""Seconds between two looks for runs that ended."""
+PAGE: Final = 15.0
+"""So many seconds apart, at least, the page about everything is brought up to date, where batches ended since."""
+KIND: Final = 10
+"""By so much the process that shows lets others go first (`os.nice`)."""
 
 log = logging.getLogger("crowdsync.react")
 
@@ -48,10 +61,10 @@ async def prefect_answers() -> bool:
         return await client.api_healthcheck() is None
 
 
-async def show(store: Store, settings: Settings) -> int:
-    """Makes flow runs of the batches that ended lately and that Prefect does not know; how many. Where it does not
-    answer, they are shown another time."""
-    runs = await in_thread(store.without_page, "react", datetime.now(UTC) - AGE, AT_ONCE)
+async def show(store: Store, settings: Settings, directory: str) -> int:
+    """Makes flow runs of the batches of a directory that ended lately and that Prefect does not know; how many. Where
+    it does not answer, they are shown another time."""
+    runs = await in_thread(store.without_page, "react", directory, datetime.now(UTC) - AGE, AT_ONCE)
     if runs.empty or not await prefect_answers():
         return 0
     shown = 0
@@ -64,6 +77,30 @@ async def show(store: Store, settings: Settings) -> int:
     except Exception as error:  # a page is not worth a hint
         log.info("Prefect cannot be shown %d runs now: %s", len(runs) - shown, error)
     return shown
+
+
+async def keep_shown(store: Store, directory: str) -> None:
+    """Shows what ends, and how everything stands then, until it is cancelled."""
+    shown, at = 0, float("-inf")
+    while True:
+        await asyncio.sleep(SHOW)
+        try:
+            shown += await show(store, load(), directory)
+            now = asyncio.get_running_loop().time()
+            if shown and now - at >= PAGE:
+                shown, at = 0, now
+                await show_current(store, load())
+        except Exception as error:
+            log.warning("Prefect: %s", error)
+
+
+def main() -> None:
+    """`keep_shown` of the directory that is named, until the process is ended."""
+    os.nice(KIND)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("crowdsync").setLevel(logging.INFO)
+    with settings_store(load()) as store:
+        asyncio.run(keep_shown(store, sys.argv[1]))
 
 
 async def _page(client: PrefectClient, store: Store, settings: Settings, row: Mapping[Any, Any]) -> str:

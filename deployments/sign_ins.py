@@ -32,14 +32,13 @@ def passed_over(
 
 async def without_passed_over(store: Store, settings: Settings, due: Sequence[Hint]) -> list[Hint]:
     """What is due, without the sign-ins that are passed over; these are settled, with a note."""
-    left: list[Hint] = []
+    passed: set[int] = set()
     by_source = attrgetter("source")
     for source, items in groupby(sorted(due, key=by_source), by_source):
         some = list(items)
         over = await in_thread(_of_source, store, settings, source, some) if source in settings.sources else []
-        ids = {one.id for one in over}
-        left += [one for one in some if one.id not in ids]
-    return sorted(left, key=lambda one: due.index(one))
+        passed |= {one.id for one in over}
+    return [one for one in due if one.id not in passed]
 
 
 def _of_source(store: Store, settings: Settings, source: str, due: Sequence[Hint]) -> list[Hint]:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from asyncio.subprocess import PIPE
+from collections.abc import Coroutine
 from typing import Any, Final
 
-from connectors.settings import load
 from connectors.store import Store
 from deployments.buttons import Buttons
-from deployments.shown import prefect_answers, show
+from deployments.process import tied
+from deployments.shown import prefect_answers
 from flows.road import SyncRequest, walk
 from flows.sync import sync
-from tasks.tell.current import show_current
 from tasks.tell.report import Report
 
-SHOW: Final = 1.0
-"""Seconds after which runs that ended are shown in Prefect."""
-PAGE: Final = 15.0
-"""So many seconds apart, at least, the page about everything is brought up to date, where batches ended since."""
+AGAIN: Final = 30.0
+"""Seconds until the process that shows runs is started again, where it ended."""
 log = logging.getLogger("crowdsync.react")
 
 
-def beside(
-    directory: str, store: Store, turns: asyncio.Lock, batches: Callable[[], int]
-) -> tuple[Coroutine[Any, Any, None], ...]:
-    """What goes on beside the batches, until it is cancelled; `batches` says how many there were."""
-    return _show(store, batches), Buttons(directory, store, turns).serve()
+def beside(directory: str, store: Store, turns: asyncio.Lock) -> tuple[Coroutine[Any, Any, None], ...]:
+    """What goes on beside the batches, until it is cancelled."""
+    return _shown(directory), Buttons(directory, store, turns).serve()
 
 
 async def everybody(request: SyncRequest) -> Report:
@@ -35,15 +31,15 @@ async def everybody(request: SyncRequest) -> Report:
     return await (sync(request) if await prefect_answers() else walk(request))
 
 
-async def _show(store: Store, batches: Callable[[], int]) -> None:
-    told, at = 0, float("-inf")
+async def _shown(directory: str) -> None:
+    """`deployments.shown` in a process of its own, which ends with this one."""
     while True:
-        await asyncio.sleep(SHOW)
+        process = await asyncio.create_subprocess_exec(*tied("deployments.shown:main", directory), stdin=PIPE)
         try:
-            await show(store, load())
-            ended, now = batches(), asyncio.get_running_loop().time()
-            if ended != told and now - at >= PAGE:
-                told, at = ended, now
-                await show_current(store, load())
-        except Exception as error:  # a page is not worth a hint
-            log.warning("Prefect: %s", error)
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+        log.warning("the process that shows runs in Prefect ended (%s); it is started again", code)
+        await asyncio.sleep(AGAIN)

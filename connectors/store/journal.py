@@ -533,11 +533,12 @@ class Journal:
             row = connection.execute(statement).first()
         return None if row is None else (str(row[0]), datetime.fromisoformat(row[1]))
 
-    def without_page(self, mode: str, since: datetime, limit: int) -> pd.DataFrame:
-        """The runs of a mode that ended since, and that Prefect does not know: as `runs`, the oldest first."""
+    def without_page(self, mode: str, directory: str, since: datetime, limit: int) -> pd.DataFrame:
+        """A directory's runs of a mode that ended since, and that Prefect does not know: as `runs`, oldest first."""
         statement = (
             select(RUN)
-            .where(RUN.c.mode == mode, RUN.c.flow_run_id == "", RUN.c.finished_at >= instant(since))
+            .where(RUN.c.mode == mode, RUN.c.directory == directory, RUN.c.flow_run_id == "")
+            .where(RUN.c.finished_at >= instant(since))
             .order_by(RUN.c.finished_at)
             .limit(limit)
         )

@@ -308,8 +308,8 @@ async def test_what_was_done_outside_of_prefect_is_shown_there_afterwards(served
             "crowd", "acme", [("user", person, "webhook"), ("user", "[a](b)", "webhook")], "", datetime.now(UTC)
         )
         assert await Reactor("crowd", store).turn()
-        assert await show(store, load()) == 1
-        assert await show(store, load()) == 0, "once"
+        assert await show(store, load(), "crowd") == 1
+        assert await show(store, load(), "crowd") == 0, "once"
         (row,) = [one for one in store.runs(5).to_dict("records") if one["mode"] == "react"]
     (run,) = served.list("flow_runs", flow_runs={"name": {"any_": ["acme: 2 changes"]}})
     assert (run["id"], run["state_type"]) == (row["flow_run_id"], "COMPLETED")
