@@ -37,7 +37,7 @@ from tasks.run import Connections, connected
 from tasks.tell.report import ReportedError
 
 GATHER: Final = 0.05
-"""Seconds for which news is gathered before a batch begins."""
+"""Seconds for which news is gathered before a batch takes it."""
 LARGEST: Final = 500
 """Hints in a batch, at most."""
 IDLE: Final = 5.0
@@ -76,6 +76,11 @@ class Wide:
 def _prefect() -> Any:
     """What is done with Prefect: only where a server is named is it imported."""
     return importlib.import_module("deployments.watched") if server_named() else None
+
+
+async def _until(moment: float) -> None:
+    """Waits until then, by the loop's clock."""
+    await asyncio.sleep(max(moment - asyncio.get_running_loop().time(), 0))
 
 
 @dataclass(slots=True)
@@ -158,9 +163,9 @@ class Reactor:
             if due := [source for source in due if self.resting.get(source, now) <= now]:
                 # What came while a batch ran has been gathered by that.
                 waited = (now - min((item.received_at for item in found), default=now)).total_seconds()
-                await asyncio.sleep(min(max(GATHER - waited, 0), GATHER))
+                ready = asyncio.get_running_loop().time() + min(max(GATHER - waited, 0), GATHER)
                 for source in due:
-                    await (self._batch(settings, source) if source else self._of_crowd(settings))
+                    await (self._batch(settings, source, ready) if source else self._of_crowd(settings, ready))
                 return True
             await self._look_after(settings)
         except CrowdsyncError as error:  # the store, or the configuration: it may be mended
@@ -211,11 +216,12 @@ class Reactor:
             settle = self.store.settle_before
             await in_thread(settle, self.directory, source, last.since.full_at - READ, note, now, but=held)
 
-    async def _batch(self, settings: Settings, source: str) -> None:
-        """What the inbox has of a source, together."""
+    async def _batch(self, settings: Settings, source: str, ready: float = 0.0) -> None:
+        """What the inbox has of a source, together, at `ready` (of the loop's clock); until then it is prepared."""
         taken: list[Item] = []
 
         async def gather(run: str) -> Sequence[Hint]:
+            await _until(ready)
             due = await self._due(source)
             still = await in_thread(self.store.take, [item.id for item in due], run, datetime.now(UTC))
             taken.extend(item for item in due if item.id in {*still})
@@ -291,8 +297,9 @@ class Reactor:
             log.error("%s: %d hints are held, because of %s", source, len(items), note)
         await in_thread(self.store.settle, sorted(items), status, note, datetime.now(UTC))
 
-    async def _of_crowd(self, settings: Settings) -> None:
+    async def _of_crowd(self, settings: Settings, ready: float = 0.0) -> None:
         """Crowd says that something changed: whom, its events say; they are put into the inbox of each source."""
+        await _until(ready)
         taken = await self._due("")
         chosen = settings.directory_named(self.directory)
         stream = f"events:{self.directory}"

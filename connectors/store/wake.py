@@ -18,7 +18,7 @@ import psycopg
 from connectors.store.database import CONNECT_SECONDS, Database
 
 CHANNEL: Final = "crowdsync_inbox"
-POLL: Final = 0.05
+POLL: Final = 0.02
 """Seconds between two looks into a file."""
 PAUSE: Final = 1.0
 """Seconds after which a database that could not be asked is asked again."""
