@@ -93,6 +93,7 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
     members = {key: some_groups(rng) for key in users}
     nestings = [("g0", "g1"), ("g1", "g2"), ("g2", "held")]  # (a group that is held has no row)
     base = store.save_snapshot(STREAM, whole(users, members, nestings), taken_at=AT, run="r")
+    history = [(base.id, set(users))]
     for step in range(25):
         ids = set(rng.sample(names, rng.randint(1, 4)))
         for key in ids:
@@ -119,6 +120,12 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
         assert set(store.users_now(STREAM, {*ids, "nobody"})["id"]) == ids & set(users)
         different = moved(before, now)
         assert store.moved(STREAM, base.id) == different
+        history.append((base.id, different[0]))
+        for at in {len(history) - 2, rng.randrange(len(history))}:
+            later = set().union(*(some for _, some in history[at + 1 :])) & set(users)
+            since = store.users_since(STREAM, history[at][0]).set_index("id")
+            rows = now.users[now.users["id"].isin(later)].set_index("id")
+            pd.testing.assert_frame_equal(since.sort_index(), rows.sort_index())
         for group in GROUPS:
             of_users = {(one, "user") for one, groups in members.items() if group in groups}
             assert store.members_now(STREAM, group) == of_users | {
