@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -96,7 +98,9 @@ async def keep_shown(store: Store, directory: str) -> None:
 
 def main() -> None:
     """`keep_shown` of the directory that is named, until the process is ended."""
-    os.nice(KIND)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started it, and who ends it
+    with suppress(OSError):  # a service may be kept from that, as those in deployments/systemd are
+        os.nice(KIND)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("crowdsync").setLevel(logging.INFO)
     with settings_store(load()) as store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from asyncio.subprocess import PIPE
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -41,5 +42,6 @@ async def _shown(directory: str) -> None:
             if process.returncode is None:
                 process.terminate()
                 await process.wait()
-        log.warning("the process that shows runs in Prefect ended (%s); it is started again", code)
+        if code != -signal.SIGTERM:  # (which a service's manager sends to all of its processes)
+            log.warning("the process that shows runs in Prefect ended (%s); it is started again", code)
         await asyncio.sleep(AGAIN)

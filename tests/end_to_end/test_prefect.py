@@ -12,6 +12,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -317,6 +318,47 @@ async def test_what_was_done_outside_of_prefect_is_shown_there_afterwards(served
     told = {row["who"]: (row["what"], row["by"]) for row in json.loads(served.artifact(run, "acme-react-news")["data"])}
     assert told[person] == ("user", "webhook")
     assert "[a](b)" not in told, "it would be a link on the page"
+
+
+async def test_the_process_of_react_has_another_one_that_shows(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import get_current_settings
+
+    from connectors.store import Store
+    from deployments import watched
+
+    def ours() -> set[str]:
+        """Children of this process that show runs."""
+        mine = f" {os.getpid()} "
+        children = {file.parent for file in Path("/proc").glob("[0-9]*/stat") if mine in _read(file).rpartition(")")[2]}
+        return {child.name for child in children if "shown:main" in _read(child / "cmdline")}
+
+    monkeypatch.setenv("PREFECT_API_URL", str(get_current_settings().api.url))
+    with Store.open(f"sqlite:///{served.home}/crowdsync.db") as store:
+        for name, directory in (("of-crowd", "crowd"), ("elsewhere", "other")):
+            now = datetime.now(UTC)
+            store.start_run(run=name, source="acme", directory=directory, mode="react", at=now)
+            store.finish_run(name, status="nothing to do", summary={"hints": 3}, at=now)
+        shown = asyncio.create_task(watched._shown("crowd"))
+        try:
+            end = time.monotonic() + 60
+            while not store.run("of-crowd")["flow_run_id"]:
+                assert time.monotonic() < end, "nobody showed it"
+                await asyncio.sleep(0.2)
+            assert len(ours()) == 1
+        finally:
+            shown.cancel()
+            await asyncio.wait({shown})
+        assert not ours(), "it ends with the one that it belongs to"
+        assert not store.run("elsewhere")["flow_run_id"], "that directory has a process of its own"
+    (run,) = served.list("flow_runs", flow_runs={"name": {"any_": ["acme: 3 changes"]}})
+    assert run["state_type"] == "COMPLETED"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:  # it ended
+        return ""
 
 
 def test_no_secret_anywhere(served: Served) -> None:
