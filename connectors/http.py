@@ -329,7 +329,6 @@ class Http:
         self._transport = transport or self._new_transport(verify)
 
     def _new_transport(self, verify: bool | str) -> Connections:
-        context: ssl.SSLContext | bool = verify is not False
         if self._scheme == "http":
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used; loading the CAs takes time
         elif isinstance(verify, str):
@@ -340,6 +339,8 @@ class Http:
                 raise ConfigurationError(
                     f"{self.name}: ca_file {verify!r} cannot be read as a CA bundle in PEM form ({reason})."
                 ) from None
+        else:
+            context = httpx.create_ssl_context(verify=verify is not False)
         host = self._host.strip("[]")
         proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(self._scheme)
 

@@ -62,7 +62,7 @@ class _Network(httpcore.AnyIOBackend):
         return _Stream(await super().connect_tcp(*args, **options))
 
 
-def one_connection(context: ssl.SSLContext | bool, *, http2: bool, proxy: str | None) -> httpx.AsyncHTTPTransport:
+def one_connection(context: ssl.SSLContext, *, http2: bool, proxy: str | None) -> httpx.AsyncHTTPTransport:
     """A transport with one connection, which is made when it is needed, and made again when it was closed."""
     transport = httpx.AsyncHTTPTransport(
         verify=context,
