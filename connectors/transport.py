@@ -123,15 +123,12 @@ class _Body(httpx.AsyncByteStream):
 
     def __init__(self, inner: httpx.AsyncByteStream, closed: Callable[[], None]) -> None:
         self._inner, self._closed = inner, closed
-        self._open = True
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._inner)
 
     async def aclose(self) -> None:
-        if self._open:
-            self._open = False
-            try:
-                await self._inner.aclose()
-            finally:
-                self._closed()
+        try:
+            await self._inner.aclose()
+        finally:
+            self._closed()
