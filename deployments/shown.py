@@ -67,11 +67,13 @@ async def show(store: Store, settings: Settings, directory: str) -> int:
     """Makes flow runs of the batches of a directory that ended lately and that Prefect does not know; how many. Where
     it does not answer, they are shown another time."""
     runs = await in_thread(store.without_page, "react", directory, datetime.now(UTC) - AGE, AT_ONCE)
-    if runs.empty or not await prefect_answers():
+    if runs.empty or not get_current_settings().api.url:
         return 0
     shown = 0
     try:
         async with get_client() as client:
+            if await client.api_healthcheck() is not None:
+                return 0
             for row in runs.to_dict("records"):
                 page = await _page(client, store, settings, row)
                 await in_thread(store.set_page, row["run"], page)
