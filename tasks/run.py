@@ -327,7 +327,6 @@ def finish(run: Run, status: str, summary: Mapping[str, Any]) -> None:
     now = datetime.now(UTC)
     run.finished = True
     run.store.finish_run(run.id, status=status, summary=summary, at=now)
-    run.store.audit(event="run", actor="crowdsync", subject=run.id, details={"status": status, **summary}, at=now)
     if run.head_file is not None and run.lasting:
         keep_head(run.store, run.head_file)
 

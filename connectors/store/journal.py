@@ -478,8 +478,9 @@ class Journal:
                 )
             )
 
-    def finish_run(self, run: str, *, status: str, summary: Mapping[str, Any], at: datetime) -> None:
-        """Note how a run ended; `summary` must be JSON. Raises `RecordError` for an unknown run."""
+    def finish_run(self, run: str, *, status: str, summary: Mapping[str, Any], at: datetime, **more: str) -> None:
+        """Note how a run ended; `summary` must be JSON. It is also a row in the audit chain, whose details have `more`.
+        Raises `RecordError` for an unknown run."""
         values = {
             "status": status,
             "finished_at": instant(at),
@@ -488,6 +489,7 @@ class Journal:
         with self._db.write() as connection:
             if connection.execute(update(RUN).where(RUN.c.run == run).values(**values)).rowcount == 0:
                 raise RecordError(f"There is no run {run!r}.")
+            self._audit_run(connection, run, {"status": status, **more, **summary}, at)
 
     def running(self) -> dict[str, str]:
         """The runs that are not noted to have ended, each with its process."""
@@ -504,16 +506,11 @@ class Journal:
         with self._db.write() as connection:
             if connection.execute(statement.values(**values)).rowcount == 0:
                 return False
-            audit.append(
-                self._db,
-                connection,
-                event="run",
-                actor="crowdsync",
-                subject=run,
-                details={"status": "interrupted", **summary},
-                at=at,
-            )
+            self._audit_run(connection, run, {"status": "interrupted", **summary}, at)
         return True
+
+    def _audit_run(self, connection: Connection, run: str, details: Mapping[str, Any], at: datetime) -> None:
+        audit.append(self._db, connection, event="run", actor="crowdsync", subject=run, details=details, at=at)
 
     def runs(self, limit: int = 20) -> pd.DataFrame:
         """Newest first; `summary` is JSON text, the times are UTC."""

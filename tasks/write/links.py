@@ -113,11 +113,7 @@ async def taken_in_hand(
 
 
 def _finish(store: Store, run: str, mode: str, status: str, summary: Mapping[str, Any]) -> None:
-    now = datetime.now(UTC)
-    store.finish_run(run, status=status, summary=summary, at=now)
-    store.audit(
-        event="run", actor="crowdsync", subject=run, details={"status": status, "mode": mode, **summary}, at=now
-    )
+    store.finish_run(run, status=status, summary=summary, at=datetime.now(UTC), mode=mode)
 
 
 async def _read(

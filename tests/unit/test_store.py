@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -344,11 +345,14 @@ def test_plan_status(store: Store) -> None:
 def test_runs(store: Store) -> None:
     store.start_run(run="r1", source="acme", directory="crowd", mode="full", at=AT)
     assert store.run("r1")["finished_at"] is None
-    store.finish_run("r1", status="completed", summary={"users": 3}, at=AT)
+    store.finish_run("r1", status="completed", summary={"users": 3}, at=AT, mode="hand")
     assert store.run("r1")["summary"] == {"users": 3}
     assert store.runs()["status"].tolist() == ["completed"]
     with pytest.raises(RecordError):
         store.finish_run("r2", status="completed", summary={}, at=AT)
+    (row,) = store.audit_log().itertuples()  # of the one that there is
+    assert (row.event, row.actor, row.subject) == ("run", "crowdsync", "r1")
+    assert json.loads(str(row.details)) == {"status": "completed", "mode": "hand", "users": 3}
 
 
 # Audit
