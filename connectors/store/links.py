@@ -209,8 +209,9 @@ def _refuse_twins(directory: str, wanted: pd.DataFrame) -> None:
         (list(KEYS), "is given two names in one call"),
         (["kind", "folded"], "is given to two ids in one call"),
     ):
-        twins = wanted[wanted.duplicated(columns, keep=False)].sort_values(columns)
-        if len(twins):
+        doubled = wanted.duplicated(columns, keep=False)
+        if doubled.any():
+            twins = wanted[doubled].sort_values(columns)
             one = twins.iloc[0]
             what = f"{one['kind']} {one['source']}:{one['id']}" if columns[0] == "source" else f"name {one['name']!r}"
             raise RecordError(

@@ -47,10 +47,11 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
 
 def lost_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     """Operations that hold → the links that end, by a deletion, a hand-over or by hand: source, kind, id."""
-    gone = operations[operations["kind"].isin(kinds(link="ends")) & (operations["source_id"] != "")]
-    given = operations[operations["reason"].str.startswith(HANDED_OVER)]
-    if not len(gone) and not len(given):
+    ends = operations["kind"].isin(kinds(link="ends")) & (operations["source_id"] != "")
+    handed_over = operations["reason"].str.startswith(HANDED_OVER)
+    if not ends.any() and not handed_over.any():
         return ended_links(operations)
+    gone, given = operations[ends], operations[handed_over]
     givers = [str(orjson.loads(record).get(GIVER, "")) for record in given["record"]]
     given = given.assign(source_id=pd.array(givers, dtype="str"))
     gone = pd.concat([gone, given[given["source_id"] != ""]])

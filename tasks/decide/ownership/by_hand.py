@@ -101,7 +101,10 @@ def _links(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> pd.DataFram
 
 def _changes_of(operations: pd.DataFrame) -> Iterator[tuple[str, str, str, str, str, str]]:
     """Operations → kind, name, whose it was, whose link ends, the new owner and how, of every change by hand."""
-    by_hand = operations[operations["reason"].str.startswith(BY_HAND)]
+    changed = operations["reason"].str.startswith(BY_HAND)
+    if not changed.any():
+        return
+    by_hand = operations[changed]
     for kind, name, record, before in by_hand[["kind", "name", "record", "before"]].itertuples(index=False, name=None):
         after, was = orjson.loads(record), orjson.loads(before)
         yield kind.partition("_")[0], name, was["was"], was["owner"], after["owner"], after["how"]
