@@ -25,14 +25,14 @@ class Body(httpx.AsyncByteStream):
 class One(httpx.AsyncHTTPTransport):
     """A connection that notes how many requests are under way on it."""
 
-    version, fails = b"HTTP/1.1", False
+    version, fails, seconds = b"HTTP/1.1", False, 0.0
 
     def __init__(self) -> None:
         self.bodies: list[Body] = []
         self.closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.seconds)
         if self.fails:
             raise httpx.ReadError("cut")
         self.bodies.append(Body())
@@ -63,9 +63,7 @@ class Made:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Made:
-    monkeypatch.setattr(One, "version", b"HTTP/1.1")
-    monkeypatch.setattr(One, "fails", False)
+def made() -> Made:
     return Made()
 
 
@@ -114,10 +112,9 @@ async def test_what_goes_wrong_frees_its_connection(made: Made, monkeypatch: pyt
             await made.send(1)
         monkeypatch.setattr(One, "fails", False)
     else:
-        task = asyncio.create_task(made.send(1))
-        while not made.all:
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait({task})
+        monkeypatch.setattr(One, "seconds", 60)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(made.send(1), 0.05)
+        monkeypatch.setattr(One, "seconds", 0)
     await made.send(1)
     assert len(made.all) == 1
