@@ -6,9 +6,11 @@ with 16, that takes longer than the request. So a pool has one connection here, 
 
 from __future__ import annotations
 
+import asyncio
 import select
 import ssl
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final
 
 import httpcore
@@ -78,13 +80,15 @@ def one_connection(context: ssl.SSLContext, *, http2: bool, proxy: str | None) -
 class Connections(httpx.AsyncBaseTransport):
     """One connection for each request under way; where the other side speaks HTTP/2, one for all of them.
 
-    `one` makes a transport of one connection. How many are under way at once is up to the caller.
+    `one` makes a transport of one connection. How many are under way at once is up to the caller. A request that does
+    not come to its end takes its connection along: a cancelled one may leave it, in its pool, in use for ever.
     """
 
     def __init__(self, one: Callable[[], httpx.AsyncHTTPTransport]) -> None:
         self._one = one
         self._all: list[httpx.AsyncHTTPTransport] = []
         self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._for_all: httpx.AsyncHTTPTransport | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -92,20 +96,19 @@ class Connections(httpx.AsyncBaseTransport):
         try:
             response = await chosen.handle_async_request(request)
         except BaseException:
-            self._give_back(chosen)
+            self._free(chosen, whole=False)
             raise
         if response.extensions.get("http_version") == b"HTTP/2":
             self._for_all = chosen
         elif self._for_all is chosen:  # a connection made anew: the other side, or a proxy, is another one
             self._for_all = None
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Body(response.stream, lambda: self._give_back(chosen))
+        response.stream = _Body(response.stream, partial(self._free, chosen))
         return response
 
     async def aclose(self) -> None:
         """Closes them all."""
-        for each in self._all:
-            await each.aclose()
+        await asyncio.gather(*(each.aclose() for each in self._all), *self._closing)
 
     def _take(self) -> httpx.AsyncHTTPTransport:
         if self._idle:
@@ -113,22 +116,44 @@ class Connections(httpx.AsyncBaseTransport):
         self._all.append(self._one())
         return self._all[-1]
 
-    def _give_back(self, one: httpx.AsyncHTTPTransport) -> None:
-        if one is not self._for_all and one not in self._idle:
+    def _free(self, one: httpx.AsyncHTTPTransport, *, whole: bool) -> None:
+        """A request is over: its connection is free for another one, or closed where the answer was not `whole`."""
+        if one is self._for_all or one in self._idle or one not in self._all:
+            return
+        if whole:
             self._idle.append(one)
+            return
+        self._all.remove(one)
+        closing = asyncio.create_task(one.aclose())  # whoever is cancelled does not wait for it
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
 
 class _Body(httpx.AsyncByteStream):
-    """A body; once it is closed, its connection is free for the next request."""
+    """A body; once it is closed, `over` is told whether all of it was read."""
 
-    def __init__(self, inner: httpx.AsyncByteStream, closed: Callable[[], None]) -> None:
-        self._inner, self._closed = inner, closed
+    def __init__(self, inner: httpx.AsyncByteStream, over: Callable[..., None]) -> None:
+        self._inner, self._over = inner, over
+        self._pieces: AsyncIterator[bytes] | None = None
+        self._whole = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return aiter(self._inner)
+        self._pieces = aiter(self._inner)
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._pieces is not None
+        try:
+            return await anext(self._pieces)
+        except StopAsyncIteration:
+            self._whole = True
+            raise
 
     async def aclose(self) -> None:
         try:
             await self._inner.aclose()
+        except BaseException:
+            self._whole = False
+            raise
         finally:
-            self._closed()
+            self._over(whole=self._whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import random
 import ssl
 import time
 import traceback
@@ -445,6 +446,42 @@ async def test_no_more_than_the_allowed_number_at_once() -> None:
 
 
 # --- connections that do not come about ---
+
+
+async def test_a_request_that_is_cancelled_keeps_no_connection() -> None:
+    """Also one that is cancelled again while it is being cancelled, as where one of several reads fails."""
+    opened = 0
+
+    async def in_pieces(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                for piece in (b"HTTP/1.1 200 OK\r\n", b"Content-Length: 4\r\n\r\n", b"{", b"  }"):
+                    await asyncio.sleep(0.002)
+                    writer.write(piece)
+                    await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(in_pieces, "127.0.0.1", 0)
+    rng = random.Random(1)
+    async with server, client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", concurrency=4) as http:
+        for _ in range(12):
+            tasks = [asyncio.create_task(http.call("GET", "/a")) for _ in range(6)]
+            for one in tasks:
+                await asyncio.sleep(rng.random() * 0.006)
+                one.cancel()
+                for _ in range(rng.randrange(3)):
+                    await asyncio.sleep(0)
+                    one.cancel()
+            await asyncio.wait(tasks)
+            async with asyncio.timeout(5):
+                found = await asyncio.gather(*(http.call("GET", "/b") for _ in range(6)))
+            assert [one.json() for one in found] == [{}] * 6
+        await asyncio.sleep(0.01)
+        before = opened
+        await asyncio.gather(*(http.call("GET", "/c") for _ in range(8)))
+        assert opened == before, "they are used again"
 
 
 async def test_a_refused_connection_and_an_unknown_host_have_a_clear_line(clock: Clock) -> None:
