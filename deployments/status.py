@@ -120,8 +120,8 @@ def _show(found: Overview, waits: list[dashboard.Concern], following: str) -> No
         writer = f", run {directory.writer} writes" if directory.writer else ""
         console.print(f"[bold]{escape(printable(directory.directory))}[/]{writer}", highlight=False)
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in ("source", "last good run", "last run", "held", "news"):
-            table.add_column(name, overflow="fold", no_wrap=name == "last good run")
+        for name in ("source", "last good run (UTC)", "last run (UTC)", "held", "news"):
+            table.add_column(name, overflow="fold", no_wrap=name == "last good run (UTC)")
         for one in directory.sources:
             cells = (one.source, dashboard.last_good(one), dashboard.last_run(one), dashboard.held(one))
             table.add_row(*(escape(printable(cell)) for cell in (*cells, dashboard.news(one.inbox))))

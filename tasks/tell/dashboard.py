@@ -44,27 +44,27 @@ def concerns(found: Overview, overdue: timedelta = OVERDUE) -> list[Concern]:
 def _of_source(one: SourceState, now: datetime, overdue: timedelta) -> Iterator[tuple[str, str]]:
     if one.put_back is not None:
         yield (
-            f"an older copy of the database was put back (known since {moment(one.put_back)})",
+            f"an older copy of the database was put back (known since {_at(one.put_back)})",
             f"crowdsync sync {one.source}, and agree to its plan if it is what the source wants",
         )
     for plan in one.plans:
         of = f" about {plan.about}" if plan.about else ""
         if plan.status == "waiting":
             yield (
-                f"plan {plan.plan}{of} waits for agreement since {moment(plan.since)}",
+                f"plan {plan.plan}{of} waits for agreement since {_at(plan.since)}",
                 f"crowdsync plan --show {plan.plan}, then approve or reject",
             )
         else:
-            yield f"plan {plan.plan}{of} was agreed to at {moment(plan.since)}", f"crowdsync apply {plan.plan}"
+            yield f"plan {plan.plan}{of} was agreed to at {_at(plan.since)}", f"crowdsync apply {plan.plan}"
     if one.quarantine is not None:
-        until = f"until {moment(one.quarantine.until)}" if one.quarantine.until > now else "due again"
+        until = f"until {_at(one.quarantine.until)}" if one.quarantine.until > now else "due again"
         yield (
-            f"in quarantine ({until}), {one.quarantine.failures} failures since {moment(one.quarantine.since)}",
+            f"in quarantine ({until}), {counted(one.quarantine.failures, 'failure')} since {_at(one.quarantine.since)}",
             f"see to it: {one.quarantine.error}",
         )
     if one.last is not None and one.last.status not in (*GOOD, "waiting", "skipped") and one.quarantine is None:
         yield (
-            f"the last run, at {moment(one.last.finished_at)}, ended {one.last.status}",
+            f"the last run, at {_at(one.last.finished_at)}, ended {one.last.status}",
             f"see to it: {one.last.error or 'crowdsync runs'}",
         )
     if one.in_step is None:
@@ -79,10 +79,10 @@ def _of_source(one: SourceState, now: datetime, overdue: timedelta) -> Iterator[
 
 def _of_queue(queue: Queue, now: datetime) -> Iterator[tuple[str, str]]:
     if queue.held:
-        yield f"{queue.held:,} hints are held", "crowdsync inbox"
+        yield f"{counted(queue.held, 'piece')} of news held", "crowdsync inbox"
     if queue.waiting_since is not None and now - queue.waiting_since > UNHEARD:
         yield (
-            f"{queue.waiting:,} hints wait, the oldest for {ago(now - queue.waiting_since)}",
+            f"{counted(queue.waiting, 'piece')} of news waiting, the oldest for {ago(now - queue.waiting_since)}",
             "see that crowdsync react runs; crowdsync inbox says why",
         )
 
@@ -100,8 +100,8 @@ def last_run(one: SourceState) -> str:
 
 
 def held(one: SourceState) -> str:
-    """`3 user, 1 group`"""
-    return ", ".join(f"{count:,} {kind}" for kind, count in one.held.items()) or "0"
+    """`3 users, 1 group`"""
+    return ", ".join(counted(count, kind) for kind, count in one.held.items()) or "0"
 
 
 def news(queue: Queue) -> str:
@@ -112,11 +112,13 @@ def news(queue: Queue) -> str:
 
 def markdown(found: Overview, following: str, folder: str = "", overdue: timedelta = OVERDUE) -> str:
     """The page. `following`: when the schedule starts the next runs; `folder`: of templates of an admin."""
+    sources = [one for directory in found.directories for one in directory.sources]
     values = {
         "at": moment(found.at),
         "waits": [asdict(one) for one in concerns(found, overdue)],
         "sources": [_row(directory, one) for directory in found.directories for one in directory.sources],
         "following": following,
+        "asks": any(plan.status == "waiting" for one in sources for plan in one.plans),
     }
     return render("status.md", values, folder)
 
@@ -138,9 +140,19 @@ def moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
+def _at(time: datetime) -> str:
+    """`2026-11-30 01:40 UTC`, for a sentence."""
+    return f"{moment(time)} UTC"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 failure`, `2 failures`"""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def ago(time: timedelta) -> str:
     """`45 minutes`, `3 hours`, `2 days`"""
     minutes = int(time.total_seconds() // 60)
     count, what = (minutes, "minute") if minutes < 120 else (minutes // 60, "hour")
     count, what = (count // 24, "day") if what == "hour" and count >= 48 else (count, what)
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return counted(count, what)

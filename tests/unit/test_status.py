@@ -109,18 +109,18 @@ def test_what_waits_for_whom(store: Store) -> None:
     assert (acme.last.status, acme.last.error) == ("refused", "too many leave")
     assert beta.in_step is None
     assert whats(found) == [
-        f"acme: plan {number} waits for agreement since 2026-11-30 11:55",
-        "acme: the last run, at 2026-11-30 11:59, ended refused",
+        f"acme: plan {number} waits for agreement since 2026-11-30 11:55 UTC",
+        "acme: the last run, at 2026-11-30 11:59 UTC, ended refused",
         "acme: 1 person is in",
-        "acme: 1 hints are held",
-        "acme: 1 hints wait, the oldest for 20 minutes",
-        "beta: an older copy of the database was put back (known since 2026-11-30 12:00)",
-        "beta: in quarantine (until 2026-11-30 12:05), 1 failures since 2026-11-30 12:00",
+        "acme: 1 piece of news held",
+        "acme: 1 piece of news waiting, the oldest for 20 minutes",
+        "beta: an older copy of the database was put back (known since 2026-11-30 12:00 UTC)",
+        "beta: in quarantine (until 2026-11-30 12:05 UTC), 1 failure since 2026-11-30 12:00 UTC",
         "beta: never brought in step",
     ]
     page = dashboard.markdown(found, "next")
-    assert "**8 to see to**" in page
-    assert "- acme: 1 hints are held; crowdsync inbox\n- acme: 1 hints wait" in page
+    assert "**8 things to see to**" in page
+    assert "- acme: 1 piece of news held; crowdsync inbox\n- acme: 1 piece of news waiting" in page
     assert "| crowd | acme | 2026-11-30 11:59 |" in page
 
 
