@@ -82,6 +82,8 @@ class Run:
     """The folder with the admin's templates."""
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
+    asked: int | None = None
+    """The plan about which a person is asked."""
     put_back: bool = False
     """Whether an older copy of the database was put back, and nobody saw to that for this source."""
     head_file: Path | None = None
@@ -236,7 +238,7 @@ async def recorded(run: Run, settings: Settings, mode: str) -> AsyncIterator[Non
         raise
     except BaseException as error:
         if suspends(error):
-            finish(run, "waiting", {"error": "waits for a person to agree"})
+            finish(run, "waiting", {"plan": run.asked, "error": "waits for a person to agree: Resume in Prefect asks"})
             raise
         known = await diagnosed(settings, run.source_name, run.source, run.directory, error)
         if "apply" in run.seconds:

@@ -67,6 +67,7 @@ async def decided(run: Run, stored: StoredPlan) -> Decision | None:
     question = question_markdown(stored, hours, run.templates)
     await name_run(f"plan {stored.number} waits for agreement: {count_line(stored.plan.counts(), 3)}")
     in_part = bool(dangerous_part(stored))
+    run.asked = stored.number
     answer = await shown.ask(f"plan-{stored.number}", question, hours, in_part=in_part)
     await in_thread(decide, run, stored, answer.decided(), answer.name, answer.reason)
     return await in_thread(run.store.decision, stored.number, now=datetime.now(UTC))
