@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import pandas as pd
@@ -61,7 +61,14 @@ def _ran(identity: str, details: Mapping[str, Any], run: Mapping[Any, Any]) -> s
     why = [*details.get("loud", ()), *details.get("refusals", ()), *details.get("asks", ())]
     why += [f"went past: {one}" for one in details.get("forced", ())]
     why += [details["error"]] if details.get("error") else []
-    return text + "".join(f". {one[:1].upper()}{one[1:]}" for one in map(str, why))
+    names = {run.get("source"), run.get("directory")}
+    return text + "".join(f". {_begun(one, names)}" for one in map(str, why))
+
+
+def _begun(text: str, names: Collection[Any]) -> str:
+    """A sentence with a capital first; a name at its beginning (of a source, a setting, a limit) stays as it is."""
+    first = text.partition(" ")[0]
+    return f"{text[:1].upper()}{text[1:]}" if first.isalpha() and first not in names else text
 
 
 def _by_hand(who: str, event: str, details: Mapping[str, Any]) -> str:
