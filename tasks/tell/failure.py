@@ -42,7 +42,7 @@ KINDS: Final[dict[type[BaseException], tuple[str, str]]] = {
         "what was read is not whole",
         "Nothing was concluded from it. The next run reads anew; if it stays so, see to what is named.",
     ),
-    RecordError: ("a record is at fault", "See to the record that is named, then start the run again."),
+    RecordError: ("a record is missing or at fault", "See to the record that is named, then start the run again."),
     RefusedError: ("refused", "See to what is named, then start the run again."),
     CrowdsyncError: ("failed", "See to what is named, then start the run again."),
     Exception: (
@@ -89,7 +89,7 @@ def _ended(report: Report) -> str:
 def sentence(error: CrowdsyncError) -> str:
     """What happened and what to do, in plain text."""
     what = str(error)
-    if not what.endswith((".", ".)")):
+    if not what.endswith((".", ".)", "?")):
         what += "."
     return what if isinstance(error, ReportedError) else f"{what} {_kind(error)[1]}"
 
