@@ -30,7 +30,7 @@ from connectors.store import Quarantine, Store
 from flows.forms import offer
 from tasks.tell.current import show_current
 from tasks.tell.failure import explained
-from tasks.tell.page import name_run
+from tasks.tell.page import name_run, say
 from tasks.tell.render import link_markdown, started_markdown
 
 DEPLOYMENT = "sync/sync"
@@ -59,6 +59,8 @@ async def sync_all(sources: list[str] = []) -> list[Row]:  # noqa: B006 (nobody 
     await offer(settings.sources)
     unfinished = await unfinished_runs()
     rows = [await start(settings, name, unfinished) for name in dict.fromkeys(sources or sorted(settings.sources))]
+    for row in rows:
+        say("%s: %s", row["source"], f"{row['what']}, {row['why']}" if row["why"] else row["what"])
     text = started_markdown(rows, settings.templates)
     await acreate_table_artifact(rows, key="sync-all", description=text)
     await name_run(", ".join(f"{count} {what}" for what, count in Counter(row["what"] for row in rows).items()))

@@ -75,7 +75,7 @@ def sizes(of: Snapshot | Desired) -> str:
 def few_read(few: Few | NotNarrowError) -> str:
     """What was read by key."""
     if isinstance(few, NotNarrowError):
-        return "A few records do not tell enough: everything is read, and the report says why"
+        return "Everything is read; the report says why"
     return f"Read by key: {sizes(few.source.snapshot)}; in Crowd {sizes(few.crowd.snapshot)}"
 
 

@@ -87,7 +87,8 @@ def question_markdown(stored: StoredPlan, hours: float, folder: str = "") -> str
 
 
 def _clipped(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """A text in so many characters, cut between its words."""
+    return text if len(text) <= most else f"{text[: most - 1].rpartition(' ')[0].rstrip(',')} …"
 
 
 def report_markdown(report: Report, folder: str = "") -> str:
