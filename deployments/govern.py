@@ -28,6 +28,8 @@ from deployments.server import prefect_explained, quiet_prefect
 from deployments.terminal import (
     PARTLY,
     REFUSED,
+    Many,
+    Most,
     console,
     errors,
     explained,
@@ -49,7 +51,6 @@ By = Annotated[
 Why = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit.")]
 Side = Annotated[str, typer.Option("--kind", help="user or group.")]
 Force = Annotated[bool, typer.Option("--force", help="Also where the command says what speaks against it.")]
-Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.")]
 
 policy = typer.Typer(help="Policies: check a file, show one, its schema for editors.", no_args_is_help=True)
 links = typer.Typer(help="Which account belongs to whom.", no_args_is_help=True)
@@ -211,7 +212,7 @@ def links_show(
     source: Source,
     name: Annotated[str, typer.Option("--name", help="Only this Crowd name, or this id in the IdP.")] = "",
     kind: Side = "user",
-    limit: Many = 50,
+    limit: Most = 50,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -308,7 +309,7 @@ def links_move(
 
 
 @links.command("orphans")
-def links_orphans(source: Source, limit: Many = 200, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
+def links_orphans(source: Source, limit: Most = 200, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
     """What stands in Crowd and belongs to no source, as last read."""
     from tasks.decide.match import ownerless
     from tasks.policy import policy_of

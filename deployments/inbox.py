@@ -25,7 +25,9 @@ def inbox(
         str, typer.Option("--retry", help="Have it looked at again at once: a row's number, or all.", metavar="ID|all")
     ] = "",
     done: Annotated[bool, typer.Option("--all", help="Also what was done within a day.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows: held, waiting, done; newest first.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", help="How many rows, newest first: held, waiting, done.", min=1)
+    ] = 20,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:

@@ -16,7 +16,7 @@ from deployments import show
 from deployments.listing import AsCsv, AsJson, Form
 from deployments.opened import opened_store
 from deployments.restored import restored
-from deployments.terminal import Many, SourceName, console, explained
+from deployments.terminal import Many, Most, SourceName, console, explained
 
 database = typer.Typer(help="crowdsync's own database.", no_args_is_help=True)
 
@@ -81,7 +81,7 @@ def _names(snapshot: Snapshot) -> dict[tuple[str, str], str]:
     return found | {("group", identity): name for identity, name in zip(groups["id"], groups["name"], strict=True)}
 
 
-def held(source: SourceName = "", limit: Many = 100, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
+def held(source: SourceName = "", limit: Most = 100, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
     """What is held, why, and for how many runs, as of the last run of each source that was to write."""
     with opened_store() as store:
         form, settings = Form.of(as_json, as_csv), load()

@@ -12,6 +12,7 @@ Nothing is read from a source or from Crowd here, and nothing of Prefect is impo
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import time
@@ -263,12 +264,19 @@ async def receiving(settings: Settings, store: Store) -> AsyncIterator[Gate]:
         await asyncio.gather(*beside, return_exceptions=True)
 
 
+def _unheard(error: OSError) -> str:
+    """Why an address cannot be listened on, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there already (another crowdsync receive?); end it, or name another --port"
+    return f"cannot be listened on: {error.strerror or error}; name another --host or --port"
+
+
 async def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Listens until the process is told to end; `ready` is told the address. Raises `ConfigurationError`."""
     try:
         listening = socket.create_server((host, port), backlog=1024)
     except OSError as error:
-        raise ConfigurationError(f"--host {host} --port {port}: cannot be listened on: {error}") from None
+        raise ConfigurationError(f"--host {host} --port {port}: {_unheard(error)}") from None
     with await in_thread(Store.open, settings.store_url(), busy=min(settings.store.busy, PATIENCE)) as store:
         async with receiving(settings, store) as application:
             config = uvicorn.Config(

@@ -145,7 +145,10 @@ def sync(
 
 def plan(
     source: SourceName = "",
-    number: Annotated[int, typer.Option("--show", help="Show a stored plan whole instead of making one.")] = 0,
+    number: Annotated[
+        int,
+        typer.Option("--show", help="Show the stored plan of this number, and make none.", show_default=False),
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="With --show: as JSON, for programs.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="With --show: as CSV.")] = False,
 ) -> None:

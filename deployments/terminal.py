@@ -27,7 +27,8 @@ REFUSED: Final = 3
 PARTLY: Final = 4
 UNHEEDED: Final = 5
 
-Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.")]
+Many = Annotated[int, typer.Option("--limit", "-n", help="How many rows, newest first.", min=1)]
+Most = Annotated[int, typer.Option("--limit", "-n", help="How many rows.", min=1)]
 SourceName = Annotated[str, typer.Argument(help="A source of crowdsync.toml; may be left out where there is one.")]
 
 

@@ -181,7 +181,7 @@ def username_steps(users: pd.DataFrame, rules: Usernames) -> Iterator[tuple[str,
         yield f"usernames.normalise: {rules.normalise}", names
     for rule in rules.rules:
         names = replaced(names, (rule,))
-        yield f"usernames.rules: replace {rule.pattern!r} by {rule.replacement!r}", names
+        yield f"usernames.rules: replace '{rule.pattern}' by '{rule.replacement}'", names
     if rules.case == "lower":
         names = pc.utf8_lower(names)
         yield "usernames.case: lower", names
