@@ -61,6 +61,7 @@ def _tell(console: Console, running: Sandbox, told: RealTime, home: Path, export
             console.print(f"[bold]{'' if number else name:<13}[/]{text}", highlight=False, soft_wrap=True)
 
     line("Prefect UI", f"{running.ui}/deployments", "⋮ → Quick run or Custom run is the button of each")
+    line("Reports", f"{running.ui}/artifacts", "crowdsync there: how everything stands")
     line("Crowd", running.crowd.url, f"application crowdsync, password {running.variables['CROWDSYNC_CROWD_PASSWORD']}")
     line("IdP", idp.page or str(idp.settings["url"]), idp.title)
     line("Real time", told.url, f"crowdsync receive and react; logs in {home}")

@@ -19,28 +19,37 @@ import httpx
 import orjson
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
 from deployments.sandbox.provider import LATER, Provider
 
 ADDRESS: Final = "CROWDSYNC_SANDBOX"
+_WORDS: Final = {"new_groups": "new group" if LATER["new_groups"] == 1 else "new groups"}
 DEPLOYMENTS: Final = Path(__file__).with_name("prefect.yaml")
 
 
-@flow(name="some-days-later", persist_result=False)
+@flow(name="some-days-later", flow_run_name="some days later", persist_result=False)
 def some_days_later() -> State[Any]:
     """The company of the sandbox some days later: joiners, leavers, renames, moves, a new group."""
-    done = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in LATER.items())
+    done = ", ".join(f"{count} {_WORDS.get(what, what)}" for what, count in LATER.items())
     return _told({"later": True}, f"In the identity provider: {done}.")
 
 
-@flow(name="mass-leavers", persist_result=False)
-def mass_leavers(
-    percent: Annotated[int, Field(title="Per cent of its people", ge=1, le=90)] = 40,
-    undo: Annotated[bool, Field(title="Undo", description="Take back what these buttons did last.")] = False,
-) -> State[Any]:
-    """Somebody makes a mistake in the sandbox's identity provider: a large part of its people is disabled."""
+def _mass() -> str:
+    given = flow_run.parameters
+    return "undo" if given.get("undo") else f"{given.get('percent', 40)} % disabled"
+
+
+@flow(name="mass-leavers", flow_run_name=_mass, persist_result=False)
+def mass_leavers(percent: Annotated[int, Field(ge=1, le=90)] = 40, undo: bool = False) -> State[Any]:
+    """Somebody makes a mistake in the sandbox's identity provider: a large part of its people is disabled.
+
+    Args:
+        percent: So many per cent of the people are disabled.
+        undo: Disable nobody, and take back what these buttons did last.
+    """
     done = "what was changed last is taken back" if undo else f"{percent} % of the people are disabled"
     return _told({"undo": True} if undo else {"percent": percent}, f"In the identity provider, {done}.")
 
