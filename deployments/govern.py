@@ -197,7 +197,8 @@ def audit(limit: Many = 50, as_json: AsJson = False, as_csv: AsCsv = False) -> N
         broken = store.verify_audit()
         form = Form.of(as_json, as_csv)
         found = store.audit_log(limit)
-        runs = {str(run["run"]): run for run in store.runs(limit).to_dict("records")}
+        # (Runs are listed by when they began; the chain has them by when they ended, such as after a day of waiting.)
+        runs = {str(run["run"]): run for run in store.runs(limit + 1000).to_dict("records")}
         show.audit(console, found, runs, form)
         if broken is not None:
             told(f"[bold red]the chain is broken at row {broken}[/]: someone changed it; keep a copy and ask who")
