@@ -88,7 +88,10 @@ def question_markdown(stored: StoredPlan, hours: float, folder: str = "") -> str
 
 def _clipped(text: str, most: int) -> str:
     """A text in so many characters, cut between its words."""
-    return text if len(text) <= most else f"{text[: most - 1].rpartition(' ')[0].rstrip(',')} …"
+    if len(text) <= most:
+        return text
+    words = text[: most - 1].rpartition(" ")[0]
+    return f"{words.rstrip(',')} …" if words else f"{text[: most - 1]}…"
 
 
 def report_markdown(report: Report, folder: str = "") -> str:
