@@ -117,7 +117,7 @@ async def _page(client: PrefectClient, store: Store, settings: Settings, row: Ma
     who = str(news["key"].iloc[0]) if len(news) == 1 else f"{hints} changes"
     made = await client.create_flow_run(
         react,
-        name=f"{source}: {who}",
+        name=f"{source}: {who}: {_outcome(row['status'], summary)}",
         parameters={"source": source, "hints": hints},
         tags=["crowdsync", f"source:{source}"],
         state=Running(),
@@ -129,9 +129,16 @@ async def _page(client: PrefectClient, store: Store, settings: Settings, row: Ma
     return str(made.id)
 
 
+def _outcome(status: str, summary: Mapping[str, Any]) -> str:
+    """What a batch came to, in a few words."""
+    if status in ("applied", "nothing to do"):
+        return count_line(summary.get("planned", {}), 3)
+    return "everybody is read instead" if status == "wide" else status
+
+
 def _state(status: str, summary: Mapping[str, Any]) -> State[Any]:
     why = summary.get("error", "")
-    message = f"{status}{f': {why}' if why else ''}"
+    message = f"{'everybody is read instead' if status == 'wide' else status}{f': {why}' if why else ''}"
     return Failed(message=message) if status in ("failed", "stopped", "partly applied") else Completed(message=message)
 
 
