@@ -10,6 +10,7 @@ import asyncio
 import select
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -124,9 +125,14 @@ class Connections(httpx.AsyncBaseTransport):
             self._idle.append(one)
             return
         self._all.remove(one)
-        closing = asyncio.create_task(one.aclose())  # whoever is cancelled does not wait for it
+        closing = asyncio.create_task(_closed(one))  # whoever is cancelled does not wait for it
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+
+async def _closed(one: httpx.AsyncHTTPTransport) -> None:
+    with suppress(Exception):  # it is given up: how it ends is no matter
+        await one.aclose()
 
 
 class _Body(httpx.AsyncByteStream):
