@@ -35,7 +35,12 @@ async def everybody(request: SyncRequest) -> Report:
 async def _shown(directory: str) -> None:
     """`deployments.shown` in a process of its own, which ends with this one."""
     while True:
-        process = await asyncio.create_subprocess_exec(*tied("deployments.shown:main", directory), stdin=PIPE)
+        try:
+            process = await asyncio.create_subprocess_exec(*tied("deployments.shown:main", directory), stdin=PIPE)
+        except OSError as error:
+            log.warning("nothing can be started to show runs in Prefect: %s; it is tried again", error)
+            await asyncio.sleep(AGAIN)
+            continue
         try:
             code = await process.wait()
         finally:
