@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 import pandas as pd
-from sqlalchemy import Connection, Integer, String, Table, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import Connection, Integer, Select, String, Table, bindparam, func, literal_column, or_, select, update
 
 from connectors.errors import RetryableError
 from connectors.model import (
@@ -165,16 +165,19 @@ class Records:
         changed anything, none are looked at."""
         with self._db.read() as connection:
             row = latest_row(connection, stream)
-            changed = [] if row is None else _changes_since(connection, row.stream, snapshot)
-            if row is None or not changed:
+            if row is None:
+                return users_frame()
+            changes = [orjson.loads(one) for one in connection.execute(_changes(row.stream, snapshot)).scalars()]
+            if not changes:
                 return users_frame()
             statement = _current_users().where(
                 USER.c.stream == row.stream, KEY.c.stream == row.stream, USER.c.valid_from > snapshot
             )
-            if not any(one.get("users_added", 1) for one in changed):
+            if not any(one.get("users_added", 1) for one in changes):
                 # Each of them was another one before: found by that, no look through all of them is needed.
-                before = select(_BEFORE.c.key).where(_BEFORE.c.stream == row.stream, _BEFORE.c.valid_to < OPEN)
-                statement = statement.where(USER.c.key.in_(before.where(_BEFORE.c.valid_to > snapshot)))
+                old = USER.alias()
+                before = select(old.c.key).where(old.c.stream == row.stream, old.c.valid_to < OPEN)
+                statement = statement.where(USER.c.key.in_(before.where(old.c.valid_to > snapshot)))
             return bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
 
     def changed_since(self, stream: str, snapshot: int) -> bool:
@@ -400,7 +403,6 @@ class Records:
         return saved
 
 
-_BEFORE: Final = USER.alias()
 # Statements that every look-up repeats are made once: that takes longer than what they do.
 
 _HOLDS: Final = MEMBERSHIP.c.valid_to == literal_column(str(OPEN))
@@ -478,21 +480,17 @@ def _links_of(columns: Iterable[Sequence[str]]) -> pd.DataFrame:
     return pd.DataFrame({**texts, "made_at": made}, copy=False)
 
 
+def _changes(stream: int, snapshot: int) -> Select[Any]:
+    """What changed with each snapshot of a stream after this one (as `SavedSnapshot.changed`, in JSON), but for those
+    with which nothing did."""
+    return select(SNAPSHOT.c.changed).where(
+        SNAPSHOT.c.stream == stream, SNAPSHOT.c.id > snapshot, SNAPSHOT.c.changed != "{}"
+    )
+
+
 def _changed(connection: Connection, stream: int, snapshot: int) -> bool:
     """Whether a snapshot of a stream after this one is another content."""
-    statement = select(SNAPSHOT.c.id).where(
-        SNAPSHOT.c.stream == stream, SNAPSHOT.c.id > snapshot, SNAPSHOT.c.changed != "{}"
-    )
-    return connection.execute(statement.limit(1)).first() is not None
-
-
-def _changes_since(connection: Connection, stream: int, snapshot: int) -> list[dict[str, int]]:
-    """What changed with each snapshot of a stream after this one (as `SavedSnapshot.changed`), but for those with which
-    nothing did."""
-    statement = select(SNAPSHOT.c.changed).where(
-        SNAPSHOT.c.stream == stream, SNAPSHOT.c.id > snapshot, SNAPSHOT.c.changed != "{}"
-    )
-    return [orjson.loads(one) for one in connection.execute(statement).scalars()]
+    return connection.execute(_changes(stream, snapshot).limit(1)).first() is not None
 
 
 def _current_users() -> Any:

@@ -137,6 +137,12 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
             again = store.save_snapshot(STREAM, now, taken_at=AT, run="r")
             assert not any(again.changed.values())
             base = again
+        if rng.random() < 0.3:  # and what a whole read finds counts as well
+            key = rng.choice([*users])
+            users[key] = anybody(rng, key)
+            found = whole(users, members, nestings)
+            base = store.save_snapshot(STREAM, found, taken_at=AT, run="r")
+            history.append((base.id, moved(now, found)[0]))
 
 
 def test_what_another_run_read_meanwhile_is_not_written_over(store: Store) -> None:
