@@ -12,8 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from deployments.opened import settings_store
 from tasks.policy import policy_of
 from tasks.tell.current import show_current
 from tasks.tell.page import key_of
-from tasks.tell.render import batch_markdown, plan_table
+from tasks.tell.render import batch_markdown, in_words, plan_table
 from tasks.tell.rows import ROWS, count_line
 from tasks.tell.templates import plain
 
@@ -55,24 +55,32 @@ async def react(source: str, hints: int) -> None:
     not started by hand."""
 
 
+@asynccontextmanager
+async def _answering() -> AsyncIterator[PrefectClient | None]:
+    """A client of the Prefect server that is named (PREFECT_API_URL); None where none is, or it does not answer."""
+    if not get_current_settings().api.url:
+        yield None
+        return
+    async with get_client() as client:
+        yield client if await client.api_healthcheck() is None else None
+
+
 async def prefect_answers() -> bool:
     """Whether a Prefect server is named (PREFECT_API_URL), and answers."""
-    if not get_current_settings().api.url:
-        return False
-    async with get_client() as client:
-        return await client.api_healthcheck() is None
+    async with _answering() as client:
+        return client is not None
 
 
 async def show(store: Store, settings: Settings, directory: str) -> int:
     """Makes flow runs of the batches of a directory that ended lately and that Prefect does not know; how many. Where
     it does not answer, they are shown another time."""
     runs = await in_thread(store.without_page, "react", directory, datetime.now(UTC) - AGE, AT_ONCE)
-    if runs.empty or not get_current_settings().api.url:
+    if runs.empty:
         return 0
     shown = 0
     try:
-        async with get_client() as client:
-            if await client.api_healthcheck() is not None:
+        async with _answering() as client:
+            if client is None:
                 return 0
             for row in runs.to_dict("records"):
                 page = await _page(client, store, settings, row)
@@ -131,14 +139,12 @@ async def _page(client: PrefectClient, store: Store, settings: Settings, row: Ma
 
 def _outcome(status: str, summary: Mapping[str, Any]) -> str:
     """What a batch came to, in a few words."""
-    if status in ("applied", "nothing to do"):
-        return count_line(summary.get("planned", {}), 3)
-    return "everybody is read instead" if status == "wide" else status
+    return count_line(summary.get("planned", {}), 3) if status in ("applied", "nothing to do") else in_words(status)
 
 
 def _state(status: str, summary: Mapping[str, Any]) -> State[Any]:
     why = summary.get("error", "")
-    message = f"{'everybody is read instead' if status == 'wide' else status}{f': {why}' if why else ''}"
+    message = f"{in_words(status)}{f': {why}' if why else ''}"
     return Failed(message=message) if status in ("failed", "stopped", "partly applied") else Completed(message=message)
 
 

@@ -162,10 +162,16 @@ def failure_markdown(about: str, title: str, what: str, todo: str, *, wrote: boo
     return render("failed.md", values, folder)
 
 
+def in_words(status: str) -> str:
+    """What a batch of news came to (`flows.react`), as people read it."""
+    return "everybody is read instead" if status == "wide" else status
+
+
 def batch_markdown(status: str, summary: Mapping[str, Any], folder: str = "") -> str:
     """What a batch of news came to, whose run is shown when it is over; `summary` as in `flows.react`."""
     values = {
-        "status": status,
+        "status": in_words(status),
+        "wide": status == "wide",
         "why": summary.get("error", ""),
         "planned": _counts(summary.get("planned", {})),
         "written": written(summary.get("outcomes", {})),
