@@ -31,13 +31,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from sqlalchemy import Connection, Select, Table, text
+from sqlalchemy import Connection, Dialect, Select, Table, text
 from sqlalchemy.sql import Executable
 
 from connectors.model import STR
 
 SLICE: Final = 50_000
 """Rows that stand as Python objects at one time."""
+
+FEW: Final = 1_000
+"""So many values are sooner done with one by one than together, at most."""
 
 Int64: Final = np.int64
 Keys = npt.NDArray[np.int64]
@@ -193,9 +196,36 @@ def _nothing(columns: tuple[tuple[str, str], ...]) -> pd.DataFrame:
     return _frame(_columns(pa.Table.from_batches([], schema=schema), dict(columns)), dict(columns))
 
 
+def times(texts: pd.Series) -> pd.Series:
+    """Times as `tables.instant` writes them → UTC, NaT for "" and null."""
+    given: list[Any] = texts.tolist() if len(texts) <= FEW else [None]  # (pandas looks for a while at what it is given)
+    if not all(isinstance(one, str) and one[26:] in ("", "+00:00") for one in given):
+        return pd.to_datetime(texts.where(texts != ""), utc=True, format="ISO8601")
+    moments = np.array([one[:26] or "NaT" for one in given], dtype="datetime64[us]")
+    return pd.Series(pd.DatetimeIndex(moments, tz="UTC"), index=texts.index, name=texts.name, copy=False)
+
+
 def series(array: Any) -> pd.Series:
     """Arrow text → Series of dtype `str`, without a copy."""
     return pd.Series(STR.__from_arrow__(array))  # type: ignore[attr-defined]
+
+
+def each(connection: Connection, statement: Select[Any], asked: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    """The rows of `statement` for one after another of these parameters, of which none is a list. (SQLAlchemy takes
+    longer to hand one on than SQLite to answer.)"""
+    sql, given, order = _text_of(connection.dialect, statement)
+    raw: Any = connection.connection.dbapi_connection
+    for one in asked:
+        values = {**given, **one}
+        yield from raw.execute(sql, values if order is None else [values[name] for name in order]).fetchall()
+
+
+@cache
+def _text_of(dialect: Dialect, statement: Select[Any]) -> tuple[str, Mapping[str, Any], Sequence[str] | None]:
+    """A statement as the driver takes it, the parameters that it has itself, and the order of all, None where they go
+    by name."""
+    compiled: Any = statement.compile(dialect=dialect)
+    return compiled.string, compiled.params, compiled.positiontup
 
 
 def read_packed(connection: Connection, statement: Select[Any]) -> Keys:

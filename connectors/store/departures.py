@@ -44,7 +44,7 @@ class DepartureLog:
             statement = statement.where(DEPARTURE.c.id.in_(bulk.askable(among)))
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, dict.fromkeys(("id", "since", "why"), "text"))
-        frame["since"] = pd.to_datetime(frame["since"], utc=True, format="ISO8601")
+        frame["since"] = bulk.times(frame["since"])
         return frame
 
     def save_departures(

@@ -333,7 +333,7 @@ def rows_frame(connection: Connection, statement: Any, *, times: Sequence[str] =
     result = connection.execute(statement)
     frame = pd.DataFrame(result.fetchall(), columns=list(result.keys()))
     for name in times:
-        frame[name] = pd.to_datetime(frame[name].replace("", None), utc=True, format="ISO8601")
+        frame[name] = bulk.times(frame[name])
     return frame
 
 

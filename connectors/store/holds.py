@@ -44,7 +44,7 @@ class Holds:
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, columns)
         for name in ("since", "told_at"):
-            frame[name] = pd.to_datetime(frame[name].where(frame[name] != ""), utc=True, format="ISO8601")
+            frame[name] = bulk.times(frame[name])
         return frame
 
     def save_held(self, directory: str, source: str, held: pd.DataFrame, *, run: str, at: datetime) -> None:

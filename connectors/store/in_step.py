@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Final
 
 import pandas as pd
-from sqlalchemy import Table, func, select
+from sqlalchemy import Table, select
 
 from connectors.model import crowd_id, sizes_only
 from connectors.store.database import Database
-from connectors.store.links import EVENT
+from connectors.store.links import EVENT, events_of
 from connectors.store.tables import InStep, instant
 
 IN_STEP: Final[Table] = InStep.__table__  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ class InStepLog:
 
     def newest_link_event(self, directory: str) -> int:
         """The number of the newest change of a link in a directory; 0 where there is none."""
-        statement = select(func.max(EVENT.c.id)).where(EVENT.c.directory == directory)
+        statement = select(EVENT.c.id).where(events_of(directory)).order_by(EVENT.c.id.desc()).limit(1)
         with self._db.read() as connection:
             return int(connection.execute(statement).scalar() or 0)
 
@@ -95,7 +95,7 @@ class InStepLog:
         """The links that were made, changed or dropped after a link event, of every source: source, kind, id, and the
         names (as Crowd looks them up) before and after, "" for none."""
         columns = (EVENT.c.source, EVENT.c.kind, EVENT.c.external, EVENT.c.before, EVENT.c.after)
-        statement = select(*columns).where(EVENT.c.directory == directory, EVENT.c.id > event).order_by(EVENT.c.id)
+        statement = select(*columns).where(events_of(directory), EVENT.c.id > event).order_by(EVENT.c.id)
         with self._db.read() as connection:
             rows = [(*row[:3], crowd_id(row.before), crowd_id(row.after)) for row in connection.execute(statement)]
         return pd.DataFrame(rows, columns=["source", "kind", "id", "before", "after"], dtype="str")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import numpy as np
 import orjson
 import pandas as pd
 from sqlalchemy import Connection, Select, Table, func, select, text, union_all, update
@@ -199,8 +200,15 @@ class Journal:
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, columns)
         for name in ("intended_at", "finished_at"):
-            frame[name] = _times(frame[name])
+            frame[name] = bulk.times(frame[name])
         return frame
+
+    def outcomes(self, plan_id: int) -> dict[str, int]:
+        """How many operations of a plan are in each state, as far as any is."""
+        statement = select(OPERATION.c.state, func.count()).where(OPERATION.c.plan_id == plan_id)
+        with self._db.read() as connection:
+            found = connection.execute(statement.group_by(OPERATION.c.state).order_by(func.count().desc()))
+            return {str(state): int(count) for state, count in found}
 
     def plans(self, limit: int = 50, directory: str | None = None) -> pd.DataFrame:
         """Newest first: the plans, without policy and held, and a count for each operation state."""
@@ -287,28 +295,30 @@ class Journal:
         statement = select(*(both.c[n] for n in read)).order_by(both.c.finished_at, both.c.plan_id, both.c.seq)
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, dict.fromkeys(read, "text"))
-        active = frame["before"].map(was_active).astype(bool)
-        at = _times(frame["finished_at"]).fillna(pd.Timestamp.now("UTC"))
+        active = np.array([was_active(one) for one in frame["before"].tolist()], dtype=bool)
+        at = bulk.times(frame["finished_at"])
+        at = at.fillna(pd.Timestamp.now("UTC")) if pending else at
         return frame.drop(columns=["before", "finished_at"]).assign(active=active, at=at)
 
     def made_since(self, source: str, directory: str, since: datetime, most: int) -> pd.DataFrame:
-        """What plans of a source made since then, oldest first, of accounts alone: kind (user_create, membership_add),
-        name, target, source_id, at (UTC). What was so already was not made. Nothing, where that is more than `most`."""
+        """The accounts that plans of a source made since then, and what these were added to, oldest first: kind
+        (user_create, membership_add), name, target, source_id, at (UTC). What was so already was not made. Nothing,
+        where no account was made, or where that is more than `most`."""
         columns = ("kind", "name", "target", "source_id", "finished_at")
-        made = (Kind.USER_CREATE.value, Kind.MEMBERSHIP_ADD.value)
-        statement = (
+        done = (
             select(*(OPERATION.c[n] for n in columns))
             .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
             .where(PLAN.c.directory == directory, PLAN.c.source == source)
-            .where(_FINISHED, OPERATION.c.finished_at >= instant(since))
-            .where(OPERATION.c.kind.in_(made), OPERATION.c.state == "done")
-            .limit(most + 1)
+            .where(_FINISHED, OPERATION.c.finished_at >= instant(since), OPERATION.c.state == "done")
         )
+        created = done.where(OPERATION.c.kind == Kind.USER_CREATE)
+        made = done.where(OPERATION.c.kind.in_([Kind.USER_CREATE, Kind.MEMBERSHIP_ADD])).limit(most + 1)
         with self._db.read() as connection:
+            some = connection.execute(created.limit(1)).first() is not None
+            statement = made if some else created.limit(0)
             frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
         frame = (frame if len(frame) <= most else frame[:0]).sort_values("finished_at", ignore_index=True)
-        at = pd.to_datetime(frame["finished_at"], utc=True, format="ISO8601")
-        return frame.drop(columns="finished_at").assign(at=at)
+        return frame.drop(columns="finished_at").assign(at=bulk.times(frame["finished_at"]))
 
     def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:
         """The limits of the policy that a person let a plan go past since then, by agreement or by force, each with
@@ -558,12 +568,6 @@ class Journal:
             values[name] = datetime.fromisoformat(values[name]) if values[name] else None
         values["summary"] = orjson.loads(values["summary"])
         return values
-
-
-def _times(texts: pd.Series) -> pd.Series:
-    """Times as the store writes them → UTC, NaT for ""."""
-    there = texts != ""
-    return pd.to_datetime(texts if there.all() else texts.where(there), utc=True, format="ISO8601")
 
 
 def known(value: str, allowed: Sequence[str], what: str) -> None:

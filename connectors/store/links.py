@@ -53,7 +53,7 @@ class Links:
             statement = statement.where(LINK.c.source == source)
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, dict.fromkeys((*LINKS, "made_at"), "text"))
-        frame["made_at"] = pd.to_datetime(frame["made_at"], utc=True, format="ISO8601")
+        frame["made_at"] = bulk.times(frame["made_at"])
         return frame
 
     def save_links(
@@ -92,6 +92,12 @@ class Links:
         with self._db.read() as connection:
             frame = rows_frame(connection, statement.order_by(EVENT.c.id.desc()).limit(limit), times=("at",))
         return frame.drop(columns="id").rename(columns={"external": "id"})
+
+
+def events_of(directory: Any) -> Any:
+    """The condition that link events are those of a directory, where their numbers say which they are, and not the
+    index that begins with it: by that, a database goes through all of the directory's."""
+    return EVENT.c.directory.concat("") == directory
 
 
 def save(

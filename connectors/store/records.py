@@ -7,7 +7,7 @@ are few, and read whole.)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -51,7 +51,7 @@ from connectors.store.history import (
     saved_snapshot,
     upserting,
 )
-from connectors.store.links import EVENT, LINK, LINKS
+from connectors.store.links import EVENT, LINK, LINKS, events_of
 from connectors.store.tables import OPEN, IndexedKey, IndexedSpace, WideRead, instant
 
 INDEXED: Final[Table] = IndexedKey.__table__  # type: ignore[attr-defined]
@@ -160,9 +160,10 @@ class Records:
             found = connection.execute(statement)
             return {(one.external, "group" if one.kind == GROUP_KIND else "user") for one in found}
 
-    def users_since(self, stream: str, snapshot: int) -> pd.DataFrame:
-        """The users of a stream, as they are now, whose content is newer than a snapshot. Where no snapshot since then
-        changed anything, none are looked at."""
+    def users_since(self, stream: str, snapshot: int, columns: Collection[str] = ()) -> pd.DataFrame:
+        """The users of a stream, as they are now, whose content is newer than a snapshot: who is new, and who has
+        something else in one of these `columns`, or in any. Where no snapshot since then changed anything, none are
+        looked at."""
         with self._db.read() as connection:
             row = latest_row(connection, stream)
             if row is None:
@@ -178,6 +179,13 @@ class Records:
                 old = USER.alias()
                 before = select(old.c.key).where(old.c.stream == row.stream, old.c.valid_to < OPEN)
                 statement = statement.where(USER.c.key.in_(before.where(old.c.valid_to > snapshot)))
+            if columns:
+                then = USER.alias()
+                same = select(1).where(then.c.stream == row.stream, then.c.key == USER.c.key)
+                # (What is newer was closed then: among the few that were, the databases find it.)
+                same = same.where(then.c.valid_from <= snapshot, then.c.valid_to > snapshot, then.c.valid_to < OPEN)
+                same = same.where(*(then.c[name] == USER.c[name] for name in columns))
+                statement = statement.where(~same.exists())
             return bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
 
     def changed_since(self, stream: str, snapshot: int) -> bool:
@@ -212,35 +220,31 @@ class Records:
 
     def active_members(self, stream: str, groups: Mapping[str, int]) -> set[str]:
         """Of each of these groups (ids) some active direct members (ids), at most so many as stand there."""
-        found: set[str] = set()
         with self._db.read() as connection:
             number = self._number(connection, stream)
             keys = {} if number is None else _keys(connection, number, GROUP_KIND, set(groups))
-            for group, key in keys.items():
-                asked = {"of": number, "group": key, "most": groups[group]}
-                found |= set(connection.execute(_ACTIVE_MEMBERS, asked).scalars())
-        return found
+            asked = ({"of": number, "group": key, "most": groups[group]} for group, key in keys.items())
+            return {member for (member,) in bulk.each(connection, _ACTIVE_MEMBERS, asked)}
 
     def count_members(self, stream: str, groups: Collection[str]) -> int:
         """How many direct members these groups (ids) have, users and groups; one in two of them counts twice."""
         with self._db.read() as connection:
             number = self._number(connection, stream)
             keys = {} if number is None else _keys(connection, number, GROUP_KIND, set(groups))
-            asked = [{"of": number, "group": key} for key in keys.values()]
-            return sum(connection.execute(_COUNT_MEMBERS, one).scalar_one() for one in asked)
+            asked = ({"of": number, "group": key} for key in keys.values())
+            return sum(count for (count,) in bulk.each(connection, _COUNT_MEMBERS, asked))
 
     def links_about(
         self, directory: str, source: str, ids: Collection[str], names: Collection[str], *, groups: bool = True
     ) -> pd.DataFrame:
         """As `Links.links`: those of all groups, if these are wanted, and of users those of these ids in a source, and
         those to these names (as Crowd looks them up), whosesoever they are."""
-        asked = {"directory": directory, "source": source, "ids": bulk.askable(ids), "names": bulk.askable(names)}
         with self._db.read() as connection:
-            found = [_links(connection, _LINKS_OF_USERS, asked)] if ids or names else []
+            found = [_links_of(_links_of_users(connection, directory, source, ids, names))] if ids or names else []
             if groups:
                 found.append(self._links_of_groups(connection, directory))
         if not found:
-            return _links_of(())
+            return _links_of([])
         if len(found) == 1 or not len(found[0]):
             return found[-1].copy(deep=False)
         both = pd.concat(found[::-1], ignore_index=True)  # (by source, kind and id)
@@ -253,7 +257,8 @@ class Records:
         kept = self._group_links.get(directory)
         since = {"directory": directory, "event": -1 if kept is None else kept[0]}
         if kept is None or newest < kept[0] or connection.execute(_CHANGED_GROUP_LINK, since).first() is not None:
-            kept = newest, _links(connection, _LINKS_OF_GROUPS, {"directory": directory})
+            rows = connection.execute(_LINKS_OF_GROUPS, {"directory": directory}).fetchall()
+            kept = newest, _links_of(rows)
         self._group_links[directory] = newest, kept[1]
         return kept[1]
 
@@ -265,8 +270,8 @@ class Records:
                 self._numbers[stream] = int(number)
         return number
 
-    def first_linked(self, directory: str, source: str, since: datetime) -> set[str]:
-        """The users (ids) of a source that have a link, and of whom no link was ever told of before."""
+    def first_linked(self, directory: str, source: str, since: datetime, ids: Collection[str]) -> set[str]:
+        """Those of these users (ids) of a source that have a link, and of whom no link was ever told of before."""
         known = select(EVENT.c.external).where(
             EVENT.c.directory == directory,
             EVENT.c.source == source,
@@ -274,8 +279,10 @@ class Records:
             EVENT.c.external == LINK.c.id,
             EVENT.c.at < instant(since),
         )
-        statement = select(LINK.c.id).where(
-            LINK.c.directory == directory, LINK.c.source == source, LINK.c.kind == "user", ~known.exists()
+        statement = (
+            select(LINK.c.id)
+            .where(LINK.c.directory == directory, LINK.c.source == source, LINK.c.kind == "user", ~known.exists())
+            .where(LINK.c.id.in_(bulk.askable(ids)))
         )
         with self._db.read() as connection:
             return set(connection.execute(statement.where(LINK.c.made_at >= instant(since))).scalars())
@@ -284,7 +291,7 @@ class Records:
         """The links of users that were made or changed after a link event: source, id, name; and the newest event."""
         statement = (
             select(EVENT.c.source, EVENT.c.external, EVENT.c.after)
-            .where(EVENT.c.directory == directory, EVENT.c.id > event, EVENT.c.kind == "user", EVENT.c.after != "")
+            .where(events_of(directory), EVENT.c.id > event, EVENT.c.kind == "user", EVENT.c.after != "")
             .order_by(EVENT.c.id)
         )
         with self._db.read() as connection:
@@ -457,10 +464,18 @@ _LINKS_OF_USERS: Final = (
     )
     .order_by(LINK.c.source, LINK.c.id)
 )
+# (With several names SQLite would go through all links of the directory. One after the other, it looks them up.)
+_OF_USERS: Final = (LINK.c.directory == bindparam("directory")) & (LINK.c.kind == "user")
+_LINKS_BY_ID: Final = select(*(LINK.c[name] for name in _LINK_COLUMNS)).select_from(
+    _ASKED.outerjoin(LINK, _OF_USERS & (LINK.c.source == bindparam("source")) & (LINK.c.id == _ASKED.c.value))
+)
+_LINKS_BY_NAME: Final = select(*(LINK.c[name] for name in _LINK_COLUMNS)).select_from(
+    _ASKED.outerjoin(LINK, _OF_USERS & (LINK.c.folded == _ASKED.c.value))
+)
 _NEWEST_EVENT: Final = select(func.max(EVENT.c.id))
 _CHANGED_GROUP_LINK: Final = (
     select(EVENT.c.id)
-    .where(EVENT.c.id > bindparam("event"), EVENT.c.directory == bindparam("directory"), EVENT.c.kind == "group")
+    .where(EVENT.c.id > bindparam("event"), events_of(bindparam("directory")), EVENT.c.kind == "group")
     .limit(1)
 )
 
@@ -468,15 +483,28 @@ _CHANGED_GROUP_LINK: Final = (
 # What is there now
 
 
-def _links(connection: Connection, statement: Any, asked: Mapping[str, Any]) -> pd.DataFrame:
-    rows = connection.execute(statement, asked).fetchall()
-    return _links_of(zip(*rows, strict=True)) if rows else _links_of(())
+def _links_of_users(
+    connection: Connection, directory: str, source: str, ids: Collection[str], names: Collection[str]
+) -> Sequence[Sequence[str]]:
+    """The links of users of these ids in a source, and those to these names, by source and id."""
+    of, asked = {"directory": directory, "source": source}, (bulk.askable(ids), bulk.askable(names))
+    if connection.dialect.name != "sqlite":
+        found = connection.execute(_LINKS_OF_USERS, {**of, "ids": asked[0], "names": asked[1]})
+        return [tuple(row) for row in found]
+    rows = {
+        tuple(row)
+        for statement, some in zip((_LINKS_BY_ID, _LINKS_BY_NAME), asked, strict=True)
+        if some
+        for row in connection.execute(statement, {**of, "asked": orjson.dumps(some).decode()})
+    }
+    return sorted(row for row in rows if row[0] is not None)
 
 
-def _links_of(columns: Iterable[Sequence[str]]) -> pd.DataFrame:
-    """Columns of links, `made_at` as text → links."""
-    texts = {name: text_array(one) for name, one in zip(_LINK_COLUMNS, columns or [()] * 6, strict=True)}
-    made = pd.to_datetime(pd.Series(texts.pop("made_at")), utc=True, format="ISO8601")
+def _links_of(rows: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Rows of links, `made_at` as text → links."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(_LINK_COLUMNS)
+    texts = {name: text_array(one) for name, one in zip(_LINK_COLUMNS, columns, strict=True)}
+    made = bulk.times(pd.Series(texts.pop("made_at")))
     return pd.DataFrame({**texts, "made_at": made}, copy=False)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from connectors.model import Snapshot, text_array
+from connectors.model import text_array
 from connectors.store import IndexState
-from tasks.decide.neighbourhood import NAME, OWNER, account_keys, person_keys
+from tasks.decide.neighbourhood import EMAIL, NAME, OWNER, account_keys, person_keys
 from tasks.read import validate
 from tasks.run import Run
 
@@ -48,6 +48,8 @@ class Keys:
         """Brings the keys in the store up to date: all of them where the policy is another one since, else those of
         what changed."""
         run, store, digest = self.run, self.run.store, self.run.policy.digest()
+        # (An address that the policy makes of something else may change with anything.)
+        told = () if EMAIL in run.policy.attributes.fields else ("username", "email", "attributes")
         for whose, stream, newest in (
             ("people", run.source_side.stream, self.source_snapshot),
             ("accounts", run.crowd_side.stream, self.crowd_snapshot),
@@ -56,7 +58,7 @@ class Keys:
             state = store.index_state(space)
             anew = state is None or state.digest != digest
             since = state if state is not None and not anew else IndexState(digest, 0, 0)
-            users = store.users_since(stream, since.snapshot)
+            users = store.users_since(stream, since.snapshot, told)
             links, event = store.linked_since(run.directory_name, since.event) if whose == "accounts" else (None, 0)
             behind = newest - since.snapshot > 50  # (each run adds snapshots, most of which change nothing)
             if anew or behind or len(users) or (links is not None and len(links)):
@@ -67,7 +69,7 @@ class Keys:
 def _people_keys(run: Run, users: pd.DataFrame) -> pd.DataFrame:
     """Users of the source → the keys (value, id) under which the store finds them; their username and address as they
     stand there, too, which people ask for."""
-    users = validate.trimmed(Snapshot.of(users)).users
+    users = validate.without_blanks(users)
     keys = person_keys(users, run.policy)
     parts = [keys.loc[~keys["key"].str.startswith(f"{OWNER}:"), ["id", "key"]].to_numpy(dtype=object)]
     for column in ("username", "email"):

@@ -91,8 +91,8 @@ def known_sides(run: Run) -> KnownSides:
         raise NotNarrowError(f"{len(losers)} accounts lost something in the window of the limits")
     own = since[ours[since.index]]
     made = run.store.made_since(run.source_name, run.directory_name, totals.at, MOST_MADE)
-    anew = (made["kind"] == Kind.USER_CREATE).any()
-    newcomers = run.store.first_linked(run.directory_name, run.source_name, totals.at) if anew else ()
+    anew = set(made["source_id"][(made["kind"] == Kind.USER_CREATE).to_numpy()])
+    newcomers = run.store.first_linked(run.directory_name, run.source_name, totals.at, anew) if anew else ()
     counted = totals_more(totals_less(totals.totals, own, since), made, own, newcomers)
     totals = replace(totals, totals={**counted, "out_by_nestings": _out_by_nestings(run, crowd, recent)})
     removed = pd.concat([window, since], ignore_index=True)

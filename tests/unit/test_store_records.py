@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,6 +128,11 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
             since = store.users_since(STREAM, history[at][0]).set_index("id")
             rows = now.users[now.users["id"].isin(later)].set_index("id")
             pd.testing.assert_frame_equal(since.sort_index(), rows.sort_index())
+            then = store.load_snapshot(history[at][0]).users.set_index("id")
+            for columns in (["username"], ["email", "active"]):
+                as_then = then.reindex(rows.index)[columns].eq(rows[columns]).all(axis=1)
+                others = store.users_since(STREAM, history[at][0], columns)["id"]
+                assert set(others) == set(rows.index[~as_then])
         for group in GROUPS:
             of_users = {(one, "user") for one, groups in members.items() if group in groups}
             assert store.members_now(STREAM, group) == of_users | {
@@ -282,11 +289,50 @@ def test_links_that_changed(store: Store) -> None:
     assert store.newest_link_event("elsewhere") == first + 1
 
 
+@contextmanager
+def steps_of(store: Store) -> Iterator[list[str]]:
+    """How SQLite goes about what is asked of a store inside: filled in at the end."""
+    asked, steps = list[tuple[str, Any]](), list[str]()
+
+    def note(*given: Any) -> None:
+        asked.append(given[2:4])
+
+    event.listen(store._db.engine, "before_cursor_execute", note)
+    yield steps
+    event.remove(store._db.engine, "before_cursor_execute", note)
+    with store._db.read() as connection:
+        for statement, given in asked:
+            steps += [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given)]
+
+
+def test_what_a_batch_asks_of_links_is_looked_up(tmp_path: Path, schema: Path) -> None:
+    """However many links there are, and ever were, and however many are asked for."""
+    at, some = datetime(2026, 11, 29, tzinfo=UTC), ["a", "b", "c"]
+    with Store.open(f"sqlite:///{shutil.copy(schema, tmp_path)}") as store:
+        with steps_of(store) as steps:
+            store.links_about("crowd", "acme", some, some, groups=False)
+            store.first_linked("crowd", "acme", at, some)
+        links = [step for step in steps if " link " in step]
+        assert [step.removesuffix(" LEFT-JOIN").partition("(")[2] for step in links] == [
+            "directory=? AND source=? AND kind=? AND id=?)",
+            "directory=? AND kind=? AND folded=?)",
+            "directory=? AND source=? AND kind=? AND id=?)",
+        ]
+        with steps_of(store) as steps:
+            store.links_about("crowd", "acme", (), ())
+            store.links_about("crowd", "acme", (), ())
+            store.linked_since("crowd", 7)
+            store.links_changed("crowd", 7)
+            store.newest_link_event("crowd")
+        newest = "SCAN link_event"  # (from the newest one on, no further than the first that is the directory's)
+        by_number = "SEARCH link_event USING INTEGER PRIMARY KEY (rowid>?)"
+        assert {step for step in steps if "link_event" in step} == {newest, by_number, "SEARCH link_event"}
+
+
 def test_what_a_batch_asks_of_past_plans_is_looked_up(tmp_path: Path, schema: Path) -> None:
     """By an index, however many plans and runs there were: on SQLite, which says how it goes about it."""
-    at, asked = datetime(2026, 11, 29, tzinfo=UTC), list[tuple[str, Any]]()
-    with Store.open(f"sqlite:///{shutil.copy(schema, tmp_path)}") as store:
-        event.listen(store._db.engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+    at = datetime(2026, 11, 29, tzinfo=UTC)
+    with Store.open(f"sqlite:///{shutil.copy(schema, tmp_path)}") as store, steps_of(store) as steps:
         store.removals("acme", "crowd", at)
         store.removals(None, "crowd", at, pending=1)
         store.made_since("acme", "crowd", at, 10)
@@ -295,13 +341,6 @@ def test_what_a_batch_asks_of_past_plans_is_looked_up(tmp_path: Path, schema: Pa
         store.unfinished_plans("crowd")
         store.passed_limits("acme", "crowd", at)
         store.running()
-        asked_once = list(asked)
-        with store._db.read() as connection:
-            steps = [
-                row[3]
-                for one in asked_once
-                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one[0]}", one[1])
-            ]
     scans = [step for step in steps if step.startswith("SCAN") and "INDEX" not in step]
     assert [step for step in scans if step.split()[1] in ("plan", "operation", "run")] == []
     assert {name for step in steps for name in PAST if name in step} == set(PAST)
