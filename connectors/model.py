@@ -292,9 +292,9 @@ class Snapshot:
     ) -> Snapshot:
         """Frames in any order → a canonical snapshot."""
         return cls(
-            _by_id(users_frame() if users is None else users, USERS),
-            _by_id(groups_frame() if groups is None else groups, GROUPS),
-            _canonical(memberships_frame() if memberships is None else memberships),
+            users_frame() if users is None else _by_id(users, USERS),
+            groups_frame() if groups is None else _by_id(groups, GROUPS),
+            memberships_frame() if memberships is None else _canonical(memberships),
             held_frame() if held is None else held.reset_index(drop=True),
             held_frame() if warnings is None else warnings.reset_index(drop=True),
             users_frame() if unsound is None else unsound.reset_index(drop=True),
@@ -350,7 +350,7 @@ def _by_id(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         frame = frame[list(columns)]
     ids = _arrow(text_array(frame["id"]))
     if len(ids) > 1 and not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():
-        frame = frame.sort_values("id", kind="stable")
+        frame = frame.take(np.asarray(pc.array_sort_indices(ids)))
     return frame.reset_index(drop=True)
 
 

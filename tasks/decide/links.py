@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
 import orjson
 import pandas as pd
 
@@ -13,6 +15,9 @@ from tasks.decide.ownership import ByHand, ended_links, made_links
 from tasks.decide.plan import GIVER
 
 _ENTITY: Final = {kind.value: spec.entity for kind, spec in KINDS.items()}
+_MAKES: Final = frozenset([*kinds(link="makes"), *kinds(link="moves")])
+_MARKS: Final = frozenset(kinds(link="marks"))
+_ENDS: Final = frozenset(kinds(link="ends"))
 _AT_TARGET: Final = tuple(kind for kind, spec in KINDS.items() if spec.stands == "target")
 
 
@@ -20,10 +25,7 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     """Operations that hold, in their order → the links they made or moved: source, kind, id, name, how.
 
     `reason` of an adoption says by which key it was made."""
-    kind, reason = operations["kind"], operations["reason"]
-    marked = kind.isin(kinds(link="marks")) & reason.str.startswith((ADOPTED, HANDED_OVER))
-    made = kind.isin([*kinds(link="makes"), *kinds(link="moves")]) | marked
-    made &= operations["source_id"] != ""
+    made = np.array([_makes(*one) for one in _said(operations)], dtype=bool)
     if not made.any():
         return made_links(operations)
     links = operations[made]
@@ -45,10 +47,20 @@ def new_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     return pd.concat([found, made_links(operations)], ignore_index=True)
 
 
+def _said(operations: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Of each operation its kind, its reason, and whom it is about (id)."""
+    return zip(*(operations[name].tolist() for name in ("kind", "reason", "source_id")), strict=True)
+
+
+def _makes(kind: str, reason: str, identity: str) -> bool:
+    """Whether an operation makes a link, or moves it."""
+    return bool(identity) and (kind in _MAKES or (kind in _MARKS and reason.startswith((ADOPTED, HANDED_OVER))))
+
+
 def lost_links(operations: pd.DataFrame, source: str) -> pd.DataFrame:
     """Operations that hold → the links that end, by a deletion, a hand-over or by hand: source, kind, id."""
-    ends = operations["kind"].isin(kinds(link="ends")) & (operations["source_id"] != "")
-    handed_over = operations["reason"].str.startswith(HANDED_OVER)
+    ends = np.array([bool(identity) and kind in _ENDS for kind, _, identity in _said(operations)], dtype=bool)
+    handed_over = np.array([reason.startswith(HANDED_OVER) for _, reason, _ in _said(operations)], dtype=bool)
     if not ends.any() and not handed_over.any():
         return ended_links(operations)
     gone, given = operations[ends], operations[handed_over]

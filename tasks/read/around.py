@@ -12,7 +12,7 @@ import pandas as pd
 
 from connectors.contract import Person
 from connectors.errors import IncompleteError
-from connectors.model import MembershipRow, Snapshot, sizes_only, users_frame
+from connectors.model import MembershipRow, sizes_only, users_frame
 from connectors.store import in_thread
 from tasks.decide.map import usernames
 from tasks.decide.names import among, crowd_ids
@@ -133,7 +133,7 @@ class Around:
         the keys of before do: whoever was held because of them is not any more."""
         run = self.run
         users = users_of({one: self.people.get(one) or self.kept_people.get(one) for one in people})
-        users = validate.trimmed(Snapshot.of(users)).users
+        users = validate.without_blanks(users)
         accounts = users_of({one: self.accounts.get(one) or self.kept_accounts.get(one) for one in names})
         links = run.store.links_about(run.directory_name, run.source_name, (), names, groups=False)
         tied = links[(links["kind"] == "user") & among(crowd_ids(links["name"]), set(names))]
@@ -141,7 +141,7 @@ class Around:
         there = run.store.users_now(run.crowd_side.stream, [one for one in names if one in self.accounts])
         self.people_before = pd.concat([self.people_before, were], ignore_index=True)
         self.accounts_before = pd.concat([self.accounts_before, there], ignore_index=True)
-        were = validate.trimmed(Snapshot.of(were)).users
+        were = validate.without_blanks(were)
         found = [
             person_keys(pd.concat([users, were], ignore_index=True), run.policy),
             account_keys(pd.concat([accounts, there], ignore_index=True), tied, run.policy, run.source_name),

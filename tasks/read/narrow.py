@@ -256,13 +256,14 @@ def _side(
     warnings = _without(known.rest.warnings, read)
     warnings = pd.concat([warnings, warned], ignore_index=True) if len(warned) else warnings
     gone: list[str] = [key for key, one in read.items() if one is None]
-    changes = RecordChanges(users, gone, memberships_frame(pairs), held, warnings, before)
+    memberships = memberships_frame(pairs)
+    changes = RecordChanges(users, gone, memberships, held, warnings, before)
     saved = run.store.save_changes(side.stream, known.saved, changes, taken_at=datetime.now(UTC), run=run.id)
     as_before: list[Person] = [one for one in kept.values() if one is not None]
     users = pd.concat([users, users_of(kept)], ignore_index=True) if as_before else users
-    pairs += _memberships(side, known, run.store.pairs_now(side.stream, unread))
-    pairs += _memberships(side, known, (pair for one in as_before for pair in one.memberships))
-    memberships = memberships_together(memberships_frame(pairs), known.rest.memberships)
+    others = _memberships(side, known, run.store.pairs_now(side.stream, unread))
+    others += _memberships(side, known, (pair for one in as_before for pair in one.memberships))
+    memberships = memberships_together(memberships, memberships_frame(others), known.rest.memberships)
     snapshot = Snapshot.of(users, known.rest.groups, memberships, held, warnings)
     # What is as it was is as valid as it was.
     was = set(zip(*(before[name].tolist() for name in USERS), strict=True))

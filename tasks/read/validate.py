@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from connectors.errors import RefusedError
-from connectors.model import GROUPS, MAX_TEXT, USERS, Snapshot, held_frame, held_records
+from connectors.model import GROUPS, MAX_TEXT, USERS, Snapshot, held_frame, held_records, text_array
 from tasks.decide.names import arrow_text
 
 _TEXT = r"^[^\x00-\x1f\x7f]*\Z"
@@ -82,10 +82,15 @@ def refuse_if_empty(source: Snapshot) -> None:
 
 def trimmed(source: Snapshot) -> Snapshot:
     """A source snapshot without the blanks around usernames, e-mail addresses and names of people."""
-    found = {name: arrow_text(source.users[name]) for name in _TRIMMED}
+    return replace(source, users=without_blanks(source.users))
+
+
+def without_blanks(users: pd.DataFrame) -> pd.DataFrame:
+    """Users without the blanks around usernames, e-mail addresses and names."""
+    found = {name: arrow_text(users[name]) for name in _TRIMMED}
     after = {name: pc.utf8_trim_whitespace(texts) for name, texts in found.items()}
-    changed = {name: pd.Series(texts, dtype="str") for name, texts in after.items() if not texts.equals(found[name])}
-    return replace(source, users=source.users.assign(**changed)) if changed else source
+    changed = {name: text_array(texts) for name, texts in after.items() if not texts.equals(found[name])}
+    return users.assign(**changed) if changed else users
 
 
 def broken(snapshot: Snapshot) -> pd.DataFrame:

@@ -171,9 +171,8 @@ def ended(run: Run, stored: StoredPlan, mode: str, applied: Applied | None) -> E
         return Ending("nothing to do", why)
     if applied is None:
         return Ending("planned", why)
-    operations = run.store.operations(number)
-    outcomes = {str(state): int(count) for state, count in operations["state"].value_counts().items()}
-    failed = operations[operations["state"].isin(["failed", "skipped"])]
+    outcomes, bad = run.store.outcomes(number), ("failed", "skipped")
+    failed = run.store.operations(number, states=bad) if any(map(outcomes.get, bad)) else pd.DataFrame()
     if applied.stopped:
         return Ending("stopped", why or str(applied.stopped), outcomes, failed, applied.verified, applied.stopped)
     run.store.set_plan_status(number, "failed" if len(failed) else "applied", at=datetime.now(UTC))

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+import httpx
 import numpy as np
 import orjson
 from rich.console import Console
@@ -206,6 +207,8 @@ class Bench:
             api = stack.enter_context(prefect(self.place / "prefect", self.place / "prefect.log"))
             self.pids["Prefect's server"] = min(set(family()[os.getpid()]) - before)
             self.environment["PREFECT_API_URL"] = api
+        # One change, so that a plan is carried out: with it the links of all are kept, as in a company that is synced.
+        httpx.post(f"{self.scim.idp.url}/_bench/change", json=self.events.pop().change).raise_for_status()
         self.everybody()
 
     def everybody(self) -> str:
@@ -388,7 +391,7 @@ class Bench:
                 for line in reacting("grown"):
                     self.console.print(line, highlight=False)
         self.console.print(table)
-        writes, wanted = self.crowd.counts()["writes"], len(self.events) - len(rest)
+        writes, wanted = self.crowd.counts()["writes"] - 1, len(self.events) - len(rest)
         self.console.print(f"{'✓' if writes == wanted else '✗'} {writes:,} writes of {wanted:,}")
 
     def _batches(self, reacting: Child, some: Sequence[Event], hints: int, count: int, warm: bool = False) -> Any:
@@ -422,10 +425,10 @@ def main() -> None:
         if given.batches:
             given.without_prefect = True
             given.hints = [int(one) for one in given.hints.split(",")]
-            bench.set_up(100 + given.batches * sum(given.hints))
+            bench.set_up(101 + given.batches * sum(given.hints))
             bench.memory()
         else:
-            bench.set_up(given.warm + int(given.rate * given.seconds))
+            bench.set_up(given.warm + int(given.rate * given.seconds) + 1)
             bench.latency()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -93,16 +94,24 @@ def ended_links(operations: pd.DataFrame) -> pd.DataFrame:
     return _links(rows, ("source", "id", "kind"))[["source", "kind", "id"]]
 
 
-def _links(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> pd.DataFrame:
-    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+def _links(rows: Sequence[Sequence[str]], columns: tuple[str, ...]) -> pd.DataFrame:
+    return _framed(list(zip(*rows, strict=True)), columns) if rows else _no_links(columns).copy(deep=False)
+
+
+@cache
+def _no_links(columns: tuple[str, ...]) -> pd.DataFrame:
+    return _framed([()] * len(columns), columns)
+
+
+def _framed(values: Sequence[Sequence[str]], columns: tuple[str, ...]) -> pd.DataFrame:
     texts = zip(columns, map(text_array, values), strict=True)
     return pd.DataFrame(dict(texts), copy=False)
 
 
 def _changes_of(operations: pd.DataFrame) -> Iterator[tuple[str, str, str, str, str, str]]:
     """Operations → kind, name, whose it was, whose link ends, the new owner and how, of every change by hand."""
-    changed = operations["reason"].str.startswith(BY_HAND)
-    if not changed.any():
+    changed = [reason.startswith(BY_HAND) for reason in operations["reason"].tolist()]
+    if not any(changed):
         return
     by_hand = operations[changed]
     for kind, name, record, before in by_hand[["kind", "name", "record", "before"]].itertuples(index=False, name=None):
