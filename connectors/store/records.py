@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from datetime import datetime
 from typing import Any, Final
 
@@ -160,10 +161,9 @@ class Records:
             found = connection.execute(statement)
             return {(one.external, "group" if one.kind == GROUP_KIND else "user") for one in found}
 
-    def users_since(self, stream: str, snapshot: int, columns: Collection[str] = ()) -> pd.DataFrame:
-        """The users of a stream, as they are now, whose content is newer than a snapshot: who is new, and who has
-        something else in one of these `columns`, or in any. Where no snapshot since then changed anything, none are
-        looked at."""
+    def users_since(self, stream: str, snapshot: int, columns: tuple[str, ...] = ()) -> pd.DataFrame:
+        """The users of a stream, as they are now, whose content is newer than a snapshot. Who has the same in these
+        `columns` as then may be left out. Where no snapshot since then changed anything, none are looked at."""
         with self._db.read() as connection:
             row = latest_row(connection, stream)
             if row is None:
@@ -179,13 +179,10 @@ class Records:
                 old = USER.alias()
                 before = select(old.c.key).where(old.c.stream == row.stream, old.c.valid_to < OPEN)
                 statement = statement.where(USER.c.key.in_(before.where(old.c.valid_to > snapshot)))
-            if columns:
-                then = USER.alias()
-                same = select(1).where(then.c.stream == row.stream, then.c.key == USER.c.key)
-                # (What is newer was closed then: among the few that were, the databases find it.)
-                same = same.where(then.c.valid_from <= snapshot, then.c.valid_to > snapshot, then.c.valid_to < OPEN)
-                same = same.where(*(then.c[name] == USER.c[name] for name in columns))
-                statement = statement.where(~same.exists())
+                if columns:
+                    found = connection.execute(_compared(columns), {"of": row.stream, "since": snapshot})
+                    others = [key for key, other in found if other]
+                    statement = statement.where(USER.c.key.in_(others)) if len(others) <= bulk.FEW else statement
             return bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
 
     def changed_since(self, stream: str, snapshot: int) -> bool:
@@ -526,6 +523,21 @@ def _current_users() -> Any:
         select(KEY.c.external.label("id"), *(USER.c[name] for name in CONTENT[USER_KIND]))
         .join_from(USER, KEY, (USER.c.stream == KEY.c.stream) & (USER.c.key == KEY.c.key))
         .where(USER.c.valid_to == OPEN)
+    )
+
+
+@cache
+def _compared(columns: tuple[str, ...]) -> Select[Any]:
+    """The users (keys) who changed since a snapshot, and whether they have something else in these columns now than
+    then; null for those who are gone."""
+    then, since = USER.alias(), bindparam("since", type_=Integer)
+    other = or_(*(then.c[name] != USER.c[name] for name in columns))
+    # (From the left side of an outer join: SQLite would rather go through all users.)
+    now = (USER.c.stream == _OF) & (USER.c.valid_to == OPEN) & (USER.c.key == then.c.key)
+    return (
+        select(then.c.key, other)
+        .select_from(then.outerjoin(USER, now))
+        .where(then.c.stream == _OF, then.c.valid_to < OPEN, then.c.valid_to > since, then.c.valid_from <= since)
     )
 
 
