@@ -109,7 +109,7 @@ async def in_one(run: Run, base: KnownSides, hints: tuple[Hint, ...], advice: st
     with run.timed("plan"):
         basis = Basis(
             few.source, few.crowd, few.links, few.selection, advice,
-            totals=few.totals, read=few.words(), recent=few.recent,
+            totals=few.totals, read=few.words(), recent=few.recent, with_others=few.with_others,
         )  # fmt: skip
         proposal = await propose(run, basis, run.policy)
     plan = proposal.plan

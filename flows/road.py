@@ -117,7 +117,7 @@ async def _of_few(run: Run, request: SyncRequest, policy: Policy, advice: str) -
         with run.timed("plan"):
             basis = Basis(
                 few.source, few.crowd, few.links, few.selection, advice,
-                totals=few.totals, read=few.words(), recent=few.recent,
+                totals=few.totals, read=few.words(), recent=few.recent, with_others=few.with_others,
             )  # fmt: skip
             basis = basis if one else replace(basis, cursors=few.cursors, loud=tuple(of_all["loud"]))
             proposal = await propose(run, basis, policy)

@@ -218,7 +218,9 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
         return plan if totals is None else with_totals(plan, totals)
 
     async def judged(plan: Plan) -> tuple[Impact, Verdict]:
-        impact = await measure(plan.operations, crowd.snapshot, policy, past, recent)
+        of = basis.with_others
+        directory = crowd.snapshot if of is None else await in_thread(of, plan.operations)
+        impact = await measure(plan.operations, directory, policy, past, recent)
         impact = impact if totals is None else counted_whole(impact, totals)
         return impact, await guard_plan(plan, policy, impact, basis.force, run.put_back)
 

@@ -25,14 +25,13 @@ CHANGED: Final = "changed"
 @dataclass(frozen=True, slots=True)
 class Selection:
     """One person (id), some `people` (ids), or one group (Crowd name): the part of a plan that concerns them, and what
-    it needs. Or everybody who changed, and whoever that concerns (ids): a plan made of these alone, but for the
-    accounts (ids) `beside` them, about which nothing is decided. `signed_in` (ids): who did so just now."""
+    it needs. Or everybody who changed, and whoever that concerns (ids): a plan made of these alone. `signed_in` (ids):
+    who did so just now."""
 
     person: str = ""
     group: str = ""
     people: frozenset[str] = frozenset()
     changed: frozenset[str] | None = None
-    beside: frozenset[str] = frozenset()
     signed_in: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
@@ -72,7 +71,7 @@ class Selection:
         their accounts have and get; `nestings` gives the (parent, child) of Crowd's groups, None where they are not
         known."""
         if self.changed is not None:
-            return operations[~among(crowd_ids(operations["name"]), self.beside)]
+            return operations
         kind, name, target = operations["kind"], crowd_ids(operations["name"]), crowd_ids(operations["target"])
         identity = operations["source_id"]
         member, nesting, of_group = (kind.str.startswith(of).to_numpy() for of in ("membership", "nesting", "group"))

@@ -10,9 +10,10 @@ concluded from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import pandas as pd
@@ -31,6 +32,7 @@ from connectors.model import (
     sizes_only,
     users_frame,
 )
+from connectors.operations import kinds
 from connectors.store import RecordChanges, StepCursors, WideTotals, in_thread
 from tasks.decide.names import among, crowd_ids
 from tasks.decide.neighbourhood import OWNER, account_keys
@@ -78,7 +80,8 @@ NOBODY: Final = Unread()
 @dataclass(frozen=True, slots=True)
 class Few:
     """Both sides as far as a plan about `selection` depends on them; `totals`: what the last wide run counted;
-    `recent`: what was taken away in the window of the limits. `people` and `accounts`: how many were read again by key;
+    `recent`: what was taken away in the window of the limits; `with_others`: operations → Crowd as far as what they do
+    to people depends on it. `people` and `accounts`: how many were read again by key;
     `unread`: who was not. Where it is about all that changed, `since` and `news`: since Crowd was last in step, and
     what both sides said of it."""
 
@@ -90,6 +93,7 @@ class Few:
     people: int
     accounts: int
     recent: RecentRemovals
+    with_others: Callable[[pd.DataFrame], Snapshot]
     unread: Unread = NOBODY
     since: datetime | None = None
     news: News | None = None
@@ -229,10 +233,11 @@ def _few(run: Run, base: KnownSides, around: Around, selection: Selection | None
     crowd = _side(run, sides[1], base.crowd, around.accounts, around.accounts_before, around.kept_accounts)
     if source.saved.digest != base.totals.snapshot:
         run.store.move_wide_totals(run.directory_name, run.source_name, source.saved.digest)
-    others, links = _others(run, base, around)
-    crowd = replace(crowd, snapshot=_together(crowd.snapshot, others))
-    about = selection or Selection(changed=frozenset(around.everybody), beside=frozenset(others.users["id"]))
-    return Few(about, source, crowd, links, base.totals, len(around.people), len(around.accounts), base.recent)
+    links = run.store.links_about(run.directory_name, run.source_name, around.everybody, around.names)
+    about = selection or Selection(changed=frozenset(around.everybody))
+    count = len(around.people), len(around.accounts)
+    with_others = partial(_with_others, run, base, crowd.snapshot, around.names)
+    return Few(about, source, crowd, links, base.totals, *count, base.recent, with_others)
 
 
 def _side(
@@ -304,33 +309,32 @@ def _memberships(side: Side[Client], known: Known, pairs: Iterable[MembershipRow
     return found
 
 
-def _others(run: Run, base: KnownSides, around: Around) -> tuple[Snapshot, pd.DataFrame]:
-    """Accounts that count, though nothing is decided about them: those that lost something lately, for the limits, and
-    some active members of the groups of those who were read. As what was taken away since they were read left them; and
-    the links of all of these."""
+def _with_others(
+    run: Run, base: KnownSides, snapshot: Snapshot, names: Collection[str], operations: pd.DataFrame
+) -> Snapshot:
+    """Crowd as far as it was read (`names`: the accounts), and what operations of a plan are judged by besides, though
+    nothing is decided about them: where they take something from somebody, the accounts that lost something lately, for
+    the limits, and some active members of their groups. As what was taken away since they were read left them."""
+    taking = operations[among(operations["kind"], kinds(effect="takes"))]
+    if not len(taking):
+        return snapshot
     store, stream = run.store, run.crowd_side.stream
-    accounts = [one for one in around.accounts.values() if one is not None]
-    groups = Counter(group for one in accounts for group, *_ in one.memberships)
-    groups.update(group for group, *_ in store.pairs_now(stream, list(around.accounts)))
-    members = store.active_members(stream, {group: OTHERS + count for group, count in groups.items()})
-    members -= set(base.losers)
-    ids = {*base.losers, *members} - around.names - set(base.crowd.invalid["id"])
-    users = store.users_now(stream, ids)
-    # (Links also by marks: what was renamed since stands in the store under its old name.)
+    sides = (snapshot.memberships[side].astype("str").tolist() for side in ("group_id", "member_id"))
+    groups_of: dict[str, set[str]] = {}
+    there = Counter[str]()
+    for group, member in zip(*sides, strict=True):
+        groups_of.setdefault(member, set()).add(group)
+        there[group] += 1
+    of = set(crowd_ids(taking["target"])).union(*(groups_of.get(name, ()) for name in crowd_ids(taking["name"])))
+    members = store.active_members(stream, {group: OTHERS + there[group] for group in of}) - {*base.losers, *names}
+    users = store.users_now(stream, {*base.losers, *members} - {*names, *base.crowd.invalid["id"]})
+    # Who was renamed since stands in the store under the old name, too: that one is no other member.
     marks, _ = split_mark(users["attributes"])
-    owners = {*around.everybody, *marks.str.removeprefix(f"{run.source_name}:")}
-    links = store.links_about(run.directory_name, run.source_name, owners, {*around.names, *users["id"]})
-    # Nor does it say who is there still under another name: a mark under the old one tells of nobody.
+    owners = set(marks.str.removeprefix(f"{run.source_name}:"))
+    links = store.links_about(run.directory_name, run.source_name, owners, set(users["id"]), groups=False)
     renamed = ((marks != "") & ~among(users["id"], crowd_ids(links["name"]))).to_numpy()
-    if renamed.any():
-        users = users.assign(attributes=users["attributes"].mask(renamed, "{}"))
-        users = users[~(renamed & among(users["id"], members))]
-    others = Snapshot.of(users, None, store.memberships_now(stream, list(users["id"])))
-    return as_left(others, base.removed), links
-
-
-def _together(snapshot: Snapshot, others: Snapshot) -> Snapshot:
-    """A side with the users of another one, and their memberships."""
+    users = users[~(renamed & among(users["id"], members))]
+    others = as_left(Snapshot.of(users, None, store.memberships_now(stream, list(users["id"]))), base.removed)
     return Snapshot.of(
         pd.concat([snapshot.users, others.users], ignore_index=True),
         snapshot.groups,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from connectors.contract import Directory, Source
-from connectors.model import sizes_only
+from connectors.model import Snapshot, sizes_only
 from connectors.store import StepCursors, WideTotals
 from tasks.decide.impact import Impact
 from tasks.decide.removals import RecentRemovals
@@ -31,7 +31,8 @@ class Basis:
     sides are those of a few people, what the last wide run counted. `read`: how both sides were read, in words.
     `loud`: what must not be overlooked, whatever the plan. `cursors`: where what happens after the reading begins, of a
     run about everybody; None where that cannot be had. `missed`: what had not been told of what a full read
-    found. `recent`: what was taken away in the window of the limits, where that is known."""
+    found. `recent`: what was taken away in the window of the limits, where that is known. `with_others`: the operations
+    of a plan about a few → Crowd as far as what they do to people depends on it."""
 
     source: ReadSide[Source]
     crowd: ReadSide[Directory]
@@ -45,6 +46,7 @@ class Basis:
     cursors: StepCursors | None = None
     missed: Missed | None = None
     recent: RecentRemovals | None = None
+    with_others: Callable[[pd.DataFrame], Snapshot] | None = None
 
     @property
     def about_everybody(self) -> bool:

@@ -319,7 +319,7 @@ def of_few(run: Run, few: Few, departures: Any) -> tuple[Plan, str]:
     sides = source, directory, policy, SOURCE, ("", "")
     made = plan(matched, *sides, departures=departures, selection=few.selection, doubts=scoped.doubts)
     made = with_totals(made, few.totals.totals)
-    found = impact(made.operations, directory, policy, recent=run.recent())
+    found = impact(made.operations, few.with_others(made.operations), policy, recent=run.recent())
     measured = counted_whole(found, few.totals.totals)
     return made, beyond(made, measured, judge(made, policy, measured), policy)
 
@@ -470,7 +470,8 @@ async def compare_few(
     same_plan(made, expected, note)
     directory = world.crowd.snapshot(run.policy.attributes.extra)
     narrow, wholly = (
-        impact(made.operations, side, run.policy, recent=run.recent()) for side in (few.crowd.snapshot, directory)
+        impact(made.operations, side, run.policy, recent=run.recent())
+        for side in (few.with_others(made.operations), directory)
     )
     assert not judge(expected, run.policy, wholly).stops, note
     pairs = directory.memberships[(directory.memberships["member_kind"] == "group").to_numpy()]

@@ -237,7 +237,7 @@ async def compare_group(run: Run, world: World, group: str, found: Counter[str],
     whole = impact(expected.operations, there[1], run.policy, recent=run.recent())
     stops = judge(expected, run.policy, whole).stops
     assert not [one for one in stops if not one.startswith("doubt:")], note  # (marks are counted over everybody)
-    mine = impact(made.operations, few.crowd.snapshot, run.policy, recent=run.recent())
+    mine = impact(made.operations, few.with_others(made.operations), run.policy, recent=run.recent())
     for what in ("losers", "shut_out", "administrators_lost", "deserted"):
         assert getattr(mine, what) == getattr(whole, what), f"{note}: {what}"
     pd.testing.assert_frame_equal(mine.privileged, whole.privileged)
