@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, Select, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Integer, Select, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from connectors.errors import CrowdsyncError
@@ -106,23 +107,23 @@ class MirrorReading:
 
         Columns: id, name, external_id, email; for groups also `member`, the id of one of their members.
         """
-        statement = self._where(select(*_ROW), kind, where).order_by(RECORD.c.place).offset(start).limit(count)
-        return [Mirrored(*row) for row in self._connection.execute(statement)]
+        asked = {**self._asked(kind, where), "start": start, "count": count}
+        return [Mirrored(*row) for row in self._connection.execute(_some(_columns(where)), asked)]
 
     def count(self, kind: str, where: Where) -> int:
         """How many records `some` could give."""
-        return int(self._connection.execute(self._where(select(func.count()), kind, where)).scalar_one())
+        return int(self._connection.execute(_count(_columns(where)), self._asked(kind, where)).scalar_one())
 
     def after(self, kind: str, identity: str, count: int) -> list[Mirrored]:
         """The next `count` records by id, after `identity`: nobody who stays is skipped, whoever comes or goes."""
-        statement = self._where(select(*_ROW), kind, ()).where(RECORD.c.id > identity)
-        return [Mirrored(*row) for row in self._connection.execute(statement.order_by(RECORD.c.id).limit(count))]
+        statement = _having(select(*_ROW), ()).where(RECORD.c.id > identity).order_by(RECORD.c.id).limit(count)
+        return [Mirrored(*row) for row in self._connection.execute(statement, self._asked(kind))]
 
     def mentioning(self, kind: str, text: str, count: int) -> list[Mirrored]:
         """Up to `count` records somewhere in whose body this text stands, whatever its case. It looks at every one."""
         found = func.lower(RECORD.c.body).contains(orjson.dumps(text.lower()).decode()[1:-1], autoescape=True)
-        statement = self._where(select(*_ROW), kind, ()).where(found).order_by(RECORD.c.id).limit(count)
-        return [Mirrored(*row) for row in self._connection.execute(statement)]
+        statement = _having(select(*_ROW), ()).where(found).order_by(RECORD.c.id).limit(count)
+        return [Mirrored(*row) for row in self._connection.execute(statement, self._asked(kind))]
 
     def members(self, group: str) -> list[tuple[str, str]]:
         """(id, user or group) of each member of a group, sorted."""
@@ -151,21 +152,47 @@ class MirrorReading:
         """Everything that happened after a change."""
         records, gone = [], []
         for kind in ("user", "group"):
-            statement = self._where(select(*_ROW), kind, ()).where(RECORD.c.change > change).order_by(RECORD.c.id)
-            records.append([Mirrored(*row) for row in self._connection.execute(statement)])
+            statement = _having(select(*_ROW), ()).where(RECORD.c.change > change).order_by(RECORD.c.id)
+            records.append([Mirrored(*row) for row in self._connection.execute(statement, self._asked(kind))])
             of = (GONE.c.source == self.source, GONE.c.kind == kind, GONE.c.change > change)
             gone.append(list(self._connection.execute(select(GONE.c.id).where(*of).order_by(GONE.c.id)).scalars()))
         return MirrorChanges(self.change(), records[0], records[1], gone[0], gone[1])
 
-    def _where(self, statement: Select[Any], kind: str, where: Where) -> Select[Any]:
-        statement = statement.where(RECORD.c.source == self.source, RECORD.c.kind == kind)
-        for column, value in where:
-            if column == "member":
-                of = (MEMBER.c.source == self.source, MEMBER.c.member_id == value)
-                statement = statement.where(RECORD.c.id.in_(select(MEMBER.c.group_id).where(*of)))
-            else:
-                statement = statement.where(RECORD.c[column] == value)
-        return statement
+    def _asked(self, kind: str, where: Where = ()) -> dict[str, Any]:
+        """What a statement of `_having` is about."""
+        return {"of": self.source, "kind": kind, **{f"value_{nth}": value for nth, (_, value) in enumerate(where)}}
+
+
+# Statements that every request repeats are made once: that takes longer than what they do.
+
+
+def _columns(where: Where) -> tuple[str, ...]:
+    return tuple(column for column, _ in where)
+
+
+def _having(statement: Select[Any], columns: Sequence[str]) -> Select[Any]:
+    """A statement about the records of one source and kind whose columns have some values, one for each."""
+    source: Any = bindparam("of")
+    statement = statement.where(RECORD.c.source == source, RECORD.c.kind == bindparam("kind"))
+    for nth, column in enumerate(columns):
+        value: Any = bindparam(f"value_{nth}")
+        if column == "member":
+            of = (MEMBER.c.source == source, MEMBER.c.member_id == value)
+            statement = statement.where(RECORD.c.id.in_(select(MEMBER.c.group_id).where(*of)))
+        else:
+            statement = statement.where(RECORD.c[column] == value)
+    return statement
+
+
+@cache
+def _some(columns: tuple[str, ...]) -> Select[Any]:
+    found = _having(select(*_ROW), columns).order_by(RECORD.c.place)
+    return found.offset(bindparam("start", type_=Integer)).limit(bindparam("count", type_=Integer))
+
+
+@cache
+def _count(columns: tuple[str, ...]) -> Select[Any]:
+    return _having(select(func.count()), columns)
 
 
 class MirrorWriting(MirrorReading):

@@ -23,6 +23,7 @@ from scim2_models import (
     AuthenticationScheme,
     Bulk,
     ChangePassword,
+    Context,
     Error,
     ETag,
     External,
@@ -33,17 +34,20 @@ from scim2_models import (
     Patch,
     PayloadTooLargeException,
     Reference,
+    ResourceType,
     Returned,
     Schema,
     SCIMException,
     ScimPolicy,
     ScimProvider,
+    SearchRequest,
     ServiceProviderConfig,
     Sort,
 )
 from scim2_server.requests import ScimRequest
 from scim2_server.responses import ScimResponse
 from scim2_server.service import ScimService, scim_exception_of
+from scim2_server.storage import SearchPage
 from scim2_server.utils import load_default_resource_types, load_default_schemas
 
 from connectors.errors import CrowdsyncError, RetryableError
@@ -90,6 +94,28 @@ class Service(ScimService):
         if isinstance(exception, SCIMException):
             return exception.to_error()
         return Error(status=503, detail="This cannot be taken at the moment; send it again.")
+
+    def search_response(
+        self,
+        base_url: str,
+        resource_types: list[ResourceType],
+        page: SearchPage,
+        search_request: SearchRequest[Any],
+    ) -> ScimResponse:
+        """As `ScimService.search_response`, which validates what it made of each resource, and makes it once more: a
+        fifth of the time of a search."""
+        listed = SearchPage(page.total, [])
+        answer = super().search_response(base_url, resource_types, listed, search_request)
+        shown = [
+            self.publish(base_url, one).model_dump(
+                scim_ctx=Context.RESOURCE_QUERY_RESPONSE, response_parameters=search_request
+            )
+            for one in page.resources
+        ]
+        assert answer.body is not None
+        if shown:
+            answer.body |= {"itemsPerPage": len(shown), "Resources": shown}
+        return answer
 
 
 @cache
