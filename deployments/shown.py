@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import State
 from prefect.flows import flow
 from prefect.settings import get_current_settings
-from prefect.states import Completed, Failed, Running
+from prefect.states import Completed, Failed
 
 from connectors.settings import Settings, load
 from connectors.store import Store, in_thread
@@ -56,13 +56,19 @@ async def react(source: str, hints: int) -> None:
 
 
 @asynccontextmanager
-async def _answering() -> AsyncIterator[PrefectClient | None]:
-    """A client of the Prefect server that is named (PREFECT_API_URL); None where none is, or it does not answer."""
-    if not get_current_settings().api.url:
+async def _answering(client: PrefectClient | None = None) -> AsyncIterator[PrefectClient | None]:
+    """A client, or one of the Prefect server that is named (PREFECT_API_URL); None where none is, or it does not
+    answer."""
+    if not _named():
         yield None
         return
-    async with get_client() as client:
-        yield client if await client.api_healthcheck() is None else None
+    async with nullcontext(client) if client else get_client() as asked:
+        yield asked if await asked.api_healthcheck() is None else None
+
+
+def _named() -> bool:
+    """Whether a Prefect server is named. (A client would start one otherwise.)"""
+    return bool(get_current_settings().api.url)
 
 
 async def prefect_answers() -> bool:
@@ -71,19 +77,19 @@ async def prefect_answers() -> bool:
         return client is not None
 
 
-async def show(store: Store, settings: Settings, directory: str) -> int:
+async def show(store: Store, settings: Settings, directory: str, client: PrefectClient | None = None) -> int:
     """Makes flow runs of the batches of a directory that ended lately and that Prefect does not know; how many. Where
-    it does not answer, they are shown another time."""
+    it does not answer, they are shown another time. `client`: one that is open; to open one takes as long as a page."""
     runs = await in_thread(store.without_page, "react", directory, datetime.now(UTC) - AGE, AT_ONCE)
     if runs.empty:
         return 0
     shown = 0
     try:
-        async with _answering() as client:
-            if client is None:
+        async with _answering(client) as asked:
+            if asked is None:
                 return 0
             for row in runs.to_dict("records"):
-                page = await _page(client, store, settings, row)
+                page = await _page(asked, store, settings, row)
                 await in_thread(store.set_page, row["run"], page)
                 shown += 1
     except Exception as error:  # a page is not worth a hint
@@ -94,16 +100,17 @@ async def show(store: Store, settings: Settings, directory: str) -> int:
 async def keep_shown(store: Store, directory: str) -> None:
     """Shows what ends, and how everything stands then, until it is cancelled."""
     shown, at = 0, float("-inf")
-    while True:
-        await asyncio.sleep(SHOW)
-        try:
-            shown += await show(store, load(), directory)
-            now = asyncio.get_running_loop().time()
-            if shown and now - at >= PAGE:
-                shown, at = 0, now
-                await show_current(store, load())
-        except Exception as error:
-            log.warning("Prefect: %s", error)
+    async with get_client() if _named() else nullcontext() as client:
+        while True:
+            await asyncio.sleep(SHOW)
+            try:
+                shown += await show(store, load(), directory, client)
+                now = asyncio.get_running_loop().time()
+                if shown and now - at >= PAGE:
+                    shown, at = 0, now
+                    await show_current(store, load())
+            except Exception as error:
+                log.warning("Prefect: %s", error)
 
 
 def main() -> None:
@@ -128,12 +135,11 @@ async def _page(client: PrefectClient, store: Store, settings: Settings, row: Ma
         name=f"{source}: {who}: {_outcome(row['status'], summary)}",
         parameters={"source": source, "hints": hints},
         tags=["crowdsync", f"source:{source}"],
-        state=Running(),
+        state=_state(row["status"], summary),  # (at once: each further step costs as much as this one)
     )
     for kind, key, data, description in _shown(store, settings, row, summary, news):
         artifact = ArtifactCreate(key=key, type=kind, data=data, description=description, flow_run_id=made.id)
         await client.create_artifact(artifact)
-    await client.set_flow_run_state(made.id, _state(row["status"], summary), force=True)
     return str(made.id)
 
 
