@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from connectors.errors import StaleCursorError
 from connectors.model import Snapshot, held_frame
 from connectors.store import Store
 from tasks.decide.impact import impact
+from tasks.decide.plan import Plan
 from tasks.decide.width import counted_whole
 from tasks.policy import Policy
 from tasks.read import news
@@ -153,6 +154,30 @@ async def test_who_is_out_of_a_group_since_another_was_taken_out_of_it_counts(st
     narrow = counted_whole(narrow, few.totals.totals)
     assert narrow.deserted == whole.deserted == ("red",)
     assert narrow.losers_recently == whole.losers_recently == 5
+
+
+async def test_others_are_looked_for_where_something_is_taken_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By them it is judged, and by nothing else is anything."""
+    run, world = await begun(store)
+    asked, look = list[set[str]](), Store.active_members
+
+    def noted(self: Store, stream: str, groups: Mapping[str, int]) -> set[str]:
+        asked.append({*groups})
+        return look(self, stream, groups)
+
+    async def of(person: str) -> Plan:
+        few = await read_named(run, known_sides(run), [Hint("user", person)])
+        return of_few(run, few, since(world.source()))[0]
+
+    monkeypatch.setattr(Store, "active_members", noted)
+    world.users[1] = (*world.users[1][:4], "new", *world.users[1][5:])
+    assert (await of("p1")).counts() == {"user_update": 1}
+    assert asked == []
+    world.memberships.remove(("g0", "p2", "user"))
+    assert (await of("p2")).counts() == {"membership_remove": 1}
+    assert asked == [{"red"}]
 
 
 @pytest.mark.parametrize(("ago", "due"), [(DAYS, True), (DAYS + 1, False), (DAYS - 1, False)])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -73,7 +72,6 @@ def plan(
         if selection.changed is None:
             withheld = []
         else:
-            withheld = [replace(one, operations=selection.of(one.operations)) for one in withheld]
             people = people[among(people["id"], selection.changed)].reset_index(drop=True)
     counts, reported = counted([one for one in withheld if len(one.operations)])
     operations.insert(0, "seq", np.arange(1, len(operations) + 1))
@@ -110,10 +108,8 @@ def _allowed(operations: pd.DataFrame, policy: Policy) -> tuple[pd.DataFrame, li
 
 def _selected(inputs: PlanInputs, named: Renames, operations: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     """Operations → those of a selection."""
-    if not len(operations):
+    if not len(operations) or selection.changed is not None:
         return operations
-    if selection.changed is not None:
-        return selection.of(operations).reset_index(drop=True)
     wanted = among(inputs.users["id"], selection.persons)
     at = inputs.user_at[wanted]
     now = {
