@@ -312,6 +312,32 @@ def test_the_journal(store: Store) -> None:
         store.record(plan_id, [(0, "dnoe", "")], at=AT)
 
 
+def test_operations_of_one_plan_are_counted_by_state(store: Store) -> None:
+    one, other = plan(store), plan(store, digest="d2")
+    store.record(one, [(0, "done", ""), (1, "done", ""), (2, "failed", "no")], at=AT)
+    store.record(other, [(0, "skipped", "")], at=AT)
+    assert (store.outcomes(one), store.outcomes(other)) == ({"done": 2, "failed": 1}, {"planned": 2, "skipped": 1})
+    assert store.outcomes(other + 1) == {}
+
+
+def test_what_was_made_is_told_where_an_account_was(store: Store) -> None:
+    """With what it was added to; and not what was done before, or is not done."""
+    kinds = ["membership_add", "user_create", "membership_add"]
+
+    def made(since: datetime = AT, most: int = 9) -> list[str]:
+        return store.made_since("acme", "crowd", since, most)["kind"].tolist()
+
+    number = plan(store, operations().assign(kind=pd.Categorical(kinds)))
+    store.record(number, [(0, "done", "")], at=AT)
+    assert made() == [], "nobody has a new account"
+    store.record(number, [(1, "already", "")], at=AT)
+    assert made() == [], "it was there"
+    store.record(number, [(1, "done", ""), (2, "failed", "no")], at=AT + timedelta(seconds=1))
+    assert made() == ["membership_add", "user_create"]
+    assert made(most=1) == []
+    assert made(AT + timedelta(seconds=2)) == []
+
+
 def test_outcomes_and_their_links_stand_or_fall_together(store: Store) -> None:
     store.save_links("crowd", links(("acme", "user", "1", "Ann", "created")), at=AT, run="r1")
     plan_id = plan(store)
