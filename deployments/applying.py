@@ -16,7 +16,8 @@ def apply(
     number: Annotated[int, typer.Argument(help="The number that `crowdsync plan` shows.", metavar="PLAN")],
     force: Annotated[bool, typer.Option("--force", help="Go past the policy's limits.")] = False,
 ) -> None:
-    """Carry out a stored plan, if it is still true: both sides are read again and must give the same plan."""
+    """Carry out a stored plan, if it is still true: both sides are read again and must give the same plan, or, where
+    somebody agreed to it, one that asks nothing else."""
     with explained():
         if status := plan_status(number):
             refuse_unless_open(number, status)

@@ -63,7 +63,8 @@ COMMANDS: Final = (
     Command(
         "apply",
         "deployments.applying:apply",
-        "Carry out a stored plan, if it is still true: both sides are read again and must give the same plan.",
+        "Carry out a stored plan, if it is still true: both sides are read again and must give the same plan, or, "
+        "where somebody agreed to it, one that asks nothing else.",
     ),
     Command(
         "approve",

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import pandas as pd
+
 from connectors.contract import Hint
 from connectors.operations import kinds
 from connectors.settings import Settings
@@ -18,13 +20,14 @@ from tasks.decide.names import among, crowd_ids
 from tasks.decide.width import beyond
 from tasks.policy import policy_of
 from tasks.read.known import KnownSides, NotNarrowError, known_sides
-from tasks.read.narrow import read_named
+from tasks.read.narrow import Few, read_named
 from tasks.read.recover import settle_by_key
 from tasks.run import Connections, Run, begin, finish
 from tasks.stages import carry_out, propose
 from tasks.tell.proposal import Basis
 from tasks.tell.report import ended
 from tasks.tell.stored_plan import store_plan
+from tasks.write.approve import asked_already
 from tasks.write.lease import turn_of
 
 MOST_PARTS: Final = 16
@@ -94,7 +97,7 @@ async def in_parts(run: Run, hints: tuple[Hint, ...], advice: str) -> list[Part]
 
 
 class BeyondError(NotNarrowError):
-    """Something stands against a plan, such as a limit; `others`: the hints of people from whom it takes nothing. (In
+    """Something stands against a plan, such as a limit; `others`: the hints of people whom that is not about. (In
     halves, it would be carried out as far as the limit lets it.)"""
 
     def __init__(self, why: str, others: tuple[Hint, ...]) -> None:
@@ -114,13 +117,13 @@ async def in_one(run: Run, base: KnownSides, hints: tuple[Hint, ...], advice: st
         proposal = await propose(run, basis, run.policy)
     plan = proposal.plan
     if why := beyond(plan, proposal.impact, proposal.verdict, run.policy):
+        if not proposal.verdict.stops:
+            raise NotNarrowError(why)
         takes = plan.operations[plan.operations["kind"].isin(TAKES)]
-        owners = few.links[among(crowd_ids(few.links["name"]), crowd_ids(takes["name"]))]["id"]
-        others = few.selection.people - {*takes["source_id"], *owners}
-        keep = tuple(hint for hint in hints if hint.kind == "user" and hint.key in others)
-        if proposal.verdict.stops:
-            raise BeyondError(why, keep if len(keep) < len(hints) else ())
-        raise NotNarrowError(why)
+        raise BeyondError(why, others(few, hints, takes))
+    asked, why = await in_thread(asked_already, run, plan.operations)
+    if why:
+        raise BeyondError(why, others(few, hints, asked))
     stored = await store_plan(run, proposal, replaces=None)
     applied = None
     if stored.ready:
@@ -129,6 +132,14 @@ async def in_one(run: Run, base: KnownSides, hints: tuple[Hint, ...], advice: st
     ending = await in_thread(ended, run, stored, "react", applied)
     why = ending.why or (f"{len(ending.failed)} of its operations failed" if len(ending.failed) else "")
     return Part(hints, ending.status, why, stored.number, plan.counts(), ending.outcomes, len(plan.held))
+
+
+def others(few: Few, hints: tuple[Hint, ...], operations: pd.DataFrame) -> tuple[Hint, ...]:
+    """The hints of people whom these operations are not about; none, where that would be all of them."""
+    owners = few.links[among(crowd_ids(few.links["name"]), crowd_ids(operations["name"]))]["id"]
+    rest = few.selection.people - {*operations["source_id"], *owners}
+    keep = tuple(hint for hint in hints if hint.kind == "user" and hint.key in rest)
+    return keep if len(keep) < len(hints) else ()
 
 
 WORST: Final = ("stopped", "partly applied", "refused", "waiting", "wide", "applied")

@@ -86,6 +86,7 @@ async def walk(request: SyncRequest) -> Report:
             if isinstance(proposal, str):
                 proposal = await _of_all(run, request, policy, advice, why=proposal)
             stored = await store_plan(run, proposal, replaces=request.plan or None)
+            await remember_wide(run, proposal.counted, proposal.basis.source.saved.digest)
             applied: Applied | None = None
             if request.mode == "sync" and stored.number and not stored.verdict.refusals:
                 if stored.verdict.asks:
@@ -185,5 +186,4 @@ async def _of_all(run: Run, request: SyncRequest, policy: Policy, advice: str, *
         proposal = await propose(run, basis, policy)
     await remember_departures(run, proposal.plan, selection)
     await remember_held(run, proposal.plan, selection)
-    await remember_wide(run, proposal.counted, source.saved.digest)
     return proposal

@@ -53,6 +53,10 @@ class Agreement(RunInput):
         known = {"approve": "approve", "approve the rest": "approve_without"}
         return known.get(" ".join(self.decision.lower().split()), "reject")
 
+    def said(self) -> tuple[str, str, str]:
+        """What was decided, as the store calls it, by whom, and why."""
+        return self.decided(), self.name, self.reason
+
 
 class AgreementInPart(Agreement):
     """The same, of a plan that has a dangerous part and another one."""

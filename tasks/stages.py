@@ -234,7 +234,7 @@ async def propose(run: Run, basis: Basis, policy: Policy) -> Proposal:
         if basis.selection is not None:  # what is found against everybody speaks against what was read
             everybody = await planned(None)
             of_all = everybody, *await judged(everybody)
-        if not of_all[2].stops:
+        if not of_all[2].never:
             counted = totals_of(of_all[0], of_all[1], orphaned, basis.loud)
     about = basis.selection.person if basis.selection is not None else ""
     stands = standing(about, source.snapshot, scoped, matched) if about and not len(plan.operations) else ""

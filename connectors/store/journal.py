@@ -78,7 +78,9 @@ JOURNAL: Final = {
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
     """A plan's row, without its operations. `policy` is JSON text, `held` a frame; `about` is "" (everybody),
-    person:ID, group:NAME, or link:… and links:… where people change ownership by hand (`policy` says who and why)."""
+    person:ID, group:NAME, or link:… and links:… where people change ownership by hand (`policy` says who and why).
+    `asks`: what a person must agree to, as JSON text (`tasks.decide.agreement`); "" where that is nothing, or where an
+    earlier version stored the plan."""
 
     id: int
     run: str
@@ -93,6 +95,7 @@ class SavedPlan:
     status: str
     status_at: datetime
     about: str
+    asks: str = ""
 
 
 class Journal:
@@ -115,6 +118,7 @@ class Journal:
         at: datetime,
         status: str = "planned",
         about: str = "",
+        asks: str = "",
     ) -> int:
         """Save a plan with its operations in state planned, and return its id.
 
@@ -143,6 +147,7 @@ class Journal:
                     status=status,
                     status_at=instant(at),
                     about=about,
+                    asks=bulk.plain(asks),
                 )
             )
             plan_id = int(result.inserted_primary_key[0])  # type: ignore[index]
@@ -180,12 +185,33 @@ class Journal:
             found = connection.execute(statement).scalar()
         return None if found is None else self.load_plan(int(found))
 
+    def stopped_plan(self, source: str, directory: str) -> SavedPlan | None:
+        """The newest plan about everybody, where nobody has begun to carry it out though it is not out of date: it
+        waits for agreement, has it, was turned down or refused, or is a preview; else None."""
+        statement = (
+            select(PLAN.c.id, PLAN.c.status)
+            .where(PLAN.c.source == source, PLAN.c.directory == directory, _EVERYBODY)
+            .order_by(PLAN.c.id.desc())
+            .limit(1)
+        )
+        with self._db.read() as connection:
+            found = connection.execute(statement).first()
+        stopped = found is not None and found.status in ("planned", "refused", "waiting", "approved", "rejected")
+        return self.load_plan(int(found.id)) if found is not None and stopped else None
+
     def operations(
-        self, plan_id: int, *, states: Collection[str] | None = None, first: int | None = None, last: int | None = None
+        self,
+        plan_id: int,
+        *,
+        states: Collection[str] | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        of: Collection[str] | None = None,
     ) -> pd.DataFrame:
         """The plan's operations with state, note, attempts, intended_at and finished_at, by seq.
 
-        `first` and `last` bound the seq, both included. The two times are UTC, NaT where there was none.
+        `first` and `last` bound the seq, both included; `of`: their kinds. The two times are UTC, NaT where there was
+        none.
         """
         columns = OPERATIONS | JOURNAL
         statement: Select[Any] = (
@@ -197,6 +223,8 @@ class Journal:
             statement = statement.where(OPERATION.c.seq >= first)
         if last is not None:
             statement = statement.where(OPERATION.c.seq <= last)
+        if of is not None:
+            statement = statement.where(OPERATION.c.kind.in_(sorted(of)))
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, columns)
         for name in ("intended_at", "finished_at"):
@@ -212,7 +240,7 @@ class Journal:
 
     def plans(self, limit: int = 50, directory: str | None = None) -> pd.DataFrame:
         """Newest first: the plans, without policy and held, and a count for each operation state."""
-        columns = [c for c in PLAN.c if c.name not in ("policy", "held")]
+        columns = [c for c in PLAN.c if c.name not in ("policy", "held", "asks")]
         statement = select(*columns).order_by(PLAN.c.id.desc()).limit(limit)
         if directory is not None:
             statement = statement.where(PLAN.c.directory == directory)

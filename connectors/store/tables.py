@@ -291,7 +291,7 @@ class LinkEvent(SQLModel, table=True):
 
 
 class PlanRow(SQLModel, table=True):
-    """One plan. `policy` and `held` are JSON text; `about` is "", person:ID, group:NAME, link:… or links:…."""
+    """One plan. `policy`, `held` and `asks` are JSON text; `about` is "", person:ID, group:NAME, link:… or links:…."""
 
     __tablename__: ClassVar[Any] = "plan"
     __table_args__: ClassVar[Any] = (
@@ -314,6 +314,7 @@ class PlanRow(SQLModel, table=True):
     status: str = text()
     status_at: str = text()
     about: str = Field("", sa_column=Column(Text, nullable=False, server_default=""))
+    asks: str = Field("", sa_column=Column(Text, nullable=False, server_default=""))
 
 
 class OperationRow(SQLModel, table=True):

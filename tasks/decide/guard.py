@@ -28,24 +28,33 @@ _REMOVALS = (*_SHUTS_OUT, Kind.MEMBERSHIP_REMOVE)
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a person must agree to, and the kinds of operation that it is about; `limit`: the field of `limits`."""
+    """What a person must agree to, and the kinds of operation that it is about; `limit`: the field of `limits`.
+    `questions`: what is asked, in words that stay the same where only a count moves (none: in those of `text`).
+    `covers`: whoever agrees does so to the plan's operations of these kinds, and to no others of them; None: of `kinds`
+    (of no kind, where the questions name each thing that happens)."""
 
     text: str
     kinds: tuple[Kind, ...] = ()
     limit: str = field(default="", compare=False)
+    questions: tuple[str, ...] = field(default=(), compare=False)
+    covers: tuple[Kind, ...] | None = field(default=None, compare=False)
 
 
 @sizes_only
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`refusals` stop the run, and so do `asks` until a person agrees; `forced` were lifted by the run's force, and
-    `agreed` by a person. `passed`: the limits (fields of `limits`) that the plan goes past with that."""
+    `agreed` by a person. `passed`: the limits (fields of `limits`) that the plan goes past with that. `found`: what a
+    person would be asked about, also where the policy has nobody asked (`approval.when: never`) and it is refused.
+    `never`: nobody can agree to it, whatever the policy says."""
 
     refusals: tuple[str, ...] = ()
     asks: tuple[Finding, ...] = ()
     forced: tuple[str, ...] = ()
     agreed: tuple[str, ...] = ()
     passed: tuple[str, ...] = field(default=(), compare=False)
+    found: tuple[Finding, ...] = field(default=(), compare=False)
+    never: bool = field(default=False, compare=False)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -71,14 +80,15 @@ def judge(
         found += _group_loss(plan, impact, policy)
         found += [*_of_groups(impact, policy), *_seats(impact, policy), *_unusual(impact)]
         found += _dangers(plan, impact, policy)
+    never = bool(always)
     if force:
-        return Verdict(always, forced=tuple(finding.text for finding in found), passed=limits_of(found))
+        return Verdict(always, never=never, forced=tuple(finding.text for finding in found), passed=limits_of(found))
     if policy.approval.when == "never":
-        return Verdict((*always, *(f"{f.text}; {WAY}" for f in found)))
+        return Verdict((*always, *(f"{f.text}; {WAY}" for f in found)), found=tuple(found), never=never)
     if policy.approval.when == "always" and len(plan.operations) and not found:
         taking = tuple(kind for kind in _TAKING if plan.counts().get(kind))
-        found.append(Finding("approval.when is 'always': every plan needs agreement", taking))
-    return Verdict(always, tuple(found))
+        found.append(Finding("approval.when is 'always': every plan needs agreement", taking, covers=tuple(Kind)))
+    return Verdict(always, tuple(found), found=tuple(found), never=never)
 
 
 PUT_BACK: Final = (
@@ -123,7 +133,7 @@ def _limits(plan: Plan, policy: Policy, impact: Impact | None) -> Iterator[Findi
             about, count = _SHUTS_OUT, shut_out
         text = _over(name, count, base, of, policy, recent.get(name, 0))
         if text:
-            yield Finding(text, about, name)
+            yield Finding(text, about, name, (f"limits.{name}",))
 
 
 def _over(name: str, count: int, base: int, of: str, policy: Policy, recent: int = 0) -> str:
@@ -145,7 +155,9 @@ def _group_loss(plan: Plan, impact: Impact, policy: Policy) -> Iterator[Finding]
     base = max(plan.owned.active - recent, 0)  # they are active accounts still
     text = _over("group_loss", impact.losers, base, "active owned accounts, who lose a group,", policy, recent)
     if text:
-        yield Finding(text, (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE, Kind.GROUP_DELETE), "group_loss")
+        kinds = (Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE, Kind.GROUP_DELETE)
+        one_by_one = not {Kind.NESTING_REMOVE, Kind.GROUP_DELETE} & plan.counts().keys()  # (a group may grow)
+        yield Finding(text, kinds, "group_loss", ("limits.group_loss",) if one_by_one else ())
 
 
 def _doubts(plan: Plan) -> Iterator[Finding]:
@@ -163,6 +175,7 @@ def _handovers(plan: Plan, policy: Policy) -> Iterator[Finding]:
             f"handover: {len(plan.handed_over)} Crowd groups go to new groups of their name, the old ones being gone: "
             f"{names} (groups.handover)",
             (Kind.GROUP_ATTRIBUTES,),
+            questions=tuple(f"handover of {name}" for name in plan.handed_over["name"]),
         )
 
 
@@ -187,7 +200,8 @@ def _of_groups(impact: Impact, policy: Policy) -> Iterator[Finding]:
             )
             text = _over(name, count, base, f"members of {changes['group'].iloc[worst]!r}", policy, before)
             more = int(over.sum()) - 1
-            yield Finding(text + (f", and {more} more groups" if more else ""), (kind,), name)
+            questions = tuple(f"limits.{name} of {group}" for group in changes["group"][over])
+            yield Finding(text + (f", and {more} more groups" if more else ""), (kind,), name, questions)
 
 
 def _seats(impact: Impact, policy: Policy) -> Iterator[Finding]:
@@ -197,6 +211,8 @@ def _seats(impact: Impact, policy: Policy) -> Iterator[Finding]:
             f"seats: {after} active people in seat_groups afterwards ({before} now) are more than the {seats} that "
             "limits.seats allows",
             (Kind.USER_CREATE, Kind.USER_ACTIVATE, Kind.MEMBERSHIP_ADD, Kind.NESTING_ADD),
+            questions=(f"limits.seats: {after}",),
+            covers=(),
         )
 
 
@@ -208,6 +224,7 @@ def _unusual(impact: Impact) -> Iterator[Finding]:
             f"unusual: {one.what}: {one.now}, at most {one.most_before} in the {one.runs} runs before "
             "(limits.unusual_times)",
             about,
+            questions=(f"unusual: {one.what}",),
         )
 
 
@@ -215,34 +232,41 @@ def _dangers(plan: Plan, impact: Impact, policy: Policy) -> Iterator[Finding]:
     counts = plan.counts()
     deleted = {kind: counts.get(kind, 0) for kind in (Kind.USER_DELETE, Kind.GROUP_DELETE)}
     privileged = sorted(set(impact.privileged["group"]))
-    for danger, found, text, about in (
+    changes = impact.privileged[["who", "what", "group"]]
+    for danger, found, text, about, questions in (
         (
             "last_administrator",
             impact.administrators_lost,
             f"the last active member leaves {_list(impact.administrators_lost)}",
             _REMOVALS,
+            impact.administrators_lost,
         ),
         (
             "deletions",
             any(deleted.values()),
             f"{deleted[Kind.USER_DELETE]} accounts and {deleted[Kind.GROUP_DELETE]} groups are deleted",
             (Kind.USER_DELETE, Kind.GROUP_DELETE),
+            (),
         ),
         (
             "privileged",
             privileged,
             f"{len(impact.privileged)} changes in {_list(privileged)}",
             (*_REMOVALS, Kind.MEMBERSHIP_ADD, Kind.NESTING_ADD, Kind.NESTING_REMOVE, Kind.USER_ACTIVATE),
+            [" ".join(one) for one in changes.itertuples(index=False)],
         ),
         (
             "emptied_groups",
             impact.deserted,
             f"{len(impact.deserted)} groups are left without members: {_list(impact.deserted)}",
             (*_REMOVALS, Kind.NESTING_REMOVE, Kind.GROUP_DELETE),
+            impact.deserted,
         ),
     ):
         if found and danger in policy.approval.dangers:
-            yield Finding(f"{danger}: {text} (approval.dangers)", about)
+            asked = tuple(f"{danger}: {one}" for one in questions) or (danger,)
+            covers = () if questions else None
+            yield Finding(f"{danger}: {text} (approval.dangers)", about, questions=asked, covers=covers)
 
 
 def _list(names: object) -> str:

@@ -110,7 +110,9 @@ def _out_by_nestings(run: Run, crowd: Known, recent: RecentRemovals) -> int:
 def _totals(run: Run) -> WideTotals:
     totals = run.store.wide_totals(run.directory_name, run.source_name)
     if totals is None:
-        raise NotNarrowError("no run has read both sides whole and found nothing against it yet")
+        raise NotNarrowError(
+            "no run yet has read both sides whole (one whose plan is never carried out does not count)"
+        )
     if "loud" not in totals.totals:
         raise NotNarrowError("the last wide run was one of an earlier version")
     same_rules(run, totals.policy, totals.requested, "that of the last wide run", "the last wide run")

@@ -58,8 +58,9 @@ class Basis:
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A plan as the guard sees it, made under `policy` from `basis`. `orphans`: how many records of Crowd belong to no
-    source. `counted`: what narrow runs need of everybody, where everybody was looked at and nothing is against it.
-    `standing`: of a plan about one person that has nothing to do, why."""
+    source. `counted`: what narrow runs need of everybody, where everybody was looked at. (Not where nobody may ever
+    agree to the plan: what was read is in doubt then.) `standing`: of a plan about one person that has nothing to do,
+    why."""
 
     basis: Basis
     policy: Policy

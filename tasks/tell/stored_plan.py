@@ -8,7 +8,8 @@ from typing import Any
 
 from connectors.errors import ConfigurationError
 from connectors.model import sizes_only
-from connectors.store import in_thread
+from connectors.store import Decision, SavedPlan, in_thread
+from tasks.decide.agreement import also_in, asks_no_more, asks_text, covered
 from tasks.decide.guard import Verdict
 from tasks.decide.impact import Impact
 from tasks.decide.plan import Plan
@@ -24,14 +25,15 @@ from tasks.write.open import refuse_unless_open
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
     """A judged plan and its number in the store; None where there is nothing to do. `verdict` is the proposal's, with
-    what a person decided since; `waits`: why nobody is asked; `rejected`: who did, and why; `link`: to its table, from
-    the root of Prefect's UI."""
+    what a person decided since; `waits`: why nobody is asked; `rejected`: who did, and why; `before`: the plan that a
+    person was asked about, and whose place it takes; `link`: to its table, from the root of Prefect's UI."""
 
     number: int | None
     proposal: Proposal
     verdict: Verdict
     waits: str = ""
     rejected: str = ""
+    before: int | None = None
     link: str = ""
 
     @property
@@ -51,70 +53,110 @@ class StoredPlan:
 async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None) -> StoredPlan:
     """Stores the plan and shows it as an artifact.
 
-    With `replaces`, the plan is the proof that the stored one is still true: if it is not, the new one
-    is stored, and refused for a person to look at. A plan that waits for agreement is taken up where it is still true.
+    With `replaces`, the plan is the proof that the stored one is still true: if it is not, the new one is stored, and
+    refused for a person to look at, unless what a person said of that one holds for it, too. A plan that waits for
+    agreement is taken up where it is still true.
     """
     plan, verdict = proposal.plan, proposal.verdict
     now = datetime.now(UTC)
-    number: int | None = None
-    waits = ""
+    place = _Place()
     if replaces is not None:
-        number = await _still_true(run, plan, replaces, now)
-    elif run.writing and proposal.basis.selection is None:
-        number, waits = await _waiting(run, plan, verdict, now)
+        place = await _still_true(run, proposal, replaces, now)
+    elif run.writing and proposal.basis.about_everybody:
+        place = await _waiting(run, proposal)
     elif run.writing and verdict.asks:
-        number = await _resumed(run, plan, now)
+        place = await _resumed(run, plan)
+    number, waits, before = place.number, place.waits, place.before
     if number is None and len(plan.operations) and not waits:  # (it would be stored anew at every run until then)
         number = await _saved(run, proposal, now)
-    if replaces not in (None, number):
+    if before is not None and (
+        verdict.refusals or not verdict.asks or not number
+    ):  # (else it is seen first what a person said of it)
+        await in_thread(run.store.set_plan_status, before, "superseded", at=now)
+        before = None
+    if place.untrue:
         moved = f"plan {replaces} is no longer true: the source, Crowd or the policy changed since; "
         way = f"plan {number} takes its place: look at it, then apply it" if number else "nothing is left to do"
         verdict = replace(verdict, refusals=(*verdict.refusals, moved + way))
     if number and verdict.refusals and number != replaces:
         status = "refused" if replaces is None else "planned"
         await in_thread(run.store.set_plan_status, number, status, at=now)
-    stored = StoredPlan(number, proposal, verdict, waits)
+    stored = StoredPlan(number, proposal, verdict, waits, before=before)
     if (number or waits) and has_page():
         stored = replace(stored, link=await create_table(run, stored))
     return stored
 
 
-async def _still_true(run: Run, plan: Plan, replaces: int, now: datetime) -> int | None:
-    """The number of the stored plan that is to be carried out, if it is the same as the new one; else None."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a plan stands among those before it. `number`: it is stored already; `waits`: why nobody is asked about it;
+    `before`: the one that a person was asked about, and whose place it takes; `untrue`: what was to be carried out is
+    no longer true."""
+
+    number: int | None = None
+    waits: str = ""
+    before: int | None = None
+    untrue: bool = False
+
+
+async def _still_true(run: Run, proposal: Proposal, replaces: int, now: datetime) -> _Place:
+    """Of the stored plan that is to be carried out, where the new one is the same, or is covered by agreement to it."""
     stored = await in_thread(run.store.load_plan, replaces)
     if stored.source != run.source_name or stored.directory != run.directory_name:
         raise ConfigurationError(f"plan {replaces} is for {stored.source} → {stored.directory}; name that source")
     refuse_unless_open(replaces, stored.status)
-    if stored.digest == plan.digest:
-        return replaces
-    if run.writing:
-        await in_thread(run.store.set_plan_status, replaces, "superseded", at=now)
-    return None
+    if stored.digest == proposal.plan.digest:
+        return _Place(replaces)
+    if not run.writing:
+        return _Place(untrue=True)
+    said = await in_thread(said_of, run, proposal, replaces)
+    if said is not None and said.decision != "reject":
+        return _Place(before=replaces)
+    await in_thread(run.store.set_plan_status, replaces, "superseded", at=now)
+    return _Place(untrue=True)
 
 
-async def _waiting(run: Run, plan: Plan, verdict: Verdict, now: datetime) -> tuple[int | None, str]:
+async def _waiting(run: Run, proposal: Proposal) -> _Place:
     """Of the plan that waits for agreement, if there is one: its number, where the new one is the same; and why nobody
-    is asked, where its run asks already. One that is neither is superseded."""
+    is asked, where its run asks already, or where it asks all that the new one would. One that is neither makes
+    place."""
     asked = await in_thread(run.store.asked_plan, run.source_name, run.directory_name)
     if asked is None:
-        return None, ""
-    number = asked.id if asked.digest == plan.digest else None
-    if asked.run != run.id and verdict.asks and await asking(run, asked.run):
-        since = f"{asked.status_at:%Y-%m-%d %H:%M} UTC"
-        return number, f"plan {asked.id} waits for agreement since {since}: decide on that first"
-    if number is None:
-        await in_thread(run.store.set_plan_status, asked.id, "superseded", at=now)
-    return number, ""
+        return _Place()
+    number = asked.id if asked.digest == proposal.plan.digest else None
+    if asked.run != run.id and proposal.verdict.asks:
+        still = not number and asked.status == "waiting" and await in_thread(_covers, run, asked, proposal)
+        if still or await asking(run, asked.run):
+            since = f"{asked.status_at:%Y-%m-%d %H:%M} UTC"
+            return _Place(number, f"plan {asked.id} waits for agreement since {since}: decide on that first")
+    return _Place(number, before=None if number else asked.id)
 
 
-async def _resumed(run: Run, plan: Plan, now: datetime) -> int | None:
-    """The number of the plan about some that this very run asked about before it was resumed, if the new one is the
-    same; else that one is superseded."""
+async def _resumed(run: Run, plan: Plan) -> _Place:
+    """Of the plan about some that this very run asked about before it was resumed: its number, if the new one is the
+    same; else that one makes place."""
     asked = await in_thread(run.store.asked_plan, run.source_name, run.directory_name, run=run.id)
     if asked is None or asked.digest == plan.digest:
-        return asked.id if asked else None
-    await in_thread(run.store.set_plan_status, asked.id, "superseded", at=now)
-    return None
+        return _Place(asked.id if asked else None)
+    return _Place(before=asked.id)
+
+
+def said_of(run: Run, proposal: Proposal, number: int) -> Decision | None:
+    """What a person said of an earlier plan, where that holds for the new one, too."""
+    said = run.store.decision(number, now=datetime.now(UTC))
+    return said if said is not None and _covers(run, run.store.load_plan(number), proposal) else None
+
+
+def _covers(run: Run, before: SavedPlan, proposal: Proposal) -> bool:
+    """Whether whoever decides about an earlier plan decides about the new one, too: it is made by the same policy,
+    about the same people, and asks nothing that the other one did not ask."""
+    asks, operations = proposal.verdict.asks, proposal.plan.operations
+    if before.policy != proposal.policy.model_dump_json() or before.about != str(proposal.basis.selection or ""):
+        return False
+    if not asks_no_more(before.asks, asks):
+        return False
+    of = covered(asks)
+    return bool(also_in(run.store.operations(before.id, of=of), operations[operations["kind"].isin(of)]).all())
 
 
 async def _saved(run: Run, proposal: Proposal, now: datetime) -> int:
@@ -134,6 +176,7 @@ async def _saved(run: Run, proposal: Proposal, now: datetime) -> int:
         at=now,
         status="planned",
         about=str(basis.selection or ""),
+        asks=asks_text(proposal.verdict.found),
     )
 
 

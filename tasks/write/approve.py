@@ -1,17 +1,22 @@
 """Agreement of a person to a plan: asked for in the Prefect UI or on the command line, bound to the plan's digest.
 
 A deployment's run is suspended: it frees its worker, outlives restarts of both, and when it is resumed it reads and
-plans anew. Agreement to a plan that is no longer true counts for nothing; its run asks again.
+plans anew. What a person said of a plan that is no longer true holds for the new one where that asks nothing else
+(`tasks.decide.agreement`); where it does, its run asks again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import pandas as pd
 
 from connectors.operations import Kind
 from connectors.store import Decision, in_thread
+from tasks.decide.agreement import kinds_asked, touches
 from tasks.decide.guard import Verdict, limits_of
 from tasks.policy import Policy
 from tasks.run import Run
@@ -20,7 +25,7 @@ from tasks.tell.page import name_run, page
 from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.render import dangerous_part, question_markdown
 from tasks.tell.rows import count_line
-from tasks.tell.stored_plan import StoredPlan, store_plan
+from tasks.tell.stored_plan import StoredPlan, said_of, store_plan
 
 Propose = Callable[[Run, Basis, Policy], Awaitable[Proposal]]
 """How a plan is made anew: `tasks.stages.propose`."""
@@ -53,6 +58,8 @@ async def decided(run: Run, stored: StoredPlan) -> Decision | None:
     known = await in_thread(run.store.decision, stored.number, now=datetime.now(UTC))
     if known is not None and known.digest == stored.plan.digest:
         return known
+    if stored.before is not None and (said := await said_before(run, stored, stored.before)) is not None:
+        return said
     if stored.waits:
         return None
     before = (await in_thread(run.store.load_plan, stored.number)).status
@@ -69,27 +76,82 @@ async def decided(run: Run, stored: StoredPlan) -> Decision | None:
     in_part = bool(dangerous_part(stored))
     run.asked = stored.number
     answer = await shown.ask(f"plan-{stored.number}", question, hours, in_part=in_part)
-    await in_thread(decide, run, stored, answer.decided(), answer.name, answer.reason)
+    await in_thread(decide, run, stored.number, stored.plan.digest, stored.verdict.dangerous, *answer.said())
     return await in_thread(run.store.decision, stored.number, now=datetime.now(UTC))
 
 
-def decide(run: Run, stored: StoredPlan, decision: str, actor: str, reason: str) -> None:
-    """Writes a decision down, made in the Prefect UI."""
-    assert stored.number is not None
+async def said_before(run: Run, stored: StoredPlan, number: int) -> Decision | None:
+    """What a person said of the plan whose place this one takes, written down as said of this one, where it holds for
+    it. That plan is closed."""
+    before, shown = await in_thread(run.store.load_plan, number), page()
+    if before.status == "waiting" and before.run == run.id and shown is not None and shown.can_ask:
+        # This run asked about it, and was resumed with the answer.
+        hours = run.policy.approval.expires_hours
+        answer = await shown.ask(f"plan-{number}", question_markdown(stored, hours, run.templates), hours, in_part=True)
+        await in_thread(decide, run, number, before.digest, kinds_asked(before.asks), *answer.said())
+    said = await in_thread(said_of, run, stored.proposal, number)
     now = datetime.now(UTC)
-    if decision == "approve_without" and not stored.verdict.dangerous:
-        decision = "approve"  # all of it is without danger
-    run.store.decide(
+    await in_thread(run.store.set_plan_status, number, "superseded", at=now)
+    if said is None:
+        return None
+    assert stored.number is not None
+    await in_thread(
+        run.store.decide,
         stored.number,
         digest=stored.plan.digest,
+        decision=said.decision,
+        actor=said.actor,
+        reason=f"{said.reason} (said of plan {number}, which asked all that this one asks)",
+        without=said.without,
+        expires_at=said.expires_at,
+        via=said.via,
+        at=now,
+        login=said.login,
+    )
+    return await in_thread(run.store.decision, stored.number, now=now)
+
+
+def decide(  # (one argument for each thing that stands in the record)
+    run: Run, number: int, digest: str, dangerous: Sequence[Kind], decision: str, actor: str, reason: str
+) -> None:
+    """Writes down what a person decided in the Prefect UI of the plan with this number and digest."""
+    now = datetime.now(UTC)
+    if decision == "approve_without" and not dangerous:
+        decision = "approve"  # all of it is without danger
+    run.store.decide(
+        number,
+        digest=digest,
         decision=decision,
         actor=actor,
         reason=reason,
-        without=stored.verdict.dangerous if decision == "approve_without" else (),
+        without=dangerous if decision == "approve_without" else (),
         expires_at=now + timedelta(hours=run.policy.approval.expires_hours),
         via="prefect",
         at=now,
     )
+
+
+STANDS: Final = {
+    "planned": "plan {}, which nobody has agreed to yet, asks about it",
+    "waiting": "a person is asked about it: plan {} waits for agreement",
+    "approved": "a person agreed to it in plan {}, which is to be carried out",
+    "rejected": "a person turned it down in plan {}",
+    "refused": "plan {}, which was refused, does it too",
+}
+
+
+def asked_already(run: Run, operations: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Of the operations of a plan about some, those that a person is asked about, or turned down, in the newest plan
+    about everybody; and in words that follow "because", why they are not done beside it; "" where there are none."""
+    none = operations[:0]
+    stopped = run.store.stopped_plan(run.source_name, run.directory_name) if len(operations) else None
+    if stopped is None:
+        return none, ""
+    about = operations[operations["kind"].isin(of := kinds_asked(stopped.asks))]
+    if not len(about):
+        return none, ""
+    found = about[touches(run.store.operations(stopped.id, of=of), about)]
+    return (found, STANDS[stopped.status].format(stopped.id)) if len(found) else (none, "")
 
 
 def agreed(verdict: Verdict, decision: Decision) -> Verdict:

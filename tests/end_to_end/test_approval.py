@@ -98,7 +98,12 @@ class Desk:
 
     def question(self, run: str) -> str:
         keys = self.state(run, "PAUSED")["state"]["state_details"]["run_input_keyset"]
-        text: str = self.api.get(f"/flow_runs/{run}/input/{keys['description']}").text
+
+        def asked() -> str:  # (Prefect says that a run is paused just before it stores the question)
+            answer = self.api.get(f"/flow_runs/{run}/input/{keys['description']}")
+            return answer.text if answer.is_success else ""
+
+        text = until(asked, WAIT)
         return str(orjson.loads(text)) if text.startswith('"') else text
 
     def plan(self) -> tuple[int, str]:
@@ -131,7 +136,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         os.environ["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
         server = stack.enter_context(fresh_server(home, "PAUSE_EXPIRATIONS"))
         crowd = stack.enter_context(sandbox_crowd.running(applications={"crowdsync": PASSWORD}))
-        idp = stack.enter_context(sandbox_scim.prepared(users=60, groups=6, memberships=150, token=TOKEN))
+        idp = stack.enter_context(sandbox_scim.prepared(users=80, groups=6, memberships=200, token=TOKEN))
         config = home / "crowdsync.toml"
         config.write_text(
             f'[store]\nurl = "sqlite:///{home}/crowdsync.db"\n[directory]\nurl = "{crowd.url}"\n'
@@ -192,6 +197,28 @@ def test_what_is_above_a_limit_waits_and_is_done_when_a_person_agrees(desk: Desk
     assert (decision["actor"], decision["decision"], decision["reason"]) == ("Kim Admin", "approve", "they left")
     approval = rows[rows["event"] == "approval"].iloc[0]
     assert (approval["actor"], approval["subject"]) == ("Kim Admin", f"plan {number}")
+
+
+def test_agreement_holds_where_somebody_else_changed_meanwhile(desk: Desk) -> None:
+    before = desk.active()
+    desk.change(disabled=9)
+    run = desk.start()
+    desk.state(run, "PAUSED")
+    first, _ = desk.plan()
+    desk.change(updated=2, joiners=1)
+    desk.decide(run, "approve").raise_for_status()
+    desk.state(run, "COMPLETED")
+    assert len(before - desk.active()) == 9
+    assert len(desk.active() - before) == 1
+    second, status = desk.plan()
+    assert (second > first, status) == (True, "applied")
+    with desk.store() as store:
+        assert store.load_plan(first).status == "superseded"
+        of_second, of_first = (store.decision(number, now=datetime.now(UTC)) for number in (second, first))
+    assert of_first is not None
+    assert of_second is not None
+    assert (of_second.actor, of_second.expires_at) == ("Kim Admin", of_first.expires_at)
+    assert f"said of plan {first}" in of_second.reason
 
 
 def test_agreement_to_a_plan_that_is_no_longer_true_counts_for_nothing(desk: Desk) -> None:

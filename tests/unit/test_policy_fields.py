@@ -181,8 +181,7 @@ def agreement_ends(policy: Policy) -> timedelta:
     """How long a decision of the Prefect UI holds."""
     written: dict[str, Any] = {}
     store = SimpleNamespace(decide=lambda number, **given: written.update(given, number=number))
-    filed = SimpleNamespace(number=7, plan=SimpleNamespace(digest="d"), verdict=Verdict())
-    decide(SimpleNamespace(policy=policy, store=store), filed, "approve", "ann", "because")  # type: ignore[arg-type]
+    decide(SimpleNamespace(policy=policy, store=store), 7, "d", (), "approve", "ann", "because")  # type: ignore[arg-type]
     assert (written["number"], written["digest"], written["actor"]) == (7, "d", "ann")
     lasts: timedelta = written["expires_at"] - written["at"]
     return lasts

@@ -748,7 +748,7 @@ def test_from_schema_0002_with_data(url: str, tmp_path: Path, monkeypatch: pytes
             )
             store.save_links("crowd", link, at=AT, run="r1")
             before = contents(store, *old)
-            before["plan"] = [row.removesuffix(")") + ", '')" for row in before["plan"]]  # about everybody
+            before["plan"] = [row.removesuffix(")") + ", '', '')" for row in before["plan"]]  # about all, asks nothing
             with store._db.read() as connection, pytest.raises(Exception, match="lease"):
                 connection.execute(text("SELECT * FROM lease"))
     with pytest.raises(ConfigurationError, match=r"schema 0002.*crowdsync database upgrade"):

@@ -1,0 +1,199 @@
+"""While a plan waits for a person, news of others goes on; what they are asked about, or turned down, does not; and
+their word holds though the company did not stand still. On real servers, without Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from connectors.contract import Hint
+from connectors.errors import RefusedError
+from connectors.settings import load
+from connectors.store import Store
+from deployments.sandbox.organisation import Organisation, changed, organisation
+from flows.react import Part, react
+from flows.road import SyncRequest, walk
+from tasks.tell.report import Report, ReportedError
+from tests.support.organisations import different
+from tests.support.place import Place, active, place, say, wide
+
+__all__ = ["place", "wide"]
+
+
+@dataclass(slots=True)
+class Company:
+    """The people of the source, and what became of them in Crowd."""
+
+    place: Place
+    org: Organisation
+    seed: int = 0
+
+    def change(self, **amounts: int) -> list[str]:
+        """Who was changed (ids)."""
+        self.seed += 1
+        self.place.idp.change(seed=self.seed, **amounts)
+        before, self.org = self.org, changed(self.org, seed=self.seed, **amounts)
+        return sorted(different(before, self.org))
+
+    def active(self, ids: Sequence[str]) -> list[bool]:
+        """Whether their accounts are, one after another."""
+        names = {person.id: person.username for person in self.org.people}
+        return [active(self.place.crowd, names[one]) for one in ids]
+
+
+@pytest.fixture
+async def company(place: Place) -> Company:
+    place.configure(f"sqlite:///{place.home}/store.db")
+    assert [await everybody() for _ in range(2)] == ["applied", "nothing to do"]
+    return Company(place, organisation(users=40, groups=6, memberships=90))
+
+
+async def everybody() -> str:
+    return (await walk(SyncRequest(source="acme"))).status
+
+
+async def of(*ids: str) -> list[Part]:
+    async def gather(_: str) -> Sequence[Hint]:
+        return [Hint("user", one) for one in ids]
+
+    return await react(load(), "acme", gather)
+
+
+def asked() -> int:
+    """The plan that waits."""
+    with Store.open(load().store_url()) as store:
+        found = store.asked_plan("acme", "crowd")
+    assert found is not None
+    return found.id
+
+
+def decided() -> list[dict[Any, Any]]:
+    """The decisions, newest first."""
+    with Store.open(load().store_url()) as store:
+        return store.decisions().to_dict("records")
+
+
+def status_of(number: int) -> str:
+    with Store.open(load().store_url()) as store:
+        return store.load_plan(number).status
+
+
+async def apply(number: int) -> Report:
+    return await walk(SyncRequest(source="acme", plan=number))
+
+
+async def test_news_of_others_goes_on_while_a_plan_waits_and_what_is_asked_does_not(company: Company) -> None:
+    asked_about = company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    others = [*company.change(disabled=1), *company.change(updated=1, joiners=1)]
+    (part,) = await of(*others)
+    assert part.status == "applied", part
+    assert company.active(others)[0] is False, "who leaves meanwhile is out"
+    assert company.active(others)[1:] == [True, True], "who comes is in"
+    assert all(company.active(asked_about))
+
+    # One of those, together with somebody else of whom nothing is asked.
+    other = next(one for one in company.change(updated=9) if one not in asked_about)
+    parts = {part.hints[0].key: part for part in await of(asked_about[0], other)}
+    assert parts[other].status == "applied"
+    left = parts[asked_about[0]]
+    assert (left.status, left.why) == ("wide", f"a person is asked about it: plan {number} waits for agreement")
+    assert all(company.active(asked_about)), "nobody answered"
+    assert status_of(number) == "waiting"
+
+
+async def test_agreement_holds_though_others_changed_meanwhile(company: Company) -> None:
+    leavers = company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    await of(*company.change(disabled=1, updated=2))  # (by news)
+    company.change(updated=2, joiners=1)  # (not told yet)
+    say("approve", str(number), "--by", "Ada", "--reason", "checked with HR")
+    report = await apply(number)
+    assert report.status == "applied"
+    assert report.plan not in (None, number)
+    assert not any(company.active(leavers))
+    assert any("Ada: checked with HR" in text for text in report.agreed)
+    assert status_of(number) == "superseded"
+    newest, first = decided()
+    assert (newest["plan_id"], first["plan_id"]) == (report.plan, number)
+    assert newest["reason"] == f"checked with HR (said of plan {number}, which asked all that this one asks)"
+    assert (newest["actor"], newest["expires_at"]) == ("Ada", first["expires_at"])
+    assert await everybody() == "nothing to do"
+
+
+async def test_the_next_run_of_all_takes_an_agreement_up_that_was_given_before(company: Company) -> None:
+    leavers = company.change(disabled=8)
+    assert await everybody() == "waiting"
+    say("approve", str(asked()), "--by", "Ada", "--reason", "checked with HR")
+    company.change(updated=1)
+    assert await everybody() == "applied"
+    assert not any(company.active(leavers))
+
+
+async def test_a_question_that_still_covers_everything_stands(company: Company) -> None:
+    company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    company.change(updated=2)
+    company.change(enabled=1)
+    report = await walk(SyncRequest(source="acme"))
+    assert (report.status, report.plan, asked()) == ("waiting", None, number), "nobody is asked a second time"
+    assert report.why.startswith(f"plan {number} waits for agreement since ")
+    company.change(disabled=2)
+    assert await everybody() == "waiting"
+    assert asked() > number, "one more than was asked about"
+    assert status_of(number) == "superseded"
+
+
+async def test_agreement_to_some_is_none_to_one_more(company: Company) -> None:
+    leavers = company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    say("approve", str(number), "--by", "Ada", "--reason", "checked with HR")
+    more = company.change(disabled=1)
+    with pytest.raises(ReportedError, match=f"plan {number} is no longer true"):
+        await apply(number)
+    assert all(company.active([*leavers, *more]))
+    assert await everybody() == "waiting"
+    assert len(decided()) == 1, "nobody said anything of the plan with one more"
+
+
+async def test_agreement_holds_for_fewer(company: Company) -> None:
+    company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    say("approve", str(number), "--by", "Ada", "--reason", "checked with HR")
+    back = company.change(enabled=1)
+    report = await apply(number)
+    assert (report.status, report.planned) == ("applied", {"user_deactivate": 8 - len(back)})
+
+
+async def test_what_a_person_turned_down_is_not_done_by_news(company: Company) -> None:
+    leavers = company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    say("reject", str(number), "--by", "Ada", "--reason", "the source is wrong")
+    (part,) = await of(leavers[0])
+    assert (part.status, part.why) == ("wide", f"a person turned it down in plan {number}")
+    assert all(company.active(leavers))
+    with pytest.raises(RefusedError, match="rejected already"):
+        await apply(number)
+
+
+async def test_what_nobody_may_agree_to_is_done_by_no_news_either(company: Company) -> None:
+    file = company.place.home / "crowdsync.toml"
+    file.write_text(file.read_text() + '[sources.acme.policy.approval]\nwhen = "never"\n', encoding="utf-8")
+    assert await everybody() == "nothing to do"
+    leavers = company.change(disabled=8)
+    with pytest.raises(ReportedError, match=r"limits\.user_deactivate"):
+        await everybody()
+    other = next(one for one in company.change(updated=9) if one not in leavers)
+    parts = {part.hints[0].key: part for part in await of(leavers[0], other)}
+    assert parts[other].status == "applied"
+    assert "was refused" in parts[leavers[0]].why
+    assert all(company.active(leavers))
