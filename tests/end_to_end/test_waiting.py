@@ -197,3 +197,14 @@ async def test_what_nobody_may_agree_to_is_done_by_no_news_either(company: Compa
     assert parts[other].status == "applied"
     assert "was refused" in parts[leavers[0]].why
     assert all(company.active(leavers))
+
+
+async def test_agreement_under_one_policy_is_none_under_another(company: Company) -> None:
+    company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    say("approve", str(number), "--by", "Ada", "--reason", "checked with HR")
+    file = company.place.home / "crowdsync.toml"
+    file.write_text(file.read_text() + "[sources.acme.policy.limits]\nheld_runs = 4\n", encoding="utf-8")
+    with pytest.raises(ReportedError, match=f"plan {number} is no longer true"):
+        await apply(number)

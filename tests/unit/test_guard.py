@@ -251,6 +251,7 @@ def test_always_asks_for_a_harmless_plan_too_and_names_what_takes_away() -> None
     assert judge(made, Policy()) == judge(made, never_asking(Policy())) == judge(made, policy, force=True) == Verdict()
     text = "approval.when is 'always': every plan needs agreement"
     assert judge(made, policy) == Verdict(asks=(Finding(text, (Kind.MEMBERSHIP_REMOVE,)),))
+    assert judge(made, policy).asks[0].covers == tuple(Kind), "agreement is to the whole plan"
 
 
 def test_everything_that_stands_against_a_plan_is_told_at_once() -> None:
@@ -263,6 +264,16 @@ def test_everything_that_stands_against_a_plan_is_told_at_once() -> None:
         "membership_remove",
     ]
     assert set(verdict.dangerous) == {*made.operations["kind"], "user_delete"}
+
+
+def test_what_is_never_done_is_told_from_what_somebody_could_agree_to() -> None:
+    all_of_them = a_plan({Kind.USER_DEACTIVATE: 9}, owning(9))
+    some = a_plan({Kind.USER_DEACTIVATE: 8}, owning(9))
+    for when in ("above_limits", "always", "never"):
+        policy = Policy.model_validate({"approval": {"when": when}})
+        assert (judge(all_of_them, policy).never, judge(some, policy).never) == (True, False)
+        assert [one.questions for one in judge(some, policy).found] == [("limits.user_deactivate",)]
+    assert judge(all_of_them, Policy(), force=True).never
 
 
 # ── what a run does to single groups, to seats, and compared with the runs before ───────────────
@@ -299,7 +310,9 @@ def test_the_limit_of_one_group(side: str, kind: Kind) -> None:
     text = f"{name}: 4 of 9 members of 'staff' is more than the 3 that limits.{name} (3) allows"
     assert asked({"absolute": 3}, staff=of(9, 4), crew=of(9, 3)) == (Finding(text, (kind,)),)
     text = f"{name}: 7 of 10 members of 'crew' is more than the 2 that limits.{name} (20 %) allows, and 1 more groups"
-    assert asked({"percent": 20}, staff=of(9, 3), crew=of(10, 7), quiet=of(50, 10)) == (Finding(text, (kind,)),)
+    found = asked({"percent": 20}, staff=of(9, 3), crew=of(10, 7), quiet=of(50, 10))
+    assert found == (Finding(text, (kind,)),)
+    assert (found[0].questions, found[0].covers) == ((f"limits.{name} of staff", f"limits.{name} of crew"), None)
     other = (9, 0, 4) if side == "add" else (9, 4, 0)
     assert asked({"absolute": 3}, staff=other) == (), "the other direction has a limit of its own"
     assert asked({"absolute": 3}) == ()
@@ -327,6 +340,7 @@ def test_the_limit_of_seats(before: int | None, after: int | None, seats: int | 
     )
     kinds = (Kind.USER_CREATE, Kind.USER_ACTIVATE, Kind.MEMBERSHIP_ADD, Kind.NESTING_ADD)
     assert verdict == (Verdict(asks=(Finding(text, kinds),)) if asked else Verdict())
+    assert [(one.questions, one.covers) for one in verdict.asks] == [((f"limits.seats: {after}",), ())] * asked
 
 
 @pytest.mark.parametrize(
@@ -362,6 +376,15 @@ DANGERS: dict[str, tuple[dict[Kind, int], dict[str, Any], str]] = {
 }
 
 
+QUESTIONS: dict[str, tuple[list[str], tuple[Kind, ...] | None]] = {
+    "last_administrator": (["admins"], ()),
+    "deletions": ([], None),
+    "privileged": (["ann gains admins", "bob loses admins"], ()),
+    "emptied_groups": ([*"abcdefg"], ()),
+}
+"""What each danger asks, and the kinds of operation that agreement is confined to."""
+
+
 @pytest.mark.parametrize("danger", DANGERS)
 def test_each_danger_is_asked_where_the_policy_names_it(danger: str) -> None:
     counts, changed, text = DANGERS[danger]
@@ -379,6 +402,9 @@ def test_each_danger_is_asked_where_the_policy_names_it(danger: str) -> None:
     line = f"{danger}: {text} (approval.dangers)"
     assert judged([danger]).stops == (line,)
     assert judged([danger]).asks[0].kinds
+    questions, covers = QUESTIONS[danger]
+    found = judged([danger]).asks[0]
+    assert (found.questions, found.covers) == (tuple(f"{danger}: {one}" for one in questions) or (danger,), covers)
     assert judged([danger], "never").refusals == (f"{line}; {WAY}",)
     assert judged([danger], force=True) == Verdict(forced=(line,))
     assert judged([one for one in DANGERS if one != danger]) == Verdict()
