@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -17,9 +19,11 @@ async def in_thread(call: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
     A thread cannot be stopped. Whoever is cancelled here is so only when the call has ended: the next one finds what
     it did, and the store is not closed under it.
     """
-    work = asyncio.create_task(asyncio.to_thread(call, *args, **kwargs))
+    context = contextvars.copy_context()  # (as `asyncio.to_thread`, which costs a task more)
+    bound = partial(context.run, call, *args, **kwargs)
+    work = asyncio.get_running_loop().run_in_executor(None, bound)
     try:
-        await asyncio.wait({work})
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
         while not work.done():
             with suppress(asyncio.CancelledError):
@@ -27,4 +31,3 @@ async def in_thread(call: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
         if not work.cancelled():
             work.exception()  # (looked at: nobody else will)
         raise
-    return work.result()

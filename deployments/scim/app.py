@@ -6,6 +6,7 @@ It is mounted at `/scim/{source}/v2`. A wrong source, no token, a wrong, an ende
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import traceback
@@ -69,6 +70,9 @@ BULK: Final = 2**20
 PAGE: Final = 200
 FIELDS: Final = 50
 """Parameters of a query."""
+READERS: Final = 2
+"""So many requests read at once: more take turns at one interpreter, which costs a fifth, and what is to be kept
+waits for none of them."""
 
 _PATH: Final = re.compile(r"/scim/([A-Za-z0-9_-]{1,40})/v2(/.*)?\Z", re.DOTALL)
 _BEARER: Final = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/=-]{1,200})")
@@ -168,6 +172,7 @@ class ScimEndpoint:
         self._store, self._sources = store, dict(sources)
         self._service = service()
         self._writer = Grouped[MirrorJob, Any](lambda jobs: store.write_mirror(jobs))
+        self._reading = asyncio.Semaphore(READERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request, whatever the mount: the path holds `/scim/{source}/v2`."""
@@ -186,25 +191,46 @@ class ScimEndpoint:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> ScimResponse:
-        found = _PATH.search(scope["path"])
-        token = await self._token(scope["headers"])
-        source = found[1] if found else ""
-        if found is None or token is None or token.source != source or source not in self._sources:
+        if scope["method"] == "GET":  # (what it has of a body means nothing)
+            async with self._reading:
+                return await in_thread(self._read, scope)
+        handler = await in_thread(self._opened, scope)
+        if handler is None:
             return _unauthorized()
-        to, path = self._sources[source], found[2] or "/"
+        request = self._request(scope)
+        request.body = await _body(receive, BULK if request.path.lower() == "/bulk" else LARGEST)
+        return await handler.handle(request)
+
+    def _read(self, scope: Scope) -> ScimResponse:
+        """The answer to a request that only reads: with its token in one call of a thread, which costs as much as
+        either."""
+        handler = self._opened(scope)
+        return _unauthorized() if handler is None else handler.read(self._request(scope))
+
+    def _opened(self, scope: Scope) -> PushHandler | None:
+        """What handles a request, if its token opens the source that it names."""
+        found, token = _PATH.search(scope["path"]), self._token(scope["headers"])
+        source = found[1] if found else ""
+        if token is None or token.source != source or source not in self._sources:
+            return None
+        return PushHandler(self._service, self._store, self._writer, source, self._sources[source].directory)
+
+    def _request(self, scope: Scope) -> ScimRequest:
+        """A request as SCIM has it, but for its body."""
+        found = _PATH.search(scope["path"])
+        assert found is not None
+        path = found[2] or "/"
         if unholdable(path) or not path.isprintable():
             raise NotFoundException(detail="There is nothing here.")
-        request = ScimRequest(
+        return ScimRequest(
             method=scope["method"],
-            base_url=to.base_url,
+            base_url=self._sources[found[1]].base_url,
             path=path.removesuffix(".scim"),
             query=_query(scope["query_string"]),
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
         )
-        request.body = await _body(receive, BULK if path.lower() == "/bulk" else LARGEST)
-        return await PushHandler(self._service, self._store, self._writer, source, to.directory).handle(request)
 
-    async def _token(self, headers: Iterable[tuple[bytes, bytes]]) -> Token | None:
+    def _token(self, headers: Iterable[tuple[bytes, bytes]]) -> Token | None:
         """The token of a request, if it lives."""
         given = [value for name, value in headers if name.lower() == b"authorization"]
         fits = _BEARER.fullmatch(given[0].strip()) if len(given) == 1 else None
@@ -212,11 +238,11 @@ class ScimEndpoint:
             return None
         now = datetime.now(UTC)
         # (Each time anew: one that is revoked opens nothing more.)
-        token = await in_thread(self._store.token, fits[1].decode())
+        token = self._store.token(fits[1].decode())
         if token is None or not token.lives(now):
             return None
         if token.used_on != now.date():
-            await in_thread(self._store.used_token, token.id, now.date())
+            self._store.used_token(token.id, now.date())
         return token
 
     def _wrong(self, error: Exception) -> ScimResponse:

@@ -126,13 +126,14 @@ class PushHandler:
             )
             return await serve(request)
 
-    async def _read(self, request: ScimRequest) -> ScimResponse:
-        def read() -> ScimResponse:
-            with self._store.mirror(self._source) as mirror:
-                transaction = Transaction(self._service, mirror)
-                return _with_members(transaction.handle(request), transaction.storage, request)
+    def read(self, request: ScimRequest) -> ScimResponse:
+        """The answer to a request that only reads; it blocks."""
+        with self._service.provider, self._store.mirror(self._source) as mirror:
+            transaction = Transaction(self._service, mirror)
+            return _with_members(transaction.handle(request), transaction.storage, request)
 
-        return await in_thread(read)
+    async def _read(self, request: ScimRequest) -> ScimResponse:
+        return await in_thread(self.read, request)
 
     async def _create(self, request: ScimRequest) -> ScimResponse:
         resource_type = self._type(request, Operation.create)

@@ -76,7 +76,7 @@ def profiled(path: str) -> Iterator[None]:
         yield
         return
     profile = Profile(time.thread_time)
-    with patch.object(asyncio, "to_thread", _here):
+    with patch.object(asyncio.BaseEventLoop, "run_in_executor", _here):
         profile.enable()
         try:
             yield
@@ -85,8 +85,13 @@ def profiled(path: str) -> Iterator[None]:
             profile.dump_stats(path)
 
 
-async def _here(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    return call(*args, **options)
+def _here(loop: asyncio.AbstractEventLoop, _: Any, call: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    done = loop.create_future()
+    try:
+        done.set_result(call(*args))
+    except Exception as error:
+        done.set_exception(error)
+    return done
 
 
 def _where(frames: tracemalloc.Traceback) -> str:
