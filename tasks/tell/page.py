@@ -39,6 +39,12 @@ def key_of(source: str, what: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{source} {what}".lower()).strip("-")
 
 
+def can_ask() -> bool:
+    """Whether a person can be asked here: this runs in the flow run of a deployment."""
+    shown = page()
+    return shown is not None and shown.can_ask
+
+
 def run_id() -> str:
     """The id of the flow run that this is part of; "" outside of flow runs."""
     shown = page()

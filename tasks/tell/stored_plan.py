@@ -15,7 +15,7 @@ from tasks.decide.impact import Impact
 from tasks.decide.plan import Plan
 from tasks.decide.selection import Selection
 from tasks.run import Run
-from tasks.tell.page import has_page, show_table, waits
+from tasks.tell.page import can_ask, has_page, show_table, waits
 from tasks.tell.proposal import Proposal
 from tasks.tell.render import plan_markdown, plan_table
 from tasks.write.open import refuse_unless_open
@@ -118,15 +118,15 @@ async def _still_true(run: Run, proposal: Proposal, replaces: int, now: datetime
 
 async def _waiting(run: Run, proposal: Proposal) -> _Place:
     """Of the plan that waits for agreement, if there is one: its number, where the new one is the same; and why nobody
-    is asked, where its run asks already, or where it asks all that the new one would. One that is neither makes
-    place."""
+    is asked, where its run asks already, or where it asks all that the new one would and nobody can be asked here. One
+    that is neither makes place."""
     asked = await in_thread(run.store.asked_plan, run.source_name, run.directory_name)
     if asked is None:
         return _Place()
     number = asked.id if asked.digest == proposal.plan.digest else None
     if asked.run != run.id and proposal.verdict.asks:
-        still = not number and asked.status == "waiting" and await in_thread(_covers, run, asked, proposal)
-        if still or await asking(run, asked.run):
+        still = asked.status == "waiting" and not number and not can_ask()
+        if (still and await in_thread(_covers, run, asked, proposal)) or await asking(run, asked.run):
             since = f"{asked.status_at:%Y-%m-%d %H:%M} UTC"
             return _Place(number, f"plan {asked.id} waits for agreement since {since}: decide on that first")
     return _Place(number, before=None if number else asked.id)

@@ -21,7 +21,7 @@ from tasks.decide.guard import Verdict, limits_of
 from tasks.policy import Policy
 from tasks.run import Run
 from tasks.tell.events import emit
-from tasks.tell.page import name_run, page
+from tasks.tell.page import can_ask, name_run, page
 from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.render import dangerous_part, question_markdown
 from tasks.tell.rows import count_line
@@ -64,11 +64,10 @@ async def decided(run: Run, stored: StoredPlan) -> Decision | None:
         return None
     before = (await in_thread(run.store.load_plan, stored.number)).status
     await in_thread(run.store.set_plan_status, stored.number, "waiting", at=datetime.now(UTC))
-    shown = page()
-    if not (can_ask := shown is not None and shown.can_ask) and before == "waiting":
+    if not can_ask() and before == "waiting":
         return None  # (it was told)
     emit("plan.waiting", run.source_name, plan=stored.number, asks=[ask.text for ask in stored.verdict.asks])
-    if shown is None or not can_ask:
+    if (shown := page()) is None or not shown.can_ask:
         return None
     hours = run.policy.approval.expires_hours
     question = question_markdown(stored, hours, run.templates)

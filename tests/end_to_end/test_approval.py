@@ -304,6 +304,18 @@ def test_without_a_deployment_nobody_can_be_asked_so_the_plan_waits(desk: Desk) 
     assert run.exit_code == 3, run.stderr
     assert "needs agreement" in run.stdout + run.stderr
     assert status == "waiting"
+
+    # Somebody can be asked by a deployment, also of a plan that asks no more.
+    desk.change(updated=1)
+    asks = desk.start()
+    desk.state(asks, "PAUSED")
+    last, status = desk.plan()
+    assert (last > number, status) == (True, "waiting")
+    desk.decide(asks, "reject").raise_for_status()
+    desk.state(asks, "COMPLETED")
+    desk.command("sync")
+    number, status = desk.plan()
+    assert (number > last, status) == (True, "waiting")
     said = desk.command("approve", str(number), "--by", "Robin", "--reason", "agreed")
     assert f"crowdsync apply {number}" in said.stdout, said.stderr
     before = desk.active()
