@@ -52,6 +52,7 @@ _FINISHED: Final = text("finished_at <> ''")
 _UNFINISHED: Final = text("status IN ('applying', 'interrupted')")
 _EVERYBODY: Final = text("about = ''")
 _RUNNING: Final = text("status = 'running'")
+_SYNC: Final = text("mode = 'sync'")
 _PASSED: Final = text("""summary LIKE '%"passed":[%'""")
 
 OPERATIONS: Final = {
@@ -579,6 +580,20 @@ class Journal:
         )
         with self._db.read() as connection:
             return rows_frame(connection, statement, times=("started_at", "finished_at"))
+
+    def runs_asking(self, source: str, directory: str, plan_id: int) -> dict[str, str]:
+        """The latest runs of a source that ended with this plan waiting for a person, each with its flow run: one of
+        them may be suspended until that person decides."""
+        statement = (
+            select(RUN.c.run, RUN.c.flow_run_id, RUN.c.summary)
+            .where(RUN.c.source == source, RUN.c.directory == directory, RUN.c.status == "waiting", _SYNC)
+            .where(RUN.c.finished_at != "")
+            .order_by(RUN.c.finished_at.desc())
+            .limit(100)
+        )
+        with self._db.read() as connection:
+            found = connection.execute(statement).all()
+        return {one.run: one.flow_run_id for one in found if orjson.loads(one.summary).get("plan") == plan_id}
 
     def set_page(self, run: str, flow_run_id: str) -> None:
         """Note which flow run of Prefect shows a run."""

@@ -124,9 +124,9 @@ async def _waiting(run: Run, proposal: Proposal) -> _Place:
     if asked is None:
         return _Place()
     number = asked.id if asked.digest == proposal.plan.digest else None
-    if asked.run != run.id and proposal.verdict.asks:
+    if proposal.verdict.asks and not await in_thread(asked_here, run, asked.id):
         still = asked.status == "waiting" and not number and not can_ask()
-        if (still and await in_thread(_covers, run, asked, proposal)) or await asking(run, asked.run):
+        if (still and await in_thread(_covers, run, asked, proposal)) or await asking(run, asked.id):
             since = f"{asked.status_at:%Y-%m-%d %H:%M} UTC"
             return _Place(number, f"plan {asked.id} waits for agreement since {since}: decide on that first")
     return _Place(number, before=None if number else asked.id)
@@ -185,10 +185,16 @@ def stored_selection(run: Run, number: int) -> Selection | None:
     return None if not number else Selection.read(run.store.load_plan(number).about)
 
 
-async def asking(run: Run, other: str) -> bool:
-    """Whether the flow run of another run still waits for a person."""
-    flow_run_id = (await in_thread(run.store.run, other))["flow_run_id"]
-    return bool(flow_run_id) and await waits(flow_run_id)
+async def asking(run: Run, number: int) -> bool:
+    """Whether the flow run of another run waits for a person to decide about a plan."""
+    runs = await in_thread(run.store.runs_asking, run.source_name, run.directory_name, number)
+    return any([await waits(flow_run) for other, flow_run in runs.items() if flow_run and other != run.id])
+
+
+def asked_here(run: Run, number: int) -> bool:
+    """Whether this very run asked a person about a plan, and was resumed. (What it came to then is kept.)"""
+    found: bool = run.store.run(run.id)["summary"].get("plan") == number
+    return found
 
 
 async def create_table(run: Run, stored: StoredPlan) -> str:

@@ -1,4 +1,5 @@
-"""An admin at the Prefect UI, in chromium: the preview from its form, its plan, a sync that asks, the decision.
+"""An admin at the Prefect UI, in chromium: the preview from its form, its plan, a sync that asks, the decision; and
+what follows in real time.
 
 Everything is what `crowdsync up` starts. Run it with `make test-browser`; screenshots are left in `.cache/screenshots`.
 """
@@ -36,6 +37,7 @@ class Place:
 
     ui: str
     crowd: str
+    idp: str
     config: Path
 
     def api(self, method: str, path: str, body: Any) -> Any:
@@ -85,12 +87,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 time.sleep(0.5)
                 log.seek(0)
                 said = log.read()
-            crowd = re.search(r"Crowd +(http\S+)", said)
+            crowd, idp = re.search(r"Crowd +(http\S+)", said), re.search(r"IdP +(http\S+)", said)
             assert crowd is not None
+            assert idp is not None
             config = home / "crowdsync.toml"
             always = '\n[sources.acme.policy.approval]\nwhen = "always"\n'
             config.write_text(config.read_text() + always)
-            made = Place("http://127.0.0.1:4252", crowd[1], config)
+            made = Place("http://127.0.0.1:4252", crowd[1], idp[1], config)
             every = made.api("POST", "/deployments/filter", {})
             scheduled = next(deployment for deployment in every if deployment["name"] == "sync-all")
             made.api(
@@ -183,6 +186,15 @@ def artifact(page: Page, key: str) -> str:
     return text
 
 
+def approve(page: Page, reason: str, picture: str) -> None:
+    """Fills the open dialog of a run that asks in, and sends it."""
+    dialog = page.get_by_role("dialog")
+    for number, words in enumerate(("approve", "Kim Admin", reason)):
+        dialog.locator("textarea").nth(number).fill(words)
+    shot(page, picture)
+    submit(page, dialog.get_by_role("button", name="Submit"), dialog.is_hidden)
+
+
 def test_an_admin_previews_reads_decides_and_sees_crowd_changed(page: Page, place: Place) -> None:
     start(page, place, "preview")
     state(page, "Completed")
@@ -202,10 +214,7 @@ def test_an_admin_previews_reads_decides_and_sees_crowd_changed(page: Page, plac
     box = dialog.locator(".p-modal__card").bounding_box()
     assert box is not None
     assert box["y"] >= 0 and box["y"] + box["height"] <= 1000, "all of it is seen"  # noqa: PT018
-    for number, words in enumerate(("approve", "Kim Admin", "first load, looked at")):
-        dialog.locator("textarea").nth(number).fill(words)
-    shot(page, "decision")
-    submit(page, dialog.get_by_role("button", name="Submit"), dialog.is_hidden)
+    approve(page, "first load, looked at", picture="decision")
     state(page, "Completed")
     shot(page, "sync-done")
     report = artifact(page, "acme-report")
@@ -221,3 +230,66 @@ def test_an_admin_previews_reads_decides_and_sees_crowd_changed(page: Page, plac
     ).stdout
     assert "Kim Admin" in said
     assert "prefect" in said
+
+
+def at_the_idp(page: Page, place: Place, row: str, press: str) -> str:
+    """Disables or enables the first person of such a row on the page of the sandbox's identity provider: who."""
+    page.goto(place.idp)
+    found = page.locator(f"tr{row}").filter(has=page.get_by_role("button", name=press)).first
+    name = found.locator("td").first.inner_text()
+    found.get_by_role("button", name=press).click()
+    return name
+
+
+def followed(place: Place, done: Callable[[set[str]], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done(place.people()):
+        assert time.monotonic() < deadline, "Crowd did not follow"
+        time.sleep(0.2)
+
+
+def finished(place: Place, name: str) -> dict[str, Any]:
+    """The newest run of which the name begins so, once it is over, or waits for somebody."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while True:
+        asked = {"flow_runs": {"name": {"like_": name}}, "sort": "START_TIME_DESC", "limit": 1}
+        found: list[dict[str, Any]] = place.api("POST", "/flow_runs/filter", asked)
+        if found and found[0]["state_type"] in ("COMPLETED", "PAUSED"):
+            return found[0]
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+
+
+def test_crowd_follows_in_real_time_also_while_a_plan_waits(page: Page, place: Place) -> None:
+    always = '\n[sources.acme.policy.approval]\nwhen = "always"\n'
+    place.config.write_text(place.config.read_text().replace(always, ""))
+    start(page, place, "sync")  # by the policy that counts from now on
+    state(page, "Completed")
+
+    left = at_the_idp(page, place, "", "disable")
+    followed(place, lambda people: left not in people)
+    run = finished(place, "acme: ")
+    page.goto(f"{place.ui}/runs")
+    expect(page.get_by_text(run["name"]).first).to_be_visible(timeout=PATIENCE)
+    shot(page, "runs-with-a-batch")
+    page.goto(f"{place.ui}/runs/flow-run/{run['id']}")
+    state(page, "Completed")
+    shot(page, "batch")
+    text = artifact(page, "acme-react-news")
+    assert left in text
+
+    start(page, place, "mass-leavers")
+    state(page, "Completed")
+    start(page, place, "sync")
+    state(page, "Suspended")
+    shot(page, "mass-leavers-suspended")
+    suspended, before = page.url, place.people()
+    back = at_the_idp(page, place, ".off", "enable")
+    followed(place, lambda people: len(people - before) == 1 or back in before)
+    page.goto(suspended)
+    page.get_by_role("button", name="Resume").click()
+    approve(page, "they left", picture="decision-after-others-changed")
+    state(page, "Completed")
+    shot(page, "mass-leavers-done")
+    assert back in place.people()
+    assert len(before - place.people()) > 5, "agreement holds though somebody else came back"

@@ -305,7 +305,21 @@ def test_without_a_deployment_nobody_can_be_asked_so_the_plan_waits(desk: Desk) 
     assert "needs agreement" in run.stdout + run.stderr
     assert status == "waiting"
 
-    # Somebody can be asked by a deployment, also of a plan that asks no more.
+    # A deployment asks about the plan that another run made, one at a time; and the answer holds for what became of it.
+    asks = desk.start()
+    desk.state(asks, "PAUSED")
+    desk.state(desk.start(), "COMPLETED")
+    assert desk.plan() == (number, "waiting")
+    desk.change(updated=1)
+    desk.decide(asks, "reject").raise_for_status()
+    desk.state(asks, "COMPLETED")
+    last, status = desk.plan()
+    assert (last > number, status) == (True, "rejected")
+
+    # And where a plan that nobody is asked about asks all that the new one would.
+    desk.command("sync")
+    number, status = desk.plan()
+    assert (number > last, status) == (True, "waiting")
     desk.change(updated=1)
     asks = desk.start()
     desk.state(asks, "PAUSED")

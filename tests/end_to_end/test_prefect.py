@@ -305,6 +305,7 @@ async def test_what_was_done_outside_of_prefect_is_shown_there_afterwards(served
 
     with Store.open(f"sqlite:///{served.home}/crowdsync.db") as store:
         person = store.links("crowd").query("kind == 'user'")["id"].iloc[0]
+        (name,) = store.users_now("source:acme", [person])["username"]
         store.accept(
             "crowd", "acme", [("user", person, "webhook"), ("user", "[a](b)", "webhook")], "", datetime.now(UTC)
         )
@@ -315,8 +316,9 @@ async def test_what_was_done_outside_of_prefect_is_shown_there_afterwards(served
     (run,) = served.list("flow_runs", flow_runs={"name": {"like_": "acme: 2 changes: "}})
     assert (run["id"], run["state_type"]) == (row["flow_run_id"], "COMPLETED")
     assert row["status"] in served.artifact(run, "acme-react")["data"]
-    told = {row["who"]: (row["what"], row["by"]) for row in json.loads(served.artifact(run, "acme-react-news")["data"])}
-    assert told[person] == ("user", "webhook")
+    rows = json.loads(served.artifact(run, "acme-react-news")["data"])
+    told = {row["id"]: (row["who"], row["what"], row["by"]) for row in rows}
+    assert told[person] == (name, "user", "webhook")
     assert "[a](b)" not in told, "it would be a link on the page"
 
 

@@ -582,3 +582,35 @@ def test_a_middling_company(store: Store) -> None:
     assert store.load_snapshot(b.id).digest() == second.digest()
     plan_id = plan(store, operations(60_000, name=pd.array(ids * 6, dtype="str")))
     assert store.operations(plan_id)["name"].tolist() == ids * 6
+
+
+def test_the_runs_that_may_ask_about_a_plan(store: Store) -> None:
+    for name, mode, status, number in (
+        ("asks", "sync", "waiting", 7),
+        ("asks-too", "sync", "waiting", 7),
+        ("other plan", "sync", "waiting", 8),
+        ("no plan", "sync", "waiting", None),
+        ("over", "sync", "applied", 7),
+        ("a batch", "react", "waiting", 7),
+    ):
+        store.start_run(run=name, source="acme", directory="crowd", mode=mode, flow_run_id=f"flow of {name}", at=AT)
+        store.finish_run(name, status=status, summary={"plan": number}, at=AT)
+    assert store.runs_asking("acme", "crowd", 7) == {one: f"flow of {one}" for one in ("asks", "asks-too")}
+    assert store.runs_asking("other", "crowd", 7) == {}
+    store.start_run(run="asks", source="acme", directory="crowd", mode="sync", at=AT)
+    assert set(store.runs_asking("acme", "crowd", 7)) == {"asks-too"}, "it was resumed"
+    assert store.run("asks")["summary"] == {"plan": 7}, "and knows what it asked about"
+
+
+@pytest.mark.parametrize("status", ["planned", "refused", "waiting", "approved", "rejected", "applied", "superseded"])
+def test_the_newest_plan_about_everybody_that_was_not_begun(store: Store, status: str) -> None:
+    assert store.stopped_plan("acme", "crowd") is None
+    first = plan(store, asks='[{"text":"x"}]')
+    store.set_plan_status(first, status, at=AT)
+    plan(store, about="person:1")
+    plan(store, source="other")
+    found = store.stopped_plan("acme", "crowd")
+    assert (found.id if found else None) == (None if status in ("applied", "superseded") else first)
+    assert found is None or found.asks == '[{"text":"x"}]'
+    store.set_plan_status(plan(store), "applied", at=AT)
+    assert store.stopped_plan("acme", "crowd") is None, "a later one was carried out"
