@@ -45,7 +45,8 @@ class Finding:
 class Verdict:
     """`refusals` stop the run, and so do `asks` until a person agrees; `forced` were lifted by the run's force, and
     `agreed` by a person. `passed`: the limits (fields of `limits`) that the plan goes past with that. `found`: what a
-    person would be asked about, also where the policy has nobody asked (`approval.when: never`) and it is refused.
+    person would be asked about, also where the run's force lifts it, or where the policy has nobody asked and it is
+    refused (`approval.when: never`).
     `never`: nobody can agree to it, whatever the policy says."""
 
     refusals: tuple[str, ...] = ()
@@ -82,7 +83,8 @@ def judge(
         found += _dangers(plan, impact, policy)
     never = bool(always)
     if force:
-        return Verdict(always, never=never, forced=tuple(finding.text for finding in found), passed=limits_of(found))
+        forced = tuple(finding.text for finding in found)
+        return Verdict(always, forced=forced, passed=limits_of(found), found=tuple(found), never=never)
     if policy.approval.when == "never":
         return Verdict((*always, *(f"{f.text}; {WAY}" for f in found)), found=tuple(found), never=never)
     if policy.approval.when == "always" and len(plan.operations) and not found:

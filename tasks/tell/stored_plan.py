@@ -69,9 +69,8 @@ async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None) -> S
     number, waits, before = place.number, place.waits, place.before
     if number is None and len(plan.operations) and not waits:  # (it would be stored anew at every run until then)
         number = await _saved(run, proposal, now)
-    if before is not None and (
-        verdict.refusals or not verdict.asks or not number
-    ):  # (else it is seen first what a person said of it)
+    asks = number and verdict.asks and not verdict.refusals
+    if before is not None and not asks:  # (else it is seen first what a person said of it)
         await in_thread(run.store.set_plan_status, before, "superseded", at=now)
         before = None
     if place.untrue:
@@ -150,12 +149,12 @@ def said_of(run: Run, proposal: Proposal, number: int) -> Decision | None:
 def _covers(run: Run, before: SavedPlan, proposal: Proposal) -> bool:
     """Whether whoever decides about an earlier plan decides about the new one, too: it is made by the same policy,
     about the same people, and asks nothing that the other one did not ask."""
-    asks, operations = proposal.verdict.asks, proposal.plan.operations
+    found, operations = proposal.verdict.found, proposal.plan.operations
     if before.policy != proposal.policy.model_dump_json() or before.about != str(proposal.basis.selection or ""):
         return False
-    if not asks_no_more(before.asks, asks):
+    if not asks_no_more(before.asks, found):
         return False
-    of = covered(asks)
+    of = covered(found)
     return bool(also_in(run.store.operations(before.id, of=of), operations[operations["kind"].isin(of)]).all())
 
 

@@ -208,3 +208,14 @@ async def test_agreement_under_one_policy_is_none_under_another(company: Company
     file.write_text(file.read_text() + "[sources.acme.policy.limits]\nheld_runs = 4\n", encoding="utf-8")
     with pytest.raises(ReportedError, match=f"plan {number} is no longer true"):
         await apply(number)
+
+
+async def test_force_goes_past_the_limits_with_the_plan_that_was_seen_alone(company: Company) -> None:
+    leavers = company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    say("approve", str(number), "--by", "Ada", "--reason", "checked with HR")
+    leavers += company.change(disabled=1)
+    with pytest.raises(ReportedError, match=f"plan {number} is no longer true"):
+        await walk(SyncRequest(source="acme", plan=number, force=True))
+    assert all(company.active(leavers))
