@@ -25,7 +25,7 @@ from tests.support.long import long_after
 from tests.support.sides import worlds
 from tests.support.worlds import World, applied, describe, planned
 
-WORLDS, SEEDS = 40, int(os.environ.get("CROWDSYNC_SEEDS", "6"))
+WORLDS, SEEDS = 20, int(os.environ.get("CROWDSYNC_SEEDS", "6"))
 
 
 def tight(policy: Policy, rng: random.Random) -> Policy:
