@@ -17,7 +17,7 @@ import yaml
 from rich.markup import escape
 
 # (What is imported inside functions: see deployments/cli.py.)
-from connectors.errors import ConfigurationError, RecordError, RefusedError
+from connectors.errors import ConfigurationError, RefusedError
 from connectors.model import crowd_id
 from connectors.settings import load
 from connectors.spelling import meant
@@ -151,14 +151,11 @@ def _decide(number: int, decision: str, by: str, reason: str, without: tuple[str
             at=now,
             login=login,
         )
-        try:
-            flow_run_id = store.run(plan.run)["flow_run_id"]
-        except RecordError:
-            flow_run_id = ""
+        asking = store.runs_asking(plan.source, plan.directory, number)
     console.print(f"[green]✓[/] plan {number}: {decision.replace('_', ' ')} by {escape(actor)}", highlight=False)
     quiet_prefect()
     with explained(), prefect_explained():
-        if flow_run_id and asyncio.run(_resumed(flow_run_id, decision, actor, reason)):
+        if any(asyncio.run(_resumed(one, decision, actor, reason)) for one in asking.values() if one):
             console.print("  its run in Prefect goes on")
         elif decision != "reject":
             console.print(f"  carry it out with: crowdsync apply {number}")

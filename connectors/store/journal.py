@@ -581,9 +581,13 @@ class Journal:
         with self._db.read() as connection:
             return rows_frame(connection, statement, times=("started_at", "finished_at"))
 
+    def asked_about(self, run: str) -> int | None:
+        """The plan about which a run asked a person before it was suspended. Raises `RecordError` if unknown."""
+        return _asked(self.run(run)["summary"])
+
     def runs_asking(self, source: str, directory: str, plan_id: int) -> dict[str, str]:
-        """The latest runs of a source that ended with this plan waiting for a person, each with its flow run: one of
-        them may be suspended until that person decides."""
+        """The runs of a source that asked a person about this plan and were suspended, and not resumed, each with its
+        flow run; the latest first."""
         statement = (
             select(RUN.c.run, RUN.c.flow_run_id, RUN.c.summary)
             .where(RUN.c.source == source, RUN.c.directory == directory, RUN.c.status == "waiting", _SYNC)
@@ -593,7 +597,7 @@ class Journal:
         )
         with self._db.read() as connection:
             found = connection.execute(statement).all()
-        return {one.run: one.flow_run_id for one in found if orjson.loads(one.summary).get("plan") == plan_id}
+        return {one.run: one.flow_run_id for one in found if _asked(orjson.loads(one.summary)) == plan_id}
 
     def set_page(self, run: str, flow_run_id: str) -> None:
         """Note which flow run of Prefect shows a run."""
@@ -665,3 +669,8 @@ def _each(
     with raw.cursor() as cursor:
         cursor.execute(joined, [list(column) for column in zip(*rows, strict=True)])
         return int(cursor.rowcount)
+
+
+def _asked(summary: Mapping[str, Any]) -> int | None:
+    """The plan about which a run asked, by its summary: that of a run that came to its end has a status."""
+    return None if "status" in summary else summary.get("plan")

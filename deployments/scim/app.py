@@ -194,41 +194,36 @@ class ScimEndpoint:
         if scope["method"] == "GET":  # (what it has of a body means nothing)
             async with self._reading:
                 return await in_thread(self._read, scope)
-        handler = await in_thread(self._opened, scope)
-        if handler is None:
+        opened = await in_thread(self._opened, scope)
+        if opened is None:
             return _unauthorized()
-        request = self._request(scope)
+        handler, request = opened
         request.body = await _body(receive, BULK if request.path.lower() == "/bulk" else LARGEST)
         return await handler.handle(request)
 
     def _read(self, scope: Scope) -> ScimResponse:
         """The answer to a request that only reads: with its token in one call of a thread, which costs as much as
         either."""
-        handler = self._opened(scope)
-        return _unauthorized() if handler is None else handler.read(self._request(scope))
+        opened = self._opened(scope)
+        return _unauthorized() if opened is None else opened[0].read(opened[1])
 
-    def _opened(self, scope: Scope) -> PushHandler | None:
-        """What handles a request, if its token opens the source that it names."""
+    def _opened(self, scope: Scope) -> tuple[PushHandler, ScimRequest] | None:
+        """A request but for its body, and what handles it, if its token opens the source that it names."""
         found, token = _PATH.search(scope["path"]), self._token(scope["headers"])
         source = found[1] if found else ""
-        if token is None or token.source != source or source not in self._sources:
+        if found is None or token is None or token.source != source or source not in self._sources:
             return None
-        return PushHandler(self._service, self._store, self._writer, source, self._sources[source].directory)
-
-    def _request(self, scope: Scope) -> ScimRequest:
-        """A request as SCIM has it, but for its body."""
-        found = _PATH.search(scope["path"])
-        assert found is not None
-        path = found[2] or "/"
+        to, path = self._sources[source], found[2] or "/"
         if unholdable(path) or not path.isprintable():
             raise NotFoundException(detail="There is nothing here.")
-        return ScimRequest(
+        request = ScimRequest(
             method=scope["method"],
-            base_url=self._sources[found[1]].base_url,
+            base_url=to.base_url,
             path=path.removesuffix(".scim"),
             query=_query(scope["query_string"]),
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
         )
+        return PushHandler(self._service, self._store, self._writer, source, to.directory), request
 
     def _token(self, headers: Iterable[tuple[bytes, bytes]]) -> Token | None:
         """The token of a request, if it lives."""

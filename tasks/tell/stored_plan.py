@@ -109,7 +109,8 @@ async def _still_true(run: Run, proposal: Proposal, replaces: int, now: datetime
     if not run.writing:
         return _Place(untrue=True)
     said = await in_thread(said_of, run, proposal, replaces)
-    if said is not None and said.decision != "reject":
+    # Where nothing is asked any more, nobody would leave the part out that a person did not want.
+    if said is not None and (said.decision == "approve" or (said.decision != "reject" and proposal.verdict.asks)):
         return _Place(before=replaces)
     await in_thread(run.store.set_plan_status, replaces, "superseded", at=now)
     return _Place(untrue=True)
@@ -123,7 +124,7 @@ async def _waiting(run: Run, proposal: Proposal) -> _Place:
     if asked is None:
         return _Place()
     number = asked.id if asked.digest == proposal.plan.digest else None
-    if proposal.verdict.asks and not await in_thread(asked_here, run, asked.id):
+    if proposal.verdict.asks and await in_thread(run.store.asked_about, run.id) != asked.id:  # (else it was resumed)
         still = asked.status == "waiting" and not number and not can_ask()
         if (still and await in_thread(_covers, run, asked, proposal)) or await asking(run, asked.id):
             since = f"{asked.status_at:%Y-%m-%d %H:%M} UTC"
@@ -188,12 +189,6 @@ async def asking(run: Run, number: int) -> bool:
     """Whether the flow run of another run waits for a person to decide about a plan."""
     runs = await in_thread(run.store.runs_asking, run.source_name, run.directory_name, number)
     return any([await waits(flow_run) for other, flow_run in runs.items() if flow_run and other != run.id])
-
-
-def asked_here(run: Run, number: int) -> bool:
-    """Whether this very run asked a person about a plan, and was resumed. (What it came to then is kept.)"""
-    found: bool = run.store.run(run.id)["summary"].get("plan") == number
-    return found
 
 
 async def create_table(run: Run, stored: StoredPlan) -> str:

@@ -25,7 +25,7 @@ from tasks.tell.page import can_ask, name_run, page
 from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.render import dangerous_part, question_markdown
 from tasks.tell.rows import count_line
-from tasks.tell.stored_plan import StoredPlan, asked_here, said_of, store_plan
+from tasks.tell.stored_plan import StoredPlan, said_of, store_plan
 
 Propose = Callable[[Run, Basis, Policy], Awaitable[Proposal]]
 """How a plan is made anew: `tasks.stages.propose`."""
@@ -83,8 +83,8 @@ async def said_before(run: Run, stored: StoredPlan, number: int) -> Decision | N
     """What a person said of the plan whose place this one takes, written down as said of this one, where it holds for
     it. That plan is closed."""
     before, shown = await in_thread(run.store.load_plan, number), page()
-    if before.status == "waiting" and shown is not None and await in_thread(asked_here, run, number):
-        # This run asked about it, and was resumed with the answer.
+    asked = await in_thread(run.store.asked_about, run.id)
+    if before.status == "waiting" and shown is not None and asked == number:  # (it was resumed with the answer)
         hours = run.policy.approval.expires_hours
         answer = await shown.ask(f"plan-{number}", question_markdown(stored, hours, run.templates), hours, in_part=True)
         await in_thread(decide, run, number, before.digest, kinds_asked(before.asks), *answer.said())

@@ -59,6 +59,12 @@ class Desk:
         asked = {"parameters": {"request": {"source": "acme", "mode": "sync", **request}}}
         return str(self.post(f"/deployments/{deployment['id']}/create_flow_run", asked).json()["id"])
 
+    def suspended(self) -> str:
+        """A run that waits for a person by now."""
+        run = self.start()
+        self.state(run, "PAUSED")
+        return run
+
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """Prefect's server on SQLite says 503 while it is busy."""
 
@@ -167,8 +173,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 def test_what_is_above_a_limit_waits_and_is_done_when_a_person_agrees(desk: Desk) -> None:
     before = desk.active()
     desk.change(disabled=12)
-    run = desk.start()
-    desk.state(run, "PAUSED")
+    run = desk.suspended()
     number, status = desk.plan()
     assert status == "waiting"
     assert desk.active() == before, "nothing is written before somebody agrees"
@@ -202,8 +207,7 @@ def test_what_is_above_a_limit_waits_and_is_done_when_a_person_agrees(desk: Desk
 def test_agreement_holds_where_somebody_else_changed_meanwhile(desk: Desk) -> None:
     before = desk.active()
     desk.change(disabled=9)
-    run = desk.start()
-    desk.state(run, "PAUSED")
+    run = desk.suspended()
     first, _ = desk.plan()
     desk.change(updated=2, joiners=1)
     desk.decide(run, "approve").raise_for_status()
@@ -224,8 +228,7 @@ def test_agreement_holds_where_somebody_else_changed_meanwhile(desk: Desk) -> No
 def test_agreement_to_a_plan_that_is_no_longer_true_counts_for_nothing(desk: Desk) -> None:
     before = desk.active()
     desk.change(disabled=10)
-    run = desk.start()
-    desk.state(run, "PAUSED")
+    run = desk.suspended()
     first, _ = desk.plan()
     desk.change(disabled=11)  # another ten, or eleven: the source moved
     desk.decide(run, "approve").raise_for_status()
@@ -251,8 +254,7 @@ def test_agreement_to_a_plan_that_is_no_longer_true_counts_for_nothing(desk: Des
 def test_the_dangerous_part_can_be_left_out(desk: Desk) -> None:
     before = desk.active()
     desk.change(disabled=0, joiners=3)
-    run = desk.start()
-    desk.state(run, "PAUSED")  # the people of the test before are still to be shut out
+    run = desk.suspended()  # the people of the test before are still to be shut out
     assert "The dangerous part: deactivate." in desk.question(run)
     desk.decide(run, "approve the rest").raise_for_status()
     desk.state(run, "COMPLETED")
@@ -264,9 +266,11 @@ def test_the_dangerous_part_can_be_left_out(desk: Desk) -> None:
 def test_the_command_line_lets_a_run_go_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal.console, "width", 200)
     before = desk.active()
-    run = desk.start()
-    desk.state(run, "PAUSED")
+    assert desk.command("sync").exit_code == 3
+    made = desk.plan()
+    run = desk.suspended()
     number, _ = desk.plan()
+    assert (number, "waiting") == made, "it asks about a plan that another run made"
 
     blank = desk.command("approve", str(number), "--reason", " ")
     assert blank.exit_code == 2, blank.stderr
@@ -306,8 +310,7 @@ def test_without_a_deployment_nobody_can_be_asked_so_the_plan_waits(desk: Desk) 
     assert status == "waiting"
 
     # A deployment asks about the plan that another run made, one at a time; and the answer holds for what became of it.
-    asks = desk.start()
-    desk.state(asks, "PAUSED")
+    asks = desk.suspended()
     desk.state(desk.start(), "COMPLETED")
     assert desk.plan() == (number, "waiting")
     desk.change(updated=1)
@@ -321,8 +324,7 @@ def test_without_a_deployment_nobody_can_be_asked_so_the_plan_waits(desk: Desk) 
     number, status = desk.plan()
     assert (number > last, status) == (True, "waiting")
     desk.change(updated=1)
-    asks = desk.start()
-    desk.state(asks, "PAUSED")
+    asks = desk.suspended()
     last, status = desk.plan()
     assert (last > number, status) == (True, "waiting")
     desk.decide(asks, "reject").raise_for_status()

@@ -219,3 +219,15 @@ async def test_force_goes_past_the_limits_with_the_plan_that_was_seen_alone(comp
     with pytest.raises(ReportedError, match=f"plan {number} is no longer true"):
         await walk(SyncRequest(source="acme", plan=number, force=True))
     assert all(company.active(leavers))
+
+
+async def test_what_a_person_left_out_is_not_done_where_nothing_is_asked_any_more(company: Company) -> None:
+    leavers = company.change(disabled=8)
+    assert await everybody() == "waiting"
+    number = asked()
+    say("approve", str(number), "--by", "Ada", "--reason", "not these", "--without", "user_deactivate")
+    company.change(enabled=7)
+    before = company.active(leavers)
+    with pytest.raises(ReportedError, match=f"plan {number} is no longer true"):
+        await apply(number)
+    assert company.active(leavers) == before

@@ -595,11 +595,14 @@ def test_the_runs_that_may_ask_about_a_plan(store: Store) -> None:
     ):
         store.start_run(run=name, source="acme", directory="crowd", mode=mode, flow_run_id=f"flow of {name}", at=AT)
         store.finish_run(name, status=status, summary={"plan": number}, at=AT)
+    store.start_run(run="ended so", source="acme", directory="crowd", mode="sync", flow_run_id="flow", at=AT)
+    store.finish_run("ended so", status="waiting", summary={"plan": 7, "status": "waiting"}, at=AT)
+    assert store.asked_about("ended so") is None, "it asked nobody, and is over"
     assert store.runs_asking("acme", "crowd", 7) == {one: f"flow of {one}" for one in ("asks", "asks-too")}
     assert store.runs_asking("other", "crowd", 7) == {}
     store.start_run(run="asks", source="acme", directory="crowd", mode="sync", at=AT)
     assert set(store.runs_asking("acme", "crowd", 7)) == {"asks-too"}, "it was resumed"
-    assert store.run("asks")["summary"] == {"plan": 7}, "and knows what it asked about"
+    assert store.asked_about("asks") == 7, "and knows what it asked about"
 
 
 @pytest.mark.parametrize("status", ["planned", "refused", "waiting", "approved", "rejected", "applied", "superseded"])
