@@ -55,7 +55,7 @@ from connectors.errors import (
     visible,
     without_emails,
 )
-from connectors.transport import Connections, one_connection
+from connectors.transport import Direct, Origin, Proxy, Response, Through, Timeouts, Wire
 
 LONGEST_WAIT: Final = 120.0
 """Seconds that a call waits because the other side asked for it; above, `RetryableError` at once."""
@@ -121,7 +121,7 @@ class Bearer(Protocol):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer:
-    """A finished response. `headers` ignore case; `url` has no user information and no query."""
+    """A finished response. `headers` have lower-case names; `url` has no user information and no query."""
 
     status: int
     headers: Mapping[str, str]
@@ -210,13 +210,13 @@ async def _recorded(
     recording.answered(number, digest, new)
 
 
-async def _chunks(response: httpx.Response, where: str, most: int, patience: float) -> AsyncIterator[bytes]:
+async def _chunks(response: Response, where: str, most: int, patience: float) -> AsyncIterator[bytes]:
     """The decoded body of an open response, of at most so many bytes, and no slower than `SLOWEST` after `patience`."""
-    inflate = _Inflate() if _is_gzip(response, where) else None
+    inflate = _Inflate() if _is_gzip(response, lambda: where) else None
     size = received = 0
     cut = ""
     waited = 0.0  # for the other side: what our own work between two pieces takes does not count
-    pieces = _pieces(response)
+    pieces = response.body
     while True:
         start = _now()
         try:
@@ -295,7 +295,6 @@ class Http:
         self._scheme, self._host, self._port, self._base = _origin(base_url, name)
         shown = f":{self._port}" if self._port != _DEFAULT_PORT[self._scheme] else ""
         self._root = f"{self._scheme}://{self._host}{shown}"
-        self._home = httpx.URL(self._root)
         self._bearer = None if isinstance(bearer, str) else bearer
         self._busy = busy
         self._secrets: list[str] = []
@@ -318,7 +317,7 @@ class Http:
                     "Look for a line end or a letter outside ASCII in the configured secret."
                 )
         self._headers = fixed
-        self._timeouts = {"timeout": {"connect": connect_timeout, "read": timeout, "write": timeout, "pool": None}}
+        self._timeouts = Timeouts(connect_timeout, timeout)
         self._whole = 10 * timeout + connect_timeout
         self._max_bytes, self._attempts = max_bytes, attempts
         self._slots = asyncio.Semaphore(concurrency)
@@ -326,11 +325,16 @@ class Http:
         self._paused_until = 0.0
         self.recording: Recording | None = None
         self.kept: dict[Request, deque[KeptAnswer]] = {}
-        self._transport = transport or self._new_transport(verify)
+        self._wire: Wire
+        if transport is None:
+            self._wire = Direct(self._origin(verify), self._timeouts)
+        else:
+            self._wire = Through(self._root, transport, self._timeouts)
 
-    def _new_transport(self, verify: bool | str) -> Connections:
+    def _origin(self, verify: bool | str) -> Origin:
+        context: ssl.SSLContext | None
         if self._scheme == "http":
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used; loading the CAs takes time
+            context = None  # (loading the CAs takes time)
         elif isinstance(verify, str):
             try:
                 context = ssl.create_default_context(cafile=verify)
@@ -341,13 +345,17 @@ class Http:
                 ) from None
         else:
             context = httpx.create_ssl_context(verify=verify is not False)
+        if context is not None:
+            context.set_alpn_protocols(["http/1.1"])
         host = self._host.strip("[]")
         proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(self._scheme)
-
-        def one() -> httpx.AsyncHTTPTransport:
-            return one_connection(context, http2=self._scheme == "https", proxy=proxy)
-
-        return Connections(one)
+        try:
+            return Origin(self._root, host, self._port, context, Proxy.of(proxy) if proxy else None)
+        except ValueError:
+            raise ConfigurationError(
+                f"{self.name}: {self._scheme.upper()}_PROXY names no proxy that can be used. "
+                "Give it as http://host:port, or except this host with NO_PROXY."
+            ) from None
 
     async def __aenter__(self) -> Http:
         return self
@@ -359,7 +367,7 @@ class Http:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        await self._wire.aclose()
 
     def __repr__(self) -> str:
         return f"<Http {self.name} {self._root}{self._base}>"
@@ -445,17 +453,17 @@ class Http:
             result = await self._once(method, target, headers, None, True, (), True)
             if isinstance(result, _Again):
                 result = await self._retry(result, method, target, headers, None, True, (), True)
-            assert isinstance(result, httpx.Response)
+            assert isinstance(result, Response)
             try:
                 most = STREAMED * self._max_bytes
                 chunks = _chunks(result, self._where(method, target), most, self._whole)
-                status = result.status_code
+                status = result.status
                 if recording:
                     new = KeptAnswer(status, result.headers, "") if recording.keeps else None
                     chunks = _recorded(chunks, recording, number, Digest(status), new)
                 yield OpenAnswer(status, result.headers, chunks)
             finally:
-                await result.aclose()
+                await result.close()
 
     def path_of(self, link: str) -> str:
         """A link from an answer → the path and query to `call`; `RefusedError` if it leads elsewhere.
@@ -516,7 +524,7 @@ class Http:
 
     # --- one attempt ---------------------------------------------------------------------------
 
-    async def _retry(self, first: _Again, *call: Any) -> Answer | httpx.Response:
+    async def _retry(self, first: _Again, *call: Any) -> Answer | Response:
         """The attempts after the first one, which failed with `first`."""
         again: _Again | None = None
         try:
@@ -545,9 +553,8 @@ class Http:
         repeat: bool,
         expect: Collection[int],
         streamed: bool,
-    ) -> Answer | httpx.Response | _Again:
+    ) -> Answer | Response | _Again:
         hops, renewed, token = 0, False, ""
-        request: httpx.Request | None
         while True:
             sent = {**self._headers, **_lower(headers)} if headers else self._headers
             if self._bearer is not None:
@@ -555,29 +562,21 @@ class Http:
                 if token not in self._tokens:
                     self._tokens.append(token)
                 sent = {**sent, "authorization": f"Bearer {token}"}
-            try:
-                request = httpx.Request(
-                    method, self._root + target, headers=sent, content=content, extensions=self._timeouts
-                )
-            except httpx.InvalidURL:  # such as one of more than 65,536 characters
-                request = None
-            if request is None:
-                raise RefusedError(f"{self._where(method, target)[:300]}: this is no address that can be asked.")
-            result = await (self._open(request) if streamed else self._exchange(request))
+            result = await (self._open if streamed else self._exchange)(method, target, sent, content)
             if isinstance(result, Exception):
                 return self._lost(result, method, target, repeat)
             response, body = result
-            status = response.status_code
+            status = response.status
             if status == 401 and self._bearer is not None and not renewed and self._bearer.refused(token):
                 renewed = True  # it may have ended while the call was under way
                 if streamed:
-                    await response.aclose()
+                    await response.close()
                 continue
             if self._busy is not None and isinstance(body, bytes) and self._busy(status, body):
                 return _Again(RetryableError(f"{self._where(method, target)}: {status}, too many requests."))
             if status not in expect and (status == 401 or 300 <= status < 400 or status in _AGAIN):
                 if streamed:
-                    await response.aclose()
+                    await response.close()
                 failure = self._judge(response, method, target, repeat)
                 if failure is not None:
                     return failure
@@ -595,9 +594,11 @@ class Http:
                 return self._cut(message, repeat)
             return Answer(status, response.headers, body, where, method, self.scrub)
 
-    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes | str] | Exception:
+    async def _exchange(
+        self, method: str, target: str, headers: Mapping[str, str], content: bytes | None
+    ) -> tuple[Response, bytes | str] | Exception:
         """Response and body, or the exception that came instead; a body that was cut is its reason."""
-        response: httpx.Response | None = None
+        response: Response | None = None
         try:
             async with self._slots:
                 if self._paused_until:
@@ -606,15 +607,17 @@ class Http:
                     await self._limiter.acquire()
                 try:
                     async with asyncio.timeout(self._whole):
-                        response = await self._send(request)
-                        return response, await self._body(response, request)
+                        response = await self._send(method, target, headers, content)
+                        return response, await self._body(response, method, target)
                 finally:
                     if response is not None:
-                        await response.aclose()
-        except (httpx.TransportError, TimeoutError, zlib.error) as error:
+                        await response.close()
+        except (httpx.TransportError, httpx.InvalidURL, TimeoutError, zlib.error) as error:
             return error if response is None else (response, _words(error))
 
-    async def _open(self, request: httpx.Request) -> tuple[httpx.Response, bytes] | Exception:
+    async def _open(
+        self, method: str, target: str, headers: Mapping[str, str], content: bytes | None
+    ) -> tuple[Response, bytes] | Exception:
         """As `_exchange`, up to the headers. The caller holds the slot."""
         try:
             if self._paused_until:
@@ -622,34 +625,35 @@ class Http:
             if self._limiter is not None:
                 await self._limiter.acquire()
             async with asyncio.timeout(self._whole):
-                return await self._send(request), b""
-        except (httpx.TransportError, TimeoutError) as error:
+                return await self._send(method, target, headers, content), b""
+        except (httpx.TransportError, httpx.InvalidURL, TimeoutError) as error:
             return error
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        """The only place where anything is sent. Raises `RefusedError` for all that is not for our origin."""
-        url, home = request.url, self._home
-        if (url.raw_scheme, url.netloc, url.userinfo) != (home.raw_scheme, home.netloc, b"") or (
-            request.headers.get_list("host") != [home.netloc.decode("ascii")] or not url.raw_path.startswith(b"/")
-        ):
+    async def _send(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Response:
+        """The only place where anything is sent, to our origin alone. Raises `RefusedError` for what is no path on
+        it."""
+        if not target.startswith("/"):
             raise RefusedError(
                 f"{self.name}: a request that would leave {self._root} was not sent; report this as a fault of ours."
             )
-        self.requests[request.method] += 1
-        return await self._transport.handle_async_request(request)
+        self.requests[method] += 1
+        return await self._wire.send(method, target, headers, content)
 
-    async def _body(self, response: httpx.Response, request: httpx.Request) -> bytes:
-        where = f"{self.name}: {request.method} {self._root}{request.url.path}"
+    async def _body(self, response: Response, method: str, target: str) -> bytes:
         most = self._max_bytes
+
+        def where() -> str:
+            return self._where(method, target)
+
         length = response.headers.get("content-length", "")
-        if length.isdigit() and int(length) > most and request.method != "HEAD":
-            raise _too_large(where, length, most)
+        if length.isdigit() and int(length) > most and method != "HEAD":
+            raise _too_large(where(), length, most)
         pieces: list[bytes] = []
         size = 0
-        async for piece in _pieces(response):
+        async for piece in response.body:
             size += len(piece)
             if size > most:
-                raise _too_large(where, f"over {most}", most)
+                raise _too_large(where(), f"over {most}", most)
             pieces.append(piece)
         if not _is_gzip(response, where) or not size:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -660,7 +664,7 @@ class Http:
             for part in inflate.feed(piece):
                 size += len(part)
                 if size > most:
-                    raise _too_large(where, f"over {most}", most)
+                    raise _too_large(where(), f"over {most}", most)
                 plain.append(part)
         if not inflate.whole:
             raise zlib.error
@@ -684,9 +688,9 @@ class Http:
 
     # --- what became of it ---------------------------------------------------------------------
 
-    def _judge(self, response: httpx.Response, method: str, target: str, repeat: bool) -> _Again | None:
+    def _judge(self, response: Response, method: str, target: str, repeat: bool) -> _Again | None:
         """401, 3xx, 429 and 5xx: what to do. None: an answer after all, or a redirect to follow."""
-        status = response.status_code
+        status = response.status
         where = self._where(method, target)
         if status == 401:
             raise AuthenticationError(
@@ -706,11 +710,11 @@ class Http:
             raise AmbiguousError(f"{where}: {status}; whether the write took place is not known.")
         return _Again(RetryableError(f"{where}: {status}, the server failed. Look into its log."))
 
-    def _follow(self, response: httpx.Response, method: str, target: str, hops: int) -> str:
+    def _follow(self, response: Response, method: str, target: str, hops: int) -> str:
         where, location = self._where(method, target), response.headers.get("location", "")
         if method not in ("GET", "HEAD") or not location or hops > MAX_REDIRECTS:
             raise RefusedError(
-                f"{where}: {response.status_code}, a redirect that is not followed. "
+                f"{where}: {response.status}, a redirect that is not followed. "
                 "Set `url` to the address where the API itself answers."
             )
         return self._pinned(location, self._root + target)
@@ -722,6 +726,8 @@ class Http:
 
     def _lost(self, error: Exception, method: str, target: str, repeat: bool) -> _Again:
         """No answer came: a clear line, and whether the call may be repeated."""
+        if isinstance(error, httpx.InvalidURL):  # such as one of more than 65,536 characters
+            raise RefusedError(f"{self._where(method, target)[:300]}: this is no address that can be asked.")
         where = self._where(method, target)
         place = f"{self._scheme}://{self._host}:{self._port}"
         causes = list(_causes(error))
@@ -794,19 +800,13 @@ class _Inflate:
             yield plain
 
 
-def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    return stream.__aiter__()
-
-
-def _is_gzip(response: httpx.Response, where: str) -> bool:
+def _is_gzip(response: Response, where: Callable[[], str]) -> bool:
     coding = response.headers.get("content-encoding", "").strip().lower()
     if coding in ("", "identity"):
         return False
     if coding in ("gzip", "x-gzip"):
         return True
-    raise RefusedError(f"{where}: the answer is encoded as {coding[:40]!r}, and only gzip was asked for.")
+    raise RefusedError(f"{where()}: the answer is encoded as {coding[:40]!r}, and only gzip was asked for.")
 
 
 def _too_large(where: str, size: str, most: int) -> TooLargeError:

@@ -1,165 +1,413 @@
-"""How the one HTTP client sends: httpx' own transport, with one connection for each request that is under way.
+"""How the one HTTP client sends: HTTP/1.1 over connections of its own, also through a proxy.
 
-The pool of httpcore, below httpx, looks at each of its connections for each of them, before and after each request:
-with 16, that takes longer than the request. So a pool has one connection here, and what is not in use lies on a stack.
+Answers are taken apart by llhttp (`httptools`); connections and TLS are asyncio's. httpx, with httpcore's pool below,
+needs some ten times as long for a request, which is most of the time where many are written, or somebody waits for a
+change to arrive. The exceptions are those of httpx; a transport of httpx can take the place of all this (`Through`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import errno
+import re
 import select
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from functools import partial
-from typing import Any, Final
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import unquote, urlsplit
 
-import httpcore
+import httptools
 import httpx
 
-AT_ONCE: Final = 2**18
-"""Bytes that are taken from a connection at once, at most: as many as asyncio receives at once."""
+MAX_HEAD: Final = 100 * 2**10
+"""Bytes that an answer may have before its body, at most."""
+AHEAD: Final = 256 * 2**10
+"""Bytes of a body that are taken before somebody asks for them, at most (and what comes at once)."""
+HAPPY: Final = 0.25
+"""Seconds after which the next address of a host is tried beside one that has not answered (RFC 8305)."""
+GOODBYE: Final = 1.0
+"""Seconds for which the other side may take to close a connection that we close."""
+
+_HEAD: Final = re.compile(r"[A-Z]+ [\x21-\x7e]+ HTTP/1\.1\r\n(?:[a-z0-9-]+: [\t\x20-\x7e]*\r\n)+\r\n")
+_PLAIN: Final = re.compile(r"(?:[!$&-;=?-Z\[\]_a-z|~^]|%[0-9A-Fa-f]{2})+")
+"""A path and query that are sent as they are."""
+_HAS_BODY: Final = frozenset(("POST", "PUT", "PATCH"))
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that keeps its socket at hand. Before and after each request, the pool asks all that are idle
-    whether the other side closed them; through AnyIO that costs more than the request."""
+@dataclass(slots=True)
+class Timeouts:
+    """Seconds: until there is a connection, and between two pieces of an answer."""
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-        self._socket = inner.get_extra_info("socket")
-        self.write, self.aclose = inner.write, inner.aclose  # type: ignore[method-assign]
+    connect: float
+    read: float
 
-    async def read(
-        self,
-        max_bytes: int,
-        timeout: float | None = None,  # noqa: ASYNC109 (its own)
-    ) -> bytes:
-        """As much as has come, up to `AT_ONCE`: whoever takes an answer apart takes any number, and to hand on many
-        small pieces costs more than to receive them."""
-        return await self._inner.read(max(max_bytes, AT_ONCE), timeout)
 
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 (its own)
-    ) -> httpcore.AsyncNetworkStream:
-        return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+@dataclass(slots=True)
+class Response:
+    """An open answer: `headers` by lower-case name, the values of one that came several times in one, by commas; `body`
+    in pieces, as it travels; `close` gives the connection back."""
 
-    def get_extra_info(self, info: str) -> Any:
-        if info != "is_readable" or self._socket is None:
-            return self._inner.get_extra_info(info)
-        number = self._socket.fileno()
-        if number < 0:
-            return True
+    status: int
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
+    close: Callable[[], Awaitable[None]]
+
+
+class Wire(Protocol):
+    """What sends requests to one origin. Raises exceptions of httpx: those of a connection that did not come about say
+    that nothing was sent."""
+
+    async def send(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Response:
+        """A request, and the answer up to its body; `target` is a path and query, `headers` have lower-case names."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        ...
+
+
+def plain_target(root: str, target: str) -> str:
+    """A path and query as they may be sent to the origin `root`. Raises `httpx.InvalidURL`."""
+    if len(root) + len(target) <= 2**15 and _PLAIN.fullmatch(target):
+        return target
+    return httpx.URL(root + target).raw_path.decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """Through which proxy (RFC 9110, 3.7), and what it is told to let us; never shown."""
+
+    host: str
+    port: int
+    secure: bool
+    headers: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, url: str) -> Proxy:
+        """As `HTTPS_PROXY` and its like name one. Raises `ValueError`."""
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError
+        headers = {}
+        if parts.username is not None:
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["proxy-authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+        secure = parts.scheme == "https"
+        return cls(parts.hostname, parts.port or (443 if secure else 80), secure, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where requests go: `root` is the address without a path; `context`: for TLS, None where that is not spoken."""
+
+    root: str
+    host: str
+    port: int
+    context: ssl.SSLContext | None
+    proxy: Proxy | None = None
+
+
+class Direct:
+    """Connections to one origin. Each belongs to one request until its answer was read; then the next one has it: the
+    one that was used last, as the other side has not closed that yet. What does not come to its end takes its
+    connection along. How many are under way at once is up to the caller."""
+
+    def __init__(self, origin: Origin, timeouts: Timeouts) -> None:
+        self._origin, self._timeouts = origin, timeouts
+        self._netloc = origin.root.partition("://")[2]
+        asked = origin.proxy if origin.context is None else None  # by the proxy itself: there is no tunnel
+        self._before, self._of_proxy = (origin.root, asked.headers) if asked else ("", {})
+        self._idle: list[_Connection] = []
+        self._all: set[_Connection] = set()
+
+    async def send(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Response:
+        where = self._before + plain_target(self._origin.root, target)
+        request = _request(method, where, self._netloc, {**headers, **self._of_proxy}, content)
+        connection = self._free() or await self._new()
+        try:
+            return await connection.ask(request, self._timeouts.read, bodiless=method == "HEAD")
+        except BaseException:
+            connection.drop()
+            raise
+
+    def _free(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable():
+                return connection
+            connection.drop()
+        return None
+
+    async def _new(self) -> _Connection:
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                return await self._connected()
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout("no connection in time") from error
+        except OSError as error:  # (a failure of TLS is one)
+            raise httpx.ConnectError("no connection") from _one_of(error)
+
+    async def _connected(self) -> _Connection:
+        to, proxy = self._origin, self._origin.proxy
+        if proxy is None:
+            return await self._opened(to.host, to.port, to.context)
+        connection = await self._opened(proxy.host, proxy.port, ssl.create_default_context() if proxy.secure else None)
+        if to.context is not None:
+            try:
+                await self._tunnel(connection, proxy, to.context)
+            except BaseException:
+                connection.drop()
+                raise
+        return connection
+
+    async def _opened(self, host: str, port: int, context: ssl.SSLContext | None) -> _Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self._idle, self._all), host, port,
+            ssl=context, server_hostname=host if context else None, happy_eyeballs_delay=HAPPY,
+        )  # fmt: skip
+        return connection
+
+    async def _tunnel(self, connection: _Connection, proxy: Proxy, context: ssl.SSLContext) -> None:
+        """Asks the proxy to let us through, and speaks TLS behind it."""
+        host = f"[{self._origin.host}]" if ":" in self._origin.host else self._origin.host
+        place = f"{host}:{self._origin.port}"
+        try:
+            answer = await connection.ask(
+                _request("CONNECT", place, place, proxy.headers, None), self._timeouts.connect, bodiless=True
+            )
+        except httpx.TransportError as error:
+            raise httpx.ProxyError("the proxy gave no answer") from error
+        if not 200 <= answer.status < 300:
+            raise httpx.ProxyError(f"the proxy answered {answer.status}")
+        await connection.secure(context, self._origin.host)
+
+    async def aclose(self) -> None:
+        leaving = [each.leave() for each in self._all]
+        if leaving:
+            await asyncio.wait(leaving, timeout=GOODBYE)
+        for each in [*self._all]:
+            each.drop()
+
+
+def _request(method: str, where: str, host: str, headers: Mapping[str, str], content: bytes | None) -> bytes:
+    """A request as it is sent. Raises `httpx.LocalProtocolError` where HTTP does not allow what is in it."""
+    lines = [f"{method} {where} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
+    if content is not None or method in _HAS_BODY:
+        lines.append(f"content-length: {len(content or b'')}")
+    head = "\r\n".join((*lines, "", ""))
+    # A line within a value would be another header, or another request.
+    if head.count("\n") != len(lines) + 1 or not _HEAD.fullmatch(head):
+        raise httpx.LocalProtocolError("a header, or the address, holds what HTTP does not allow there")
+    return head.encode("ascii") + (content or b"")
+
+
+def _one_of(error: OSError) -> OSError:
+    """asyncio tells of several addresses in a text only: where all refused, the same as of one."""
+    if error.errno is None and {*re.findall(r"\[Errno (\d+)\]", str(error))} == {str(errno.ECONNREFUSED)}:
+        return ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    return error
+
+
+class _Connection(asyncio.Protocol):
+    """A connection, for one request at a time. Once its answer was read to the end, and the other side keeps it open,
+    it lies in `idle`; as long as it is open, in `everywhere`."""
+
+    def __init__(self, idle: list[_Connection], everywhere: set[_Connection]) -> None:
+        self._idle, self._everywhere = idle, everywhere
+        self._transport: Any = None
+        self._socket: Any = None
+        self._open = True
+        self._gone: asyncio.Future[None] | None = None
+        self._state: Literal["idle", "head", "body", "whole"]
+        self._begin(bodiless=True)
+        self._state = "idle"
+
+    def _begin(self, *, bodiless: bool) -> None:
+        self._state = "head"
+        self._bodiless, self._keep, self._until_end = bodiless, False, False
+        self._status, self._headers = 0, dict[str, str]()
+        self._came = self._ahead = 0
+        self._paused = False
+        self._pieces = deque[bytes]()
+        self._error: httpx.TransportError | None = None
+        self._more: asyncio.Future[None] | None = None
+
+    # --- one request ---
+
+    async def ask(self, request: bytes, patience: float, *, bodiless: bool) -> Response:
+        """Sends a request, and waits for the head of the answer; `patience`: seconds between two pieces of it."""
+        self._parser, self._patience = httptools.HttpResponseParser(self), patience
+        self._begin(bodiless=bodiless)
+        self._transport.write(request)
+        while self._state == "head":
+            await self._wait()
+        return Response(self._status, self._headers, self._body(), self._over)
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        while True:
+            if self._pieces:
+                piece = self._pieces.popleft()
+                self._ahead -= len(piece)
+                if self._paused and self._ahead < AHEAD:
+                    self._paused = False
+                    self._transport.resume_reading()
+                yield piece
+            elif self._state == "whole":
+                return
+            else:
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Until more has come, or what went wrong is raised."""
+        if self._error is None:
+            self._more = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._more
+            except TimeoutError:
+                raise httpx.ReadTimeout("no answer in time") from None
+            finally:
+                self._more = None
+        if self._error is not None:
+            raise self._error
+
+    async def _over(self) -> None:
+        """The answer is not read any further."""
+        if self._state == "idle":
+            return
+        whole = self._state == "whole" and not self._pieces
+        self._state = "idle"
+        if whole and self._keep and self._open:
+            self._idle.append(self)
+        else:
+            self.drop()
+
+    async def secure(self, context: ssl.SSLContext, host: str) -> None:
+        """Speaks TLS from now on, after what was asked for that was answered."""
+        self._state, transport = "idle", self._transport
+        self._transport = await asyncio.get_running_loop().start_tls(transport, self, context, server_hostname=host)
+
+    def usable(self) -> bool:
+        """Whether the other side has not closed it, nor said anything that nobody asked for."""
+        if not self._open:
+            return False
         poll = select.poll()
-        poll.register(number, select.POLLIN)
-        return bool(poll.poll(0))
+        poll.register(self._socket.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
+    def leave(self) -> asyncio.Future[None]:
+        """Closes it in peace; done when it is closed."""
+        self._gone = asyncio.get_running_loop().create_future()
+        self._transport.close()
+        return self._gone
 
-class _Network(httpcore.AnyIOBackend):
-    """Connections that are `_Stream`s."""
+    def drop(self) -> None:
+        """Closes it at once."""
+        self._open = False
+        self._transport.abort()
 
-    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        return _Stream(await super().connect_tcp(*args, **options))
+    # --- what asyncio tells ---
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport, self._socket = transport, transport.get_extra_info("socket")
+        self._everywhere.add(self)
 
-def one_connection(context: ssl.SSLContext, *, http2: bool, proxy: str | None) -> httpx.AsyncHTTPTransport:
-    """A transport with one connection, which is made when it is needed, and made again when it was closed."""
-    transport = httpx.AsyncHTTPTransport(
-        verify=context,
-        http2=http2,
-        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-        trust_env=True,
-        proxy=proxy,
-    )
-    transport._pool._network_backend = _Network()  # (httpx has no argument for it)
-    return transport
-
-
-class Connections(httpx.AsyncBaseTransport):
-    """One connection for each request under way; where the other side speaks HTTP/2, one for all of them.
-
-    `one` makes a transport of one connection. How many are under way at once is up to the caller. A request that does
-    not come to its end takes its connection along: a cancelled one may leave it, in its pool, in use for ever.
-    """
-
-    def __init__(self, one: Callable[[], httpx.AsyncHTTPTransport]) -> None:
-        self._one = one
-        self._all: list[httpx.AsyncHTTPTransport] = []
-        self._idle: list[httpx.AsyncHTTPTransport] = []
-        self._closing: set[asyncio.Task[None]] = set()
-        self._for_all: httpx.AsyncHTTPTransport | None = None
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        chosen = self._for_all or self._take()
+    def data_received(self, data: bytes) -> None:
+        if self._state in ("idle", "whole"):
+            self._keep = False
+            self.drop()
+            return
         try:
-            response = await chosen.handle_async_request(request)
-        except BaseException:
-            self._free(chosen, whole=False)
-            raise
-        if response.extensions.get("http_version") == b"HTTP/2":
-            self._for_all = chosen
-        elif self._for_all is chosen:  # a connection made anew: the other side, or a proxy, is another one
-            self._for_all = None
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail(httpx.RemoteProtocolError("the answer is not HTTP"))
+        if self._state == "head":
+            self._came += len(data)
+            if self._came > MAX_HEAD:
+                self._fail(httpx.RemoteProtocolError("the head of the answer is too large"))
+        elif self._ahead >= AHEAD and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._open = False
+        self._everywhere.discard(self)
+        if self._state == "body" and self._until_end and error is None:
+            self._state = "whole"
+        elif self._state in ("head", "body"):
+            self._fail(httpx.RemoteProtocolError("closed") if error is None else httpx.ReadError("lost"))
+        self._wake()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+
+    def _fail(self, error: httpx.TransportError) -> None:
+        if self._error is None:
+            self._error, self._keep = error, False
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    # --- what llhttp finds ---
+
+    def on_message_begin(self) -> None:
+        if self._state == "whole":  # another answer, which nobody asked for
+            self._keep = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._state != "head":  # (what follows a body is not looked at)
+            return
+        key, text = name.decode("latin-1").lower(), _text(value)
+        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        if self._state != "head":
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = {}
+            return
+        self._status, self._state = status, "body"
+        chunked, length = "transfer-encoding" in self._headers, self._headers.get("content-length")
+        self._until_end = length is None and "chunked" not in self._headers.get("transfer-encoding", "").lower()
+        if self._bodiless or (status in (204, 304) and (chunked or length not in (None, "0"))):
+            self._state = "whole"  # (llhttp waits for a body; so the connection is not kept)
+
+    def on_body(self, piece: bytes) -> None:
+        if self._state == "body":
+            self._pieces.append(piece)
+            self._ahead += len(piece)
+
+    def on_message_complete(self) -> None:
+        if self._state == "body":
+            self._state, self._keep = "whole", self._parser.should_keep_alive()
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+class Through:
+    """Requests by a transport of httpx."""
+
+    def __init__(self, root: str, transport: httpx.AsyncBaseTransport, timeouts: Timeouts) -> None:
+        self._root, self._transport = root, transport
+        seconds = {"connect": timeouts.connect, "read": timeouts.read, "write": timeouts.read, "pool": None}
+        self._extensions = {"timeout": seconds}
+
+    async def send(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Response:
+        address, sent = self._root + target, dict(headers)
+        request = httpx.Request(method, address, headers=sent, content=content, extensions=self._extensions)
+        response = await self._transport.handle_async_request(request)
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Body(response.stream, partial(self._free, chosen))
-        return response
+        return Response(response.status_code, dict(response.headers.items()), aiter(response.stream), response.aclose)
 
     async def aclose(self) -> None:
-        """Closes them all."""
-        await asyncio.gather(*(each.aclose() for each in self._all), *self._closing)
-
-    def _take(self) -> httpx.AsyncHTTPTransport:
-        if self._idle:
-            return self._idle.pop()  # the one that was used last: the other side has not closed it yet
-        self._all.append(self._one())
-        return self._all[-1]
-
-    def _free(self, one: httpx.AsyncHTTPTransport, *, whole: bool) -> None:
-        """A request is over: its connection is free for another one, or closed where the answer was not `whole`."""
-        if one is self._for_all or one in self._idle or one not in self._all:
-            return
-        if whole:
-            self._idle.append(one)
-            return
-        self._all.remove(one)
-        closing = asyncio.create_task(_closed(one))  # whoever is cancelled does not wait for it
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-
-
-async def _closed(one: httpx.AsyncHTTPTransport) -> None:
-    with suppress(Exception):  # it is given up: how it ends is no matter
-        await one.aclose()
-
-
-class _Body(httpx.AsyncByteStream):
-    """A body; once it is closed, `over` is told whether all of it was read."""
-
-    def __init__(self, inner: httpx.AsyncByteStream, over: Callable[..., None]) -> None:
-        self._inner, self._over = inner, over
-        self._pieces: AsyncIterator[bytes] | None = None
-        self._whole = False
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        self._pieces = aiter(self._inner)
-        return self
-
-    async def __anext__(self) -> bytes:
-        assert self._pieces is not None
-        try:
-            return await anext(self._pieces)
-        except StopAsyncIteration:
-            self._whole = True
-            raise
-
-    async def aclose(self) -> None:
-        try:
-            await self._inner.aclose()
-        except BaseException:
-            self._whole = False
-            raise
-        finally:
-            self._over(whole=self._whole)
+        await self._transport.aclose()

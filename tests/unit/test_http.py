@@ -323,7 +323,7 @@ async def test_a_stream_that_drips_has_an_end_and_one_that_is_only_slow_does_not
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with client(url, timeout=0.15, connect_timeout=0.0, attempts=1) as http:  # (a whole answer: 1.5 s)
-        http._timeouts["timeout"]["connect"] = 5
+        http._timeouts.connect = 5
         async with http.stream("GET", "/drip") as stream:
             with pytest.raises(IncompleteError, match="slower than 1,000 bytes a second") as caught:
                 [piece async for piece in stream.chunks()]
@@ -648,7 +648,7 @@ async def test_a_cut_body_is_read_again_and_then_incomplete(clock: Clock) -> Non
 async def test_a_stream_gives_status_headers_and_pieces(clock: Clock) -> None:
     async with serving(answer(503), zipped(b"abc" * 10, "x-a: b")) as server, client(server) as http:
         async with http.stream("GET", "/x", params={"a": 1}) as stream:
-            assert (stream.status, stream.headers["X-A"]) == (200, "b")
+            assert (stream.status, stream.headers["x-a"]) == (200, "b")
             assert b"".join([piece async for piece in stream.chunks()]) == b"abc" * 10
         assert len(server.requests) == 2
 
