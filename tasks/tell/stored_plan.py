@@ -71,7 +71,7 @@ async def store_plan(run: Run, proposal: Proposal, *, replaces: int | None) -> S
         number = await _saved(run, proposal, now)
     asks = number and verdict.asks and not verdict.refusals
     if before is not None and not asks:  # (else it is seen first what a person said of it)
-        await in_thread(run.store.set_plan_status, before, "superseded", at=now)
+        await in_thread(close_plan, run, before, now)
         before = None
     if place.untrue:
         moved = f"plan {replaces} is no longer true: the source, Crowd or the policy changed since; "
@@ -122,7 +122,7 @@ async def _waiting(run: Run, proposal: Proposal) -> _Place:
     that is neither makes place."""
     asked = await in_thread(run.store.asked_plan, run.source_name, run.directory_name)
     if asked is None:
-        return _Place()
+        return _place_of(await in_thread(_turned_down, run), proposal.plan)
     number = asked.id if asked.digest == proposal.plan.digest else None
     if proposal.verdict.asks and await in_thread(run.store.asked_about, run.id) != asked.id:  # (else it was resumed)
         still = asked.status == "waiting" and not number and not can_ask()
@@ -136,9 +136,28 @@ async def _resumed(run: Run, plan: Plan) -> _Place:
     """Of the plan about some that this very run asked about before it was resumed: its number, if the new one is the
     same; else that one makes place."""
     asked = await in_thread(run.store.asked_plan, run.source_name, run.directory_name, run=run.id)
+    return _place_of(asked or await in_thread(_turned_down, run), plan)
+
+
+def _place_of(asked: SavedPlan | None, plan: Plan) -> _Place:
+    """Of the plan that this run asked about, if there is one: its number, where the new one is the same; else it makes
+    place."""
     if asked is None or asked.digest == plan.digest:
         return _Place(asked.id if asked else None)
     return _Place(before=asked.id)
+
+
+def _turned_down(run: Run) -> SavedPlan | None:
+    """The plan that this run asked about before it was resumed, where a person turned it down by another way."""
+    number = run.store.asked_about(run.id)
+    asked = run.store.load_plan(number) if number else None
+    return asked if asked is not None and asked.status == "rejected" else None
+
+
+def close_plan(run: Run, number: int, now: datetime) -> None:
+    """Another plan takes the place of this one. What a person turned down stays so."""
+    if run.store.load_plan(number).status != "rejected":
+        run.store.set_plan_status(number, "superseded", at=now)
 
 
 def said_of(run: Run, proposal: Proposal, number: int) -> Decision | None:

@@ -25,7 +25,7 @@ from tasks.tell.page import can_ask, name_run, page
 from tasks.tell.proposal import Basis, Proposal
 from tasks.tell.render import dangerous_part, question_markdown
 from tasks.tell.rows import count_line
-from tasks.tell.stored_plan import StoredPlan, said_of, store_plan
+from tasks.tell.stored_plan import StoredPlan, close_plan, said_of, store_plan
 
 Propose = Callable[[Run, Basis, Policy], Awaitable[Proposal]]
 """How a plan is made anew: `tasks.stages.propose`."""
@@ -90,7 +90,7 @@ async def said_before(run: Run, stored: StoredPlan, number: int) -> Decision | N
         await in_thread(decide, run, number, before.digest, kinds_asked(before.asks), *answer.said())
     said = await in_thread(said_of, run, stored.proposal, number)
     now = datetime.now(UTC)
-    await in_thread(run.store.set_plan_status, number, "superseded", at=now)
+    await in_thread(close_plan, run, number, now)
     if said is None:
         return None
     assert stored.number is not None

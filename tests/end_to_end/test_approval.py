@@ -287,6 +287,25 @@ def test_the_command_line_lets_a_run_go_on(desk: Desk, monkeypatch: pytest.Monke
     assert "no longer open to a decision" in twice.stderr
 
 
+def test_the_command_line_turns_down_what_a_run_asks_about(desk: Desk) -> None:
+    before = desk.active()
+    for joiners in (0, 2):  # the same plan still, and another one that asks the same
+        desk.change(disabled=12, joiners=joiners)
+        run = desk.suspended()
+        number, _ = desk.plan()
+        if joiners:
+            desk.change(updated=1)
+        done = desk.command("reject", str(number), "--by", "Robin", "--reason", "the source is wrong")
+        assert done.exit_code == 0, done.stderr
+        assert "its run in Prefect goes on" in done.stdout
+        desk.state(run, "COMPLETED")
+        last, status = desk.plan()
+        assert (last - number, status) == (1 if joiners else 0, "rejected")
+        with desk.store() as store:
+            assert store.load_plan(number).status == "rejected"
+    assert not before - desk.active()
+
+
 def test_an_agreement_ends(desk: Desk) -> None:
     desk.change(disabled=9)
     policy = {"approval": {"expires_hours": 3 / 3600}}
