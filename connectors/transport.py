@@ -316,7 +316,7 @@ class _Connection(asyncio.Protocol):
         self._everywhere.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._state in ("idle", "whole"):
+        if self._state in ("idle", "whole") or self._error is not None:
             self._keep = False
             self.drop()
             return
@@ -345,8 +345,11 @@ class _Connection(asyncio.Protocol):
             self._gone.set_result(None)
 
     def _fail(self, error: httpx.TransportError) -> None:
-        if self._error is None:
-            self._error, self._keep = error, False
+        """Nothing more is taken from this connection; what was whole before stays so."""
+        self._keep = False
+        if self._state in ("head", "body") and self._error is None:
+            self._error = error
+        self.drop()
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():

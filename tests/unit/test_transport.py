@@ -1,0 +1,235 @@
+"""Connections of our own, against servers and proxies on this machine that say what they like, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import itertools
+import re
+import ssl
+import traceback
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import trustme
+
+from connectors.transport import Direct, Origin, Proxy, Response, Timeouts, Wire
+from tests.support.scripted import answer
+
+PASSWORD: Final = "pr%xy" + "-pa:ss"  # in parts, because tracebacks show source lines
+SECRET: Final = "s3cr3t" + "-Pa55"
+
+CODE: Final = base64.b64encode(f"us@er:{PASSWORD}".encode()).decode()
+FINE: Final = answer(200, b"{}")
+CHUNKED: Final = b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Read = tuple[int, dict[str, str], bytes]
+
+
+# --- servers ---
+
+
+async def request_of(reader: asyncio.StreamReader) -> bytes:
+    """A request, whole."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: (\d+)", head)
+    return head + (await reader.readexactly(int(length[1])) if length else b"")
+
+
+class Peer:
+    """A server that does with each connection what `serve` says, and counts those that came and those still open."""
+
+    def __init__(self, serve: Serve) -> None:
+        self._serve = serve
+        self._tasks = set[asyncio.Task[Any]]()
+        self.url, self.opened, self.open = "", 0, 0
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.opened += 1
+        self.open += 1
+        try:
+            await self._serve(reader, writer)
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass
+        finally:
+            self.open -= 1
+            self._tasks.discard(task)
+            writer.close()
+
+    async def end(self) -> None:
+        left = [*self._tasks]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+@asynccontextmanager
+async def peer(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+    made = Peer(serve)
+    server = await asyncio.start_server(made.connected, "127.0.0.1", 0, ssl=tls)
+    made.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield made
+    finally:
+        server.close()
+        await made.end()
+
+
+def saying(*answers: bytes, then: Callable[[asyncio.StreamWriter], Any] = lambda writer: None) -> Serve:
+    """The answers in turn, on whatever connection, the last one for ever; `then`: what is done after each."""
+    left = list(answers)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await request_of(reader)
+            writer.write(left.pop(0) if len(left) > 1 else left[0])
+            then(writer)
+
+    return serve
+
+
+def numbered() -> Serve:
+    """Says of each request which connection it came on."""
+    numbers = itertools.count(1)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        while True:
+            await request_of(reader)
+            writer.write(answer(200, str(number).encode()))
+
+    return serve
+
+
+def then_close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 (what is waited for happens in asyncio)
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    """Of a server at 127.0.0.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """Of a client that trusts that server."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+# --- the client ---
+
+
+def direct(
+    url: str,
+    context: ssl.SSLContext | None = None,
+    *,
+    connect: float = 5.0,
+    read: float = 5.0,
+    proxy: str | None = None,
+) -> Direct:
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    origin = Origin(url, parts.hostname, parts.port, context, Proxy.of(proxy) if proxy else None)
+    return Direct(origin, Timeouts(connect, read))
+
+
+async def whole(response: Response) -> Read:
+    try:
+        return response.status, dict(response.headers), b"".join([piece async for piece in response.body])
+    finally:
+        await response.close()
+
+
+async def ask(wire: Wire, target: str = "/", method: str = "GET", content: bytes | None = None) -> Read:
+    return await whole(await wire.send(method, target, {"accept": "*/*"}, content))
+
+
+async def body(wire: Wire, target: str = "/") -> bytes:
+    return (await ask(wire, target))[2]
+
+
+@asynccontextmanager
+async def closing(wire: Direct) -> AsyncIterator[Direct]:
+    try:
+        yield wire
+    finally:
+        await wire.aclose()
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """No connection is left to the garbage collector."""
+    gc.collect()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield
+        gc.collect()
+    assert not [str(one.message) for one in seen if issubclass(one.category, ResourceWarning)]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+def silent(error: BaseException) -> None:
+    """No secret in an exception, nor in anything that is tied to it."""
+    tied: list[BaseException | None] = [error]
+    for one in tied:
+        if one is not None and len(tied) < 50:
+            tied += [one.__cause__, one.__context__]
+            shown = "".join(traceback.format_exception(one)) + str(one) + repr(one) + repr(vars(one))
+            assert not any(secret in shown for secret in (PASSWORD, "pa%3Ass", "-pa:ss", CODE, SECRET)), shown
+
+
+# --- faults that were found ---
+
+
+async def test_an_answer_that_was_whole_stays_so_whatever_follows() -> None:
+    """What comes behind it, in the same packet, says nothing of whether the request took place."""
+    for after in (b"\r\n", b"junk", b"\0", answer(500)):
+        for last in ("connection: close", "x-a: b"):
+            async with peer(saying(answer(200, b"{}", last) + after)) as server, closing(direct(server.url)) as wire:
+                assert (await ask(wire, method="POST", content=b"{}"))[2] == b"{}"
+
+
+async def test_what_follows_an_error_is_not_looked_at() -> None:
+    async with peer(saying(b"")) as server, closing(direct(server.url)) as wire:
+        task = asyncio.create_task(ask(wire))
+        await until(lambda: bool(wire._all))
+        (connection,) = wire._all
+        connection.data_received(b"HTTP/1.1 101 X\r\n\r\n")
+        connection.data_received(FINE)  # (before the task has its turn)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await task
+        assert not wire._idle
