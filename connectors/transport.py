@@ -368,16 +368,21 @@ class _Connection(asyncio.Protocol):
         self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 
     def on_headers_complete(self) -> None:
-        if self._state != "head":
+        if self._state != "head" or self._error is not None:
             return
         status = self._parser.get_status_code()
-        if status < 200:
+        coding, length = self._headers.get("transfer-encoding"), self._headers.get("content-length")
+        # No answer to come has a body, though llhttp would take for one what follows; of codings we know but one.
+        if status < 200 and (status < 100 or coding is not None or length not in (None, "0")):
+            self._fail(httpx.RemoteProtocolError("what comes before the answer is none of HTTP's"))
+        elif status >= 200 and coding is not None and coding.lower() != "chunked":
+            self._fail(httpx.RemoteProtocolError("the answer is coded as nobody asked for"))
+        if self._error is not None or status < 200:
             self._headers = {}
             return
         self._status, self._state = status, "body"
-        chunked, length = "transfer-encoding" in self._headers, self._headers.get("content-length")
-        self._until_end = length is None and "chunked" not in self._headers.get("transfer-encoding", "").lower()
-        if self._bodiless or (status in (204, 304) and (chunked or length not in (None, "0"))):
+        self._until_end = coding is None and length is None
+        if self._bodiless or (status in (204, 304) and (coding is not None or length not in (None, "0"))):
             self._state = "whole"  # (llhttp waits for a body; so the connection is not kept)
 
     def on_body(self, piece: bytes) -> None:

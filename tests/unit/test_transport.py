@@ -233,3 +233,20 @@ async def test_what_follows_an_error_is_not_looked_at() -> None:
         with pytest.raises(httpx.RemoteProtocolError):
             await task
         assert not wire._idle
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 199 Soon\r\ncontent-length: %d\r\n\r\n" % len(FINE) + FINE + answer(200, b"evil"),
+        b"HTTP/1.1 000 X\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + FINE,
+        b"HTTP/1.1 200 X\r\ntransfer-encoding: gzip\r\n\r\n{}",
+        b"HTTP/1.1 200 X\r\ntransfer-encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 X\r\ntransfer-encoding: identity\r\n\r\n{}",
+        b"HTTP/1.1 200 X\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_is_none_of_the_answers_that_http_knows_is_refused(raw: bytes) -> None:
+    async with peer(saying(raw, then=then_close)) as server, closing(direct(server.url)) as wire:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await ask(wire)
