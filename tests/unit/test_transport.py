@@ -250,3 +250,10 @@ async def test_what_is_none_of_the_answers_that_http_knows_is_refused(raw: bytes
     async with peer(saying(raw, then=then_close)) as server, closing(direct(server.url)) as wire:
         with pytest.raises(httpx.RemoteProtocolError):
             await ask(wire)
+
+
+async def test_blanks_behind_the_value_of_a_header_are_none_of_it() -> None:
+    raw = answer(200, b"{}", "x-a:  b c \t ", "x-a:\td\t", "x-e: \t")
+    async with peer(saying(raw)) as server, closing(direct(server.url)) as wire:
+        headers = (await ask(wire))[1]
+        assert (headers["x-a"], headers["x-e"]) == ("b c, d", "")
