@@ -16,6 +16,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -221,12 +222,14 @@ class _Connection(asyncio.Protocol):
         self._socket: Any = None
         self._open = True
         self._gone: asyncio.Future[None] | None = None
+        self._asked = 0
         self._state: Literal["idle", "head", "body", "whole"]
         self._begin(bodiless=True)
         self._state = "idle"
 
     def _begin(self, *, bodiless: bool) -> None:
         self._state = "head"
+        self._asked += 1
         self._bodiless, self._keep, self._until_end = bodiless, False, False
         self._status, self._headers = 0, dict[str, str]()
         self._came = self._ahead = 0
@@ -244,10 +247,12 @@ class _Connection(asyncio.Protocol):
         self._transport.write(request)
         while self._state == "head":
             await self._wait()
-        return Response(self._status, self._headers, self._body(), self._over)
+        return Response(self._status, self._headers, self._body(self._asked), partial(self._over, self._asked))
 
-    async def _body(self) -> AsyncIterator[bytes]:
+    async def _body(self, asked: int) -> AsyncIterator[bytes]:
         while True:
+            if self._state == "idle" or self._asked != asked:
+                raise httpx.ReadError("closed already")
             if self._pieces:
                 piece = self._pieces.popleft()
                 self._ahead -= len(piece)
@@ -274,9 +279,9 @@ class _Connection(asyncio.Protocol):
         if self._error is not None:
             raise self._error
 
-    async def _over(self) -> None:
-        """The answer is not read any further."""
-        if self._state == "idle":
+    async def _over(self, asked: int) -> None:
+        """The answer to this request is not read any further. Once more, it does no harm to the next one."""
+        if self._state == "idle" or self._asked != asked:
             return
         whole = self._state == "whole" and not self._pieces
         self._state = "idle"

@@ -257,3 +257,20 @@ async def test_blanks_behind_the_value_of_a_header_are_none_of_it() -> None:
     async with peer(saying(raw)) as server, closing(direct(server.url)) as wire:
         headers = (await ask(wire))[1]
         assert (headers["x-a"], headers["x-e"]) == ("b c, d", "")
+
+
+async def test_an_answer_that_is_closed_twice_or_read_once_more_takes_nothing_of_the_next() -> None:
+    async with peer(numbered()) as server, closing(direct(server.url, read=1)) as wire:
+        first, second = await wire.send("GET", "/", {}, None), await wire.send("GET", "/", {}, None)
+        assert [(await whole(one))[2] for one in (first, second)] == [b"1", b"2"]
+        again = await wire.send("GET", "/", {}, None)
+        await second.close()
+        assert [piece async for piece in second.body] == []
+        assert (again.status, (await whole(again))[2]) == (200, b"2")
+        unread = await wire.send("GET", "/", {}, None)
+        await unread.close()
+        next_one = await wire.send("GET", "/", {}, None)
+        with pytest.raises(httpx.ReadError):
+            [piece async for piece in unread.body]
+        await unread.close()
+        assert (next_one.status, (await whole(next_one))[2]) == (200, b"1")
