@@ -220,7 +220,7 @@ class _Connection(asyncio.Protocol):
         self._idle, self._everywhere = idle, everywhere
         self._transport: Any = None
         self._socket: Any = None
-        self._open = True
+        self._open, self._ended = True, False
         self._gone: asyncio.Future[None] | None = None
         self._asked = 0
         self._state: Literal["idle", "head", "body", "whole"]
@@ -305,7 +305,7 @@ class _Connection(asyncio.Protocol):
 
     def leave(self) -> asyncio.Future[None]:
         """Closes it in peace; done when it is closed."""
-        self._gone = asyncio.get_running_loop().create_future()
+        self._open, self._gone = False, asyncio.get_running_loop().create_future()
         self._transport.close()
         return self._gone
 
@@ -338,10 +338,18 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
         self._wake()
 
+    def eof_received(self) -> None:
+        """Nothing more comes. Within TLS the other side says so itself; else it was somebody in between who cut it."""
+        self._open, tls = False, self._transport.get_extra_info("ssl_object")
+        try:
+            self._ended = self._gone is None and (tls is None or not tls.read(1))
+        except ssl.SSLError:
+            self._ended = False
+
     def connection_lost(self, error: Exception | None) -> None:
         self._open = False
         self._everywhere.discard(self)
-        if self._state == "body" and self._until_end and error is None:
+        if self._state == "body" and self._until_end and self._ended and error is None:
             self._state = "whole"
         elif self._state in ("head", "body"):
             self._fail(httpx.RemoteProtocolError("closed") if error is None else httpx.ReadError("lost"))

@@ -274,3 +274,59 @@ async def test_an_answer_that_is_closed_twice_or_read_once_more_takes_nothing_of
             [piece async for piece in unread.body]
         await unread.close()
         assert (next_one.status, (await whole(next_one))[2]) == (200, b"1")
+
+
+async def test_a_body_without_a_length_is_not_whole_because_we_closed_the_connection(nothing_left: None) -> None:
+    async with peer(saying(b"HTTP/1.1 200 X\r\n\r\nhalf")) as server:
+        wire = direct(server.url)
+        response = await wire.send("GET", "/", {}, None)
+        reading = asyncio.create_task(whole(response))
+        await asyncio.sleep(0.02)
+        await wire.aclose()
+        with pytest.raises(httpx.TransportError):
+            await reading
+
+
+@pytest.mark.parametrize("how", ["says goodbye", "is cut"])
+async def test_within_tls_a_body_without_a_length_ends_where_the_other_side_says_so(
+    how: str, tls: ssl.SSLContext, trusting: ssl.SSLContext, nothing_left: None
+) -> None:
+    """Whoever is in between can end a connection, but not say goodbye."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 200 X\r\n\r\nhalf")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        if how == "is cut":
+            writer.transport._ssl_protocol._transport.close()  # type: ignore[attr-defined]
+
+    async with peer(serve, tls) as server, closing(direct(server.url, trusting)) as wire:
+        if how == "is cut":
+            with pytest.raises(httpx.TransportError):
+                await ask(wire)
+        else:
+            assert (await ask(wire))[2] == b"half"
+
+
+async def test_a_connection_that_said_goodbye_within_tls_is_not_used_while_it_is_closed(
+    tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """asyncio takes some turns to close it, and there is nothing more to read meanwhile."""
+    writers = list[asyncio.StreamWriter]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while True:
+            await request_of(reader)
+            writer.write(FINE)
+
+    async with peer(serve, tls) as server, closing(direct(server.url, trusting)) as wire:
+        assert (await ask(wire, method="POST"))[0] == 200
+        (connection,) = wire._idle
+        writers[0].close()
+        async with asyncio.timeout(5):
+            while not connection._transport.is_closing():  # noqa: ASYNC110 (the very turn)
+                await asyncio.sleep(0)
+        assert (await ask(wire, method="POST"))[0] == 200
+        assert server.opened == 2
