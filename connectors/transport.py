@@ -312,6 +312,7 @@ class _Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Closes it at once."""
         self._open = False
+        self._everywhere.discard(self)  # (asyncio does not tell of the end where a handshake within a tunnel fails)
         self._transport.abort()
 
     # --- what asyncio tells ---

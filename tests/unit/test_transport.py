@@ -8,6 +8,7 @@ import gc
 import itertools
 import re
 import ssl
+import time
 import traceback
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -330,3 +331,22 @@ async def test_a_connection_that_said_goodbye_within_tls_is_not_used_while_it_is
                 await asyncio.sleep(0)
         assert (await ask(wire, method="POST"))[0] == 200
         assert server.opened == 2
+
+
+async def test_a_tunnel_in_which_no_tls_comes_about_leaves_nothing_behind(
+    trusting: ssl.SSLContext, nothing_left: None
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 200 X\r\n\r\n")
+        await reader.read(100)
+
+    async with peer(serve) as between:
+        wire = direct("https://127.0.0.1:9", trusting, proxy=between.url)
+        for _ in range(3):
+            with pytest.raises(httpx.ConnectError):
+                await ask(wire)
+        assert not wire._all
+        start = time.monotonic()
+        await wire.aclose()
+        assert time.monotonic() - start < 0.5
