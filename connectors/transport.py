@@ -12,6 +12,7 @@ import base64
 import errno
 import re
 import select
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -150,6 +151,8 @@ class Direct:
             raise httpx.ConnectTimeout("no connection in time") from error
         except OSError as error:  # (a failure of TLS is one)
             raise httpx.ConnectError("no connection") from _one_of(error)
+        except ValueError as error:  # a host that cannot be one, such as a..b
+            raise httpx.ConnectError("no connection") from socket.gaierror(socket.EAI_NONAME, type(error).__name__)
 
     async def _connected(self) -> _Connection:
         to, proxy = self._origin, self._origin.proxy

@@ -20,6 +20,8 @@ import httpx
 import pytest
 import trustme
 
+from connectors.errors import RetryableError
+from connectors.http import Http
 from connectors.transport import Direct, Origin, Proxy, Response, Timeouts, Wire
 from tests.support.scripted import answer
 
@@ -350,3 +352,10 @@ async def test_a_tunnel_in_which_no_tls_comes_about_leaves_nothing_behind(
         start = time.monotonic()
         await wire.aclose()
         assert time.monotonic() - start < 0.5
+
+
+@pytest.mark.parametrize("host", ["a..b", ".example", "x" * 64 + ".example"])
+async def test_a_host_that_cannot_be_one_is_not_known(host: str) -> None:
+    async with Http(f"http://{host}", name="t", attempts=1) as http:
+        with pytest.raises(RetryableError, match="is not known"):
+            await http.call("POST", "/x")
