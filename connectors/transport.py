@@ -14,6 +14,7 @@ import re
 import select
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ AHEAD: Final = 256 * 2**10
 """Bytes of a body that are taken before somebody asks for them, at most (and what comes at once)."""
 HAPPY: Final = 0.25
 """Seconds after which the next address of a host is tried beside one that has not answered (RFC 8305)."""
+UNUSED: Final = 5.0
+"""Seconds after which a connection that nobody used is not used any more. What lies between forgets those that say
+nothing, and does not tell: then a write would be lost."""
 GOODBYE: Final = 1.0
 """Seconds for which the other side may take to close a connection that we close."""
 
@@ -225,7 +229,7 @@ class _Connection(asyncio.Protocol):
         self._socket: Any = None
         self._open, self._ended = True, False
         self._gone: asyncio.Future[None] | None = None
-        self._asked = 0
+        self._asked, self._since = 0, 0.0
         self._state: Literal["idle", "head", "body", "whole"]
         self._begin(bodiless=True)
         self._state = "idle"
@@ -289,6 +293,7 @@ class _Connection(asyncio.Protocol):
         whole = self._state == "whole" and not self._pieces
         self._state = "idle"
         if whole and self._keep and self._open:
+            self._since = time.monotonic()
             self._idle.append(self)
         else:
             self.drop()
@@ -299,8 +304,8 @@ class _Connection(asyncio.Protocol):
         self._transport = await asyncio.get_running_loop().start_tls(transport, self, context, server_hostname=host)
 
     def usable(self) -> bool:
-        """Whether the other side has not closed it, nor said anything that nobody asked for."""
-        if not self._open:
+        """Whether it was used of late, and the other side neither closed it nor said what nobody asked for."""
+        if not self._open or time.monotonic() > self._since + UNUSED:
             return False
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)

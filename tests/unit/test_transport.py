@@ -20,6 +20,7 @@ import httpx
 import pytest
 import trustme
 
+from connectors import transport
 from connectors.errors import RetryableError
 from connectors.http import Http
 from connectors.transport import Direct, Origin, Proxy, Response, Timeouts, Wire
@@ -359,3 +360,12 @@ async def test_a_host_that_cannot_be_one_is_not_known(host: str) -> None:
     async with Http(f"http://{host}", name="t", attempts=1) as http:
         with pytest.raises(RetryableError, match="is not known"):
             await http.call("POST", "/x")
+
+
+async def test_a_connection_that_nobody_used_for_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "UNUSED", 0.1)
+    async with peer(numbered()) as server, closing(direct(server.url)) as wire:
+        assert [await body(wire), await body(wire)] == [b"1", b"1"]
+        await asyncio.sleep(0.15)
+        assert [await body(wire), await body(wire)] == [b"2", b"2"]
+        await until(lambda: server.open == 1)
