@@ -290,7 +290,8 @@ class _Connection(asyncio.Protocol):
         """The answer to this request is not read any further. Once more, it does no harm to the next one."""
         if self._state == "idle" or self._asked != asked:
             return
-        whole = self._state == "whole" and not self._pieces
+        # Of a request that was answered before it was all sent, the other side may take the rest for another one.
+        whole = self._state == "whole" and not self._pieces and not self._transport.get_write_buffer_size()
         self._state = "idle"
         if whole and self._keep and self._open:
             self._since = time.monotonic()

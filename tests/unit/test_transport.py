@@ -369,3 +369,15 @@ async def test_a_connection_that_nobody_used_for_long_is_not_used(monkeypatch: p
         await asyncio.sleep(0.15)
         assert [await body(wire), await body(wire)] == [b"2", b"2"]
         await until(lambda: server.open == 1)
+
+
+async def test_a_connection_on_which_a_request_was_answered_before_it_was_all_sent_is_not_used() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(413, b"{}"))
+        await asyncio.sleep(60)
+
+    async with peer(serve) as server, closing(direct(server.url)) as wire:
+        for _ in range(2):
+            assert (await ask(wire, method="POST", content=b"x" * 20_000_000))[0] == 413
+        assert server.opened == 2
