@@ -26,7 +26,7 @@ import httptools
 import httpx
 
 MAX_HEAD: Final = 100 * 2**10
-"""Bytes that an answer may have before its body, at most."""
+"""Bytes that an answer may have before its body, between two pieces of it, and behind it, at most."""
 AHEAD: Final = 256 * 2**10
 """Bytes of a body that are taken before somebody asks for them, at most (and what comes at once)."""
 HAPPY: Final = 0.25
@@ -335,14 +335,13 @@ class _Connection(asyncio.Protocol):
             self._keep = False
             self.drop()
             return
+        self._came += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(httpx.RemoteProtocolError("the answer is not HTTP"))
-        if self._state == "head":
-            self._came += len(data)
-            if self._came > MAX_HEAD:
-                self._fail(httpx.RemoteProtocolError("the head of the answer is too large"))
+        if self._state in ("head", "body") and self._came > MAX_HEAD:
+            self._fail(httpx.RemoteProtocolError("the head of the answer, or what follows its body, is too large"))
         elif self._ahead >= AHEAD and not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -412,6 +411,7 @@ class _Connection(asyncio.Protocol):
         if self._state == "body":
             self._pieces.append(piece)
             self._ahead += len(piece)
+            self._came = 0
 
     def on_message_complete(self) -> None:
         if self._state == "body":

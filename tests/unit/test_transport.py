@@ -381,3 +381,24 @@ async def test_a_connection_on_which_a_request_was_answered_before_it_was_all_se
         for _ in range(2):
             assert (await ask(wire, method="POST", content=b"x" * 20_000_000))[0] == 413
         assert server.opened == 2
+
+
+@pytest.mark.parametrize("start", [b"2\r\n{}\r\n0\r\nx-a: ", b"2\r\n{}\r\n0\r\n" + b"x: y\r\n", b"2;"])
+async def test_what_follows_a_body_has_an_end(start: bytes) -> None:
+    """Trailers, and what may stand beside the size of a chunk: nobody looks at them, and they take up memory."""
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n" + start)
+        more = b"x: y\r\n" * 2000 if start.endswith(b"\n") else b"y" * 12_000
+        while sent < 40_000_000:
+            writer.write(more)
+            await writer.drain()
+            sent += len(more)
+
+    async with peer(serve) as server, closing(direct(server.url)) as wire:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await ask(wire)
+        assert sent < 40_000_000
