@@ -17,6 +17,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, Protocol
@@ -94,15 +95,17 @@ class Proxy:
     @classmethod
     def of(cls, url: str) -> Proxy:
         """As `HTTPS_PROXY` and its like name one. Raises `ValueError`."""
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = port = None
+        with suppress(ValueError):  # (whose text may hold the password)
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        if parts is None or port is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError
         headers = {}
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers["proxy-authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
-        secure = parts.scheme == "https"
-        return cls(parts.hostname, parts.port or (443 if secure else 80), secure, headers)
+        return cls(parts.hostname, port, parts.scheme == "https", headers)
 
 
 @dataclass(frozen=True, slots=True)

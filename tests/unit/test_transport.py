@@ -21,7 +21,7 @@ import pytest
 import trustme
 
 from connectors import transport
-from connectors.errors import RetryableError
+from connectors.errors import ConfigurationError, RetryableError
 from connectors.http import Http
 from connectors.transport import Direct, Origin, Proxy, Response, Timeouts, Wire
 from tests.support.scripted import answer
@@ -402,3 +402,21 @@ async def test_what_follows_a_body_has_an_end(start: bytes) -> None:
         with pytest.raises(httpx.RemoteProtocolError):
             await ask(wire)
         assert sent < 40_000_000
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://u:{}@h:port",
+        "http://u:{}@h:99999",
+        "http://u:{}@[h",
+        "ftp://u:{}@h",
+        "http://u:{}@h\u2100",
+        "http://u:{}@",
+    ],
+)
+def test_a_proxy_that_is_none_is_not_told_with_its_password(environment: pytest.MonkeyPatch, proxy: str) -> None:
+    environment.setenv("HTTPS_PROXY", proxy.format(SECRET))
+    with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
+        Http("https://idp.example", name="t", verify=False)
+    silent(caught.value)
