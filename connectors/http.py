@@ -575,7 +575,7 @@ class Http:
             if self._busy is not None and isinstance(body, bytes) and self._busy(status, body):
                 return _Again(RetryableError(f"{self._where(method, target)}: {status}, too many requests."))
             if status not in expect and (status == 401 or 300 <= status < 400 or status in _AGAIN):
-                if streamed:
+                if streamed and status != 304:  # (which is an answer)
                     await response.close()
                 failure = self._judge(response, method, target, repeat)
                 if failure is not None:

@@ -420,3 +420,13 @@ def test_a_proxy_that_is_none_is_not_told_with_its_password(environment: pytest.
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
         Http("https://idp.example", name="t", verify=False)
     silent(caught.value)
+
+
+async def test_a_stream_of_304_is_an_answer_like_any() -> None:
+    raw = b"HTTP/1.1 304 X\r\netag: y\r\n\r\n"
+    async with (
+        peer(saying(raw)) as server,
+        Http(server.url, name="t", timeout=1) as http,
+        http.stream("GET", "/x") as got,
+    ):
+        assert (got.status, [piece async for piece in got.chunks()]) == (304, [])
