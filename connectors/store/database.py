@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ class Database:
         self.place: Final = place(self.url)
         self.sqlite: Final = self.url.get_backend_name() == "sqlite"
         self.busy: Final = busy
+        self._reading = threading.local()
         if self.sqlite:
             self.engine = create_engine(self.url, connect_args={"timeout": busy})
             _sqlite_conventions(self.engine)
@@ -67,10 +69,24 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises `RetryableError` when the database does not answer, `RefusedError`
-        when it is damaged or its disk fails."""
+        """A transaction that only reads: within `one_read` that one. Raises `RetryableError` when the database does not
+        answer, `RefusedError` when it is damaged or its disk fails."""
+        if (open_one := getattr(self._reading, "connection", None)) is not None:
+            yield open_one
+            return
         with self._explained(), self.engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def one_read(self) -> Iterator[None]:
+        """All that this thread reads in the block is read in one transaction, which costs as much as a look-up does.
+        Nothing may be written in it."""
+        with self.read() as connection:
+            before, self._reading.connection = getattr(self._reading, "connection", None), connection
+            try:
+                yield
+            finally:
+                self._reading.connection = before
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -79,6 +95,8 @@ class Database:
         Raises `RetryableError` when the database does not answer, its disk is full, or another writer holds it too
         long; `RefusedError` when it is damaged, cannot be written to, or its disk fails.
         """
+        if getattr(self._reading, "connection", None) is not None:
+            raise AssertionError("written within `one_read`, which would not see it")
         with (
             self._explained(),
             self.engine.connect().execution_options(crowdsync_write=True) as connection,

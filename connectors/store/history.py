@@ -293,13 +293,8 @@ class History:
 
     def save_verdict(self, digest: str, rules: str, held: pd.DataFrame, *, at: datetime) -> None:
         """Remember what validation held; the same verdict saved again replaces the first."""
-        values = {"at": instant(at), "held": frame_text(held)}
         with self._db.write() as connection:
-            connection.execute(
-                upserting(connection, VERDICT)
-                .values(digest=digest, rules=rules, **values)
-                .on_conflict_do_update(index_elements=["digest", "rules"], set_=values)
-            )
+            write_verdict(connection, digest, rules, held, at=at)
 
 
 # Frames of held records travel as JSON text: they are small, and nothing asks for a part of one.
@@ -335,6 +330,16 @@ def rows_frame(connection: Connection, statement: Any, *, times: Sequence[str] =
     for name in times:
         frame[name] = bulk.times(frame[name])
     return frame
+
+
+def write_verdict(connection: Connection, digest: str, rules: str, held: pd.DataFrame, *, at: datetime) -> None:
+    """As `History.save_verdict`, in a transaction of the caller's."""
+    values = {"at": instant(at), "held": frame_text(held)}
+    connection.execute(
+        upserting(connection, VERDICT)
+        .values(digest=digest, rules=rules, **values)
+        .on_conflict_do_update(index_elements=["digest", "rules"], set_=values)
+    )
 
 
 def upserting(connection: Connection, table: Table) -> Any:

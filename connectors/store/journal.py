@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -97,6 +98,13 @@ class SavedPlan:
     status_at: datetime
     about: str
     asks: str = ""
+
+
+@cache
+def _nothing(texts: tuple[str, ...], bools: tuple[str, ...] = ()) -> pd.DataFrame:
+    """No rows of these columns, and of times in `at`."""
+    types = {**dict.fromkeys(texts, "str"), **dict.fromkeys(bools, "bool"), "at": "datetime64[us, UTC]"}
+    return pd.DataFrame({name: pd.Series([], dtype=type_) for name, type_ in types.items()})
 
 
 class Journal:
@@ -324,6 +332,8 @@ class Journal:
         statement = select(*(both.c[n] for n in read)).order_by(both.c.finished_at, both.c.plan_id, both.c.seq)
         with self._db.read() as connection:
             frame = bulk.read_frame(connection, statement, dict.fromkeys(read, "text"))
+        if frame.empty:
+            return _nothing(("kind", "name", "target", "source_id", "source"), ("active",)).copy(deep=False)
         active = np.array([was_active(one) for one in frame["before"].tolist()], dtype=bool)
         at = bulk.times(frame["finished_at"])
         at = at.fillna(pd.Timestamp.now("UTC")) if pending else at
@@ -346,7 +356,9 @@ class Journal:
             some = connection.execute(created.limit(1)).first() is not None
             statement = made if some else created.limit(0)
             frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
-        frame = (frame if len(frame) <= most else frame[:0]).sort_values("finished_at", ignore_index=True)
+        if frame.empty or len(frame) > most:
+            return _nothing(("kind", "name", "target", "source_id")).copy(deep=False)
+        frame = frame.sort_values("finished_at", ignore_index=True)
         return frame.drop(columns="finished_at").assign(at=bulk.times(frame["finished_at"]))
 
     def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:

@@ -51,6 +51,7 @@ from connectors.store.history import (
     lock_stream,
     saved_snapshot,
     upserting,
+    write_verdict,
 )
 from connectors.store.links import EVENT, LINK, LINKS, events_of
 from connectors.store.tables import OPEN, IndexedKey, IndexedSpace, WideRead, instant
@@ -65,7 +66,9 @@ WIDE: Final[Table] = WideRead.__table__  # type: ignore[attr-defined]
 class RecordChanges:
     """Users of a stream that were read again: whole rows of those who are there, the ids of those who are `gone`, and
     the direct memberships of the former, whole. `held` and `warnings` are those of the whole stream afterwards.
-    `before`: all of these users as they are in the stream's newest snapshot, where that is known."""
+    `before`: all of these users as they are in the stream's newest snapshot, where that is known. `verdict`: the rules
+    of a validation, and what it holds of the whole stream afterwards. `counted`: the directory and source of which what
+    the last wide run counted stands for this content too."""
 
     users: pd.DataFrame
     gone: Collection[str]
@@ -73,6 +76,8 @@ class RecordChanges:
     held: pd.DataFrame
     warnings: pd.DataFrame
     before: pd.DataFrame | None = None
+    verdict: tuple[str, pd.DataFrame] | None = None
+    counted: tuple[str, str] | None = None
 
 
 @sizes_only
@@ -364,13 +369,6 @@ class Records:
                     )
                 )
 
-    def move_wide_totals(self, directory: str, source: str, snapshot: str) -> None:
-        """What a wide run counted stands for this content of the source too: a narrow run read what is another."""
-        with self._db.write() as connection:
-            connection.execute(
-                update(WIDE).where(WIDE.c.directory == directory, WIDE.c.source == source).values(snapshot=snapshot)
-            )
-
     # Changes of a few
 
     def save_changes(
@@ -401,6 +399,12 @@ class Records:
             new = int(connection.execute(SNAPSHOT.insert().values(**row)).inserted_primary_key[0])  # type: ignore[index]
             found.write(connection, number, new)
             saved = saved_snapshot(latest_row(connection, stream), stream)
+            if changes.verdict and saved.digest != base.digest:
+                write_verdict(connection, saved.digest, *changes.verdict, at=taken_at)
+            if changes.counted and saved.digest != base.digest:
+                directory, source = changes.counted
+                stands = update(WIDE).where(WIDE.c.directory == directory, WIDE.c.source == source)
+                connection.execute(stands.values(snapshot=saved.digest))
         kept = self._of_groups.get(stream)
         if kept is not None and kept[0] == base.id:  # groups are as they were
             self._of_groups[stream] = new, *kept[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
@@ -87,6 +88,10 @@ class Store(
     def one_machine(self) -> bool:
         """Whether only processes of one machine can have it open: a file of SQLite."""
         return self._db.sqlite
+
+    def one_read(self) -> AbstractContextManager[None]:
+        """What this thread reads in the block, it reads in one transaction; nothing may be written in it."""
+        return self._db.one_read()
 
     def refuse_damage(self) -> None:
         """Look through a whole file of SQLite, which no query does. Raises `RefusedError` where it is damaged."""

@@ -15,7 +15,7 @@ from connectors.errors import IncompleteError
 from connectors.model import MembershipRow, sizes_only, users_frame
 from connectors.store import in_thread
 from tasks.decide.map import usernames
-from tasks.decide.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids, equal
 from tasks.decide.neighbourhood import NAME, OWNER, account_keys, person_keys
 from tasks.read import validate
 from tasks.read.known import KnownSides, NotNarrowError
@@ -109,7 +109,7 @@ class Around:
     def _keep_people(self, people: Collection[str]) -> None:
         """Takes people as the store has them."""
         held = self.base.source.rest.held
-        unread = set(held["id"][(held["kind"] == "user").to_numpy()]) & set(people)
+        unread = set(held["id"][equal(held["kind"], "user")]) & set(people)
         self.held |= unread
         self.kept_people |= self._stored(self.run.source_side.stream, set(people) - unread)
 
@@ -131,20 +131,25 @@ class Around:
     def _connected(self, people: Collection[str], names: Collection[str], seen: set[str]) -> tuple[set[str], set[str]]:
         """Whom the keys of people and accounts lead to: people, accounts. Keys that were `seen` lead nowhere new. Also
         the keys of before do: whoever was held because of them is not any more."""
+        self.base.keys.renew()  # (which writes)
+        with self.run.store.one_read():
+            return self._found(people, names, seen)
+
+    def _found(self, people: Collection[str], names: Collection[str], seen: set[str]) -> tuple[set[str], set[str]]:
         run = self.run
         users = users_of({one: self.people.get(one) or self.kept_people.get(one) for one in people})
         users = validate.without_blanks(users)
         accounts = users_of({one: self.accounts.get(one) or self.kept_accounts.get(one) for one in names})
         links = run.store.links_about(run.directory_name, run.source_name, (), names, groups=False)
-        tied = links[(links["kind"] == "user") & among(crowd_ids(links["name"]), set(names))]
+        tied = links[equal(links["kind"], "user") & among(crowd_ids(links["name"]), set(names))]
         were = run.store.users_now(run.source_side.stream, [one for one in people if one in self.people])
         there = run.store.users_now(run.crowd_side.stream, [one for one in names if one in self.accounts])
-        self.people_before = pd.concat([self.people_before, were], ignore_index=True)
-        self.accounts_before = pd.concat([self.accounts_before, there], ignore_index=True)
+        self.people_before = together(self.people_before, were)
+        self.accounts_before = together(self.accounts_before, there)
         were = validate.without_blanks(were)
         found = [
-            person_keys(pd.concat([users, were], ignore_index=True), run.policy),
-            account_keys(pd.concat([accounts, there], ignore_index=True), tied, run.policy, run.source_name),
+            person_keys(together(users, were), run.policy),
+            account_keys(together(accounts, there), tied, run.policy, run.source_name),
         ]
         keys = {*(key for one in found for key in one["key"]), *(f"{OWNER}:{one}" for one in people)}
         wanted = set(crowd_ids(usernames(users, run.policy.usernames))) - {""}
@@ -162,7 +167,7 @@ class Around:
         owners = {key.removeprefix(f"{OWNER}:") for key in keys if key.startswith(f"{OWNER}:")}
         links = run.store.links_about(run.directory_name, run.source_name, owners, names, groups=False)
         there = run.store.users_now(run.crowd_side.stream, names)["id"]
-        tied = set(crowd_ids(links["name"][(links["kind"] == "user").to_numpy()]))
+        tied = set(crowd_ids(links["name"][equal(links["kind"], "user")]))
         return {*wanted, *there, *tied, *self.base.keys.accounts(keys)}
 
 
@@ -175,6 +180,13 @@ async def _all(reads: Iterable[Coroutine[Any, Any, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def together(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The rows of both. (Where one has none, pandas needs as long as for many.)"""
+    if not len(one) or not len(other):
+        return (one if len(one) else other).reset_index(drop=True)
+    return pd.concat([one, other], ignore_index=True)
 
 
 def users_of(people: Mapping[str, Person | None]) -> pd.DataFrame:

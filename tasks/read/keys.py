@@ -25,6 +25,12 @@ class Keys:
     crowd_snapshot: int
     _renewed: bool = False
 
+    def renew(self) -> None:
+        """Makes them, where nobody did."""
+        if not self._renewed:
+            self._renew()
+            self._renewed = True
+
     def people(self, keys: Collection[str]) -> set[str]:
         """The people (ids) who have one of the keys."""
         return self._having("people", keys)
@@ -36,9 +42,7 @@ class Keys:
     def _having(self, whose: str, keys: Collection[str]) -> set[str]:
         if not keys:
             return set()
-        if not self._renewed:
-            self._renew()
-            self._renewed = True
+        self.renew()
         return self.run.store.having(self._space(whose), keys)
 
     def _space(self, whose: str) -> str:

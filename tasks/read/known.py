@@ -18,7 +18,7 @@ from connectors.model import GROUPS, GroupRow, Snapshot, sizes_only
 from connectors.operations import Kind, kinds
 from connectors.store import SavedSnapshot, Store, WideTotals
 from tasks.decide.kept import kept
-from tasks.decide.names import crowd_ids
+from tasks.decide.names import crowd_ids, equal
 from tasks.decide.nesting import groups_below
 from tasks.decide.removals import RecentRemovals
 from tasks.decide.width import totals_less, totals_more
@@ -69,6 +69,11 @@ class KnownSides:
 
 def known_sides(run: Run) -> KnownSides:
     """Both sides as the store knows them. Raises `NotNarrowError`."""
+    with run.store.one_read():
+        return _known_sides(run)
+
+
+def _known_sides(run: Run) -> KnownSides:
     if run.put_back:
         raise NotNarrowError("an older copy of the database was put back")
     totals = _totals(run)
@@ -91,7 +96,7 @@ def known_sides(run: Run) -> KnownSides:
         raise NotNarrowError(f"{len(losers)} accounts lost something in the window of the limits")
     own = since[ours[since.index]]
     made = run.store.made_since(run.source_name, run.directory_name, totals.at, MOST_MADE)
-    anew = set(made["source_id"][(made["kind"] == Kind.USER_CREATE).to_numpy()])
+    anew = set(made["source_id"][equal(made["kind"], Kind.USER_CREATE)])
     newcomers = run.store.first_linked(run.directory_name, run.source_name, totals.at, anew) if anew else ()
     counted = totals_more(totals_less(totals.totals, own, since), made, own, newcomers)
     totals = replace(totals, totals={**counted, "out_by_nestings": _out_by_nestings(run, crowd, recent)})
@@ -144,7 +149,7 @@ def _known(store: Store, side: Side[Client]) -> Known:
     invalid = store.verdict(saved.digest, validate.RULES)
     if invalid is None:
         raise NotNarrowError(f"what was last read of {side.name} was not validated")
-    unread = frozenset(rest.held["id"][(rest.held["kind"] == "group").to_numpy()]) if len(rest.held) else frozenset()
+    unread = frozenset(rest.held["id"][equal(rest.held["kind"], "group")]) if len(rest.held) else frozenset()
     return Known(saved, rest, invalid, _rows(rest.groups), unread)
 
 

@@ -231,8 +231,6 @@ def _few(run: Run, base: KnownSides, around: Around, selection: Selection | None
     sides = run.source_side, run.crowd_side
     source = _side(run, sides[0], base.source, around.people, around.people_before, around.kept_people, around.held)
     crowd = _side(run, sides[1], base.crowd, around.accounts, around.accounts_before, around.kept_accounts)
-    if source.saved.digest != base.totals.snapshot:
-        run.store.move_wide_totals(run.directory_name, run.source_name, source.saved.digest)
     links = run.store.links_about(run.directory_name, run.source_name, around.everybody, around.names)
     about = selection or Selection(changed=frozenset(around.everybody))
     count = len(around.people), len(around.accounts)
@@ -261,8 +259,20 @@ def _side(
     warnings = _without(known.rest.warnings, read)
     warnings = pd.concat([warnings, warned], ignore_index=True) if len(warned) else warnings
     gone: list[str] = [key for key, one in read.items() if one is None]
+    # What is as it was is as valid as it was.
+    was = set(zip(*(before[name].tolist() for name in USERS), strict=True))
+    changed: Snapshot = Snapshot.of(users_frame(one.user for one in there if tuple(one.user) not in was))
+    of_source = side.stream == run.source_side.stream
+    changed = validate.trimmed(changed) if of_source else changed
+    invalid = _without(known.invalid, {*changed.users["id"], *gone})
+    if len(changed.users):
+        invalid = pd.concat([invalid, validate.broken_few(changed)], ignore_index=True)
     memberships = memberships_frame(pairs)
-    changes = RecordChanges(users, gone, memberships, held, warnings, before)
+    changes = RecordChanges(
+        users, gone, memberships, held, warnings, before,
+        verdict=(validate.RULES, invalid),
+        counted=(run.directory_name, run.source_name) if of_source else None,
+    )  # fmt: skip
     saved = run.store.save_changes(side.stream, known.saved, changes, taken_at=datetime.now(UTC), run=run.id)
     as_before: list[Person] = [one for one in kept.values() if one is not None]
     users = pd.concat([users, users_of(kept)], ignore_index=True) if as_before else users
@@ -270,16 +280,7 @@ def _side(
     others += _memberships(side, known, (pair for one in as_before for pair in one.memberships))
     memberships = memberships_together(memberships, memberships_frame(others), known.rest.memberships)
     snapshot = Snapshot.of(users, known.rest.groups, memberships, held, warnings)
-    # What is as it was is as valid as it was.
-    was = set(zip(*(before[name].tolist() for name in USERS), strict=True))
-    changed: Snapshot = Snapshot.of(users_frame(one.user for one in there if tuple(one.user) not in was))
-    if side.stream.startswith("source:"):
-        snapshot, changed = validate.trimmed(snapshot), validate.trimmed(changed)
-    invalid = _without(known.invalid, {*changed.users["id"], *gone})
-    if len(changed.users):
-        invalid = pd.concat([invalid, validate.broken_few(changed)], ignore_index=True)
-    if saved.digest != known.saved.digest:
-        run.store.save_verdict(saved.digest, validate.RULES, invalid, at=datetime.now(UTC))
+    snapshot = validate.trimmed(snapshot) if of_source else snapshot
     return ReadSide(side.name, side.stream, side.scope, side.client, validate.without(snapshot, invalid), saved)
 
 

@@ -9,7 +9,7 @@ from connectors.contract import Changes, Person
 from connectors.errors import ConfigurationError, IncompleteError
 from connectors.model import crowd_id
 from connectors.store import in_thread
-from tasks.decide.names import crowd_ids
+from tasks.decide.names import crowd_ids, equal
 from tasks.decide.selection import nobody
 from tasks.read.extract import read_memberships
 from tasks.read.known import KnownSides, NotNarrowError
@@ -64,7 +64,8 @@ async def named(run: Run, base: KnownSides, keys: Collection[str]) -> dict[str, 
     keys that nobody knows there is nothing. Raises `NotNarrowError` where one fits several."""
     links = await in_thread(run.store.links_about, run.directory_name, run.source_name, set(keys), (), groups=False)
     users = await in_thread(run.store.users_now, run.source_side.stream, set(keys))
-    ours = {*users["id"], *links["id"][(links["source"] == run.source_name) & (links["kind"] == "user")]} & set(keys)
+    linked = links["id"][equal(links["source"], run.source_name) & equal(links["kind"], "user")]
+    ours = {*users["id"], *linked} & set(keys)
 
     async def found(key: str) -> tuple[str, Person | None] | None:
         try:

@@ -29,7 +29,7 @@ from tests.support.in_step import compare_changed, in_step, settle
 from tests.support.sides import worlds
 from tests.support.worlds import World
 
-WRITES = {"save_changes": (1, 2), "save_verdict": (1,), "move_wide_totals": (1, 1), "index": (1, 2)}
+WRITES = {"save_changes": (1, 2), "index": (1, 2)}
 """What a narrow run writes, and which of its calls the process is killed around."""
 MORE = "CROWDSYNC_POINTS" in os.environ
 """Whether more than CI's share is wanted."""

@@ -95,7 +95,7 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
     members = {key: some_groups(rng) for key in users}
     nestings = [("g0", "g1"), ("g1", "g2"), ("g2", "held")]  # (a group that is held has no row)
     base = store.save_snapshot(STREAM, whole(users, members, nestings), taken_at=AT, run="r")
-    history = [(base.id, set(users))]
+    history, came = [(base.id, set(users))], [0]
     for step in range(25):
         ids = set(rng.sample(names, rng.randint(1, 4)))
         for key in ids:
@@ -123,6 +123,7 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
         different = moved(before, now)
         assert store.moved(STREAM, base.id) == different
         history.append((base.id, different[0]))
+        came.append(base.changed.get("users_added", 0))
         for at in {len(history) - 2, rng.randrange(len(history))}:
             later = set().union(*(some for _, some in history[at + 1 :])) & set(users)
             since = store.users_since(STREAM, history[at][0]).set_index("id")
@@ -132,9 +133,9 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
             for columns in (("username",), ("email", "active")):
                 as_then = then.reindex(rows.index)[[*columns]].eq(rows[[*columns]]).all(axis=1)
                 others = set(store.users_since(STREAM, history[at][0], columns)["id"])
-                added = set(rows.index) - set(then.index)
                 assert set(rows.index[~as_then]) <= others <= set(rows.index)
-                assert added or others == set(rows.index[~as_then])
+                # (Also who had gone, and is there again.)
+                assert any(came[at + 1 :]) or others == set(rows.index[~as_then])
         for group in GROUPS:
             of_users = {(one, "user") for one, groups in members.items() if group in groups}
             assert store.members_now(STREAM, group) == of_users | {
@@ -152,6 +153,50 @@ def test_a_series_of_changes_ends_where_whole_snapshots_do(store: Store, seed: i
             found = whole(users, members, nestings)
             base = store.save_snapshot(STREAM, found, taken_at=AT, run="r")
             history.append((base.id, moved(now, found)[0]))
+            came.append(base.changed.get("users_added", 0))
+
+
+def test_a_verdict_and_what_was_counted_come_with_the_changes_or_not_at_all(store: Store) -> None:
+    first = whole({"u0": {"username": "u0", "last_name": "", "active": True}}, {}, [])
+    base = store.save_snapshot(STREAM, first, taken_at=AT, run="r")
+    store.save_wide_totals("d", "s", WideTotals("p", "q", base.digest, AT, {}))
+    held = held_frame([("user", "u0", "u0", "validate", "odd")])
+    same = replace(changes_of(first, {"u0"}), verdict=("rules", held), counted=("d", "s"))
+    assert store.save_changes(STREAM, base, same, taken_at=AT, run="r").digest == base.digest
+    assert store.verdict(base.digest, "rules") is None, "nothing changed, so that it stands as it stood"
+
+    now = whole({"u0": {"username": "u0", "last_name": "Other", "active": True}}, {}, [])
+    other = replace(changes_of(now, {"u0"}), verdict=("rules", held), counted=("d", "s"))
+    with pytest.raises(RetryableError):  # it is not the newest any more
+        store.save_changes(STREAM, base, other, taken_at=AT, run="r")
+    totals = store.wide_totals("d", "s")
+    assert totals is not None
+    assert totals.snapshot == base.digest
+
+    newest = store.newest(STREAM)
+    assert newest is not None
+    saved = store.save_changes(STREAM, newest[0], other, taken_at=AT, run="r")
+    verdict, totals = store.verdict(saved.digest, "rules"), store.wide_totals("d", "s")
+    assert verdict is not None
+    assert totals is not None
+    assert (verdict["id"].tolist(), totals.snapshot) == (["u0"], saved.digest)
+    assert saved.digest != base.digest
+
+
+def test_what_is_read_in_one_transaction_does_not_see_what_others_write(store: Store, store_url: str) -> None:
+    first = whole({"u0": {"username": "u0", "last_name": "", "active": True}}, {}, [])
+    base = store.save_snapshot(STREAM, first, taken_at=AT, run="r")
+    with store.one_read(), store.one_read():
+        before = store.newest(STREAM)
+        with Store.open(store_url) as other:
+            changed = whole({"u0": {"username": "u0", "last_name": "Other", "active": True}}, {}, [])
+            other.save_changes(STREAM, base, changes_of(changed, {"u0"}), taken_at=AT, run="r")
+        if store.one_machine:  # (PostgreSQL shows each statement what was written before it)
+            assert store.newest(STREAM)[0] == before[0]  # type: ignore[index]
+        with pytest.raises(AssertionError, match="one_read"):
+            store.save_cursor(STREAM, None, at=AT)
+    assert store.newest(STREAM)[0] != before[0]  # type: ignore[index]
+    store.save_cursor(STREAM, None, at=AT)
 
 
 def test_what_another_run_read_meanwhile_is_not_written_over(store: Store) -> None:
