@@ -183,9 +183,12 @@ def _shown(
         }
         for one in news.to_dict("records")
     ]
-    found: list[tuple[str, str, Any, str]] = [("markdown", key, text, text.partition("\n")[0])]
+    found: list[tuple[str, str, Any, str]] = []  # (as few as may be: each costs Prefect as much as the run itself)
     if told:
-        found.append(("table", f"{key}-news", orjson.dumps(told).decode(), "What it was told, and what became of it"))
+        said = f"{text}\n\nWhat it was told, and what became of it:"
+        found.append(("table", f"{key}-news", orjson.dumps(told).decode(), said))
+    else:
+        found.append(("markdown", key, text, text.partition("\n")[0]))
     for number in summary.get("plans", [])[:5]:
         operations = store.operations(number)
         rows = plan_table(operations, policy_of(settings, source).disclose)

@@ -315,8 +315,9 @@ async def test_what_was_done_outside_of_prefect_is_shown_there_afterwards(served
         (row,) = [one for one in store.runs(5).to_dict("records") if one["mode"] == "react"]
     (run,) = served.list("flow_runs", flow_runs={"name": {"like_": "acme: 2 changes: "}})
     assert (run["id"], run["state_type"]) == (row["flow_run_id"], "COMPLETED")
-    assert row["status"] in served.artifact(run, "acme-react")["data"]
-    rows = json.loads(served.artifact(run, "acme-react-news")["data"])
+    news = served.artifact(run, "acme-react-news")
+    assert row["status"] in news["description"]
+    rows = json.loads(news["data"])
     told = {row["id"]: (row["who"], row["what"], row["by"]) for row in rows}
     assert told[person] == (name, "user", "webhook")
     assert "[a](b)" not in told, "it would be a link on the page"
