@@ -22,6 +22,7 @@ from connectors import oauth
 from connectors.idp import SOURCES
 from connectors.store import Store
 from deployments.process import freeze_imports
+from tasks.decide import names
 from tests.support import postgres
 
 vars(oauth)["load_pem_private_key"] = lru_cache(load_pem_private_key)
@@ -110,6 +111,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """To look through what was imported again and again for what can be freed was a tenth of all the work."""
     freeze_imports()
+
+
+@pytest.fixture(autouse=True)
+def _one_by_one(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every other test nothing is looked at one by one, so that its small worlds go the way of large ones."""
+    if crc32(request.node.nodeid.encode()) % 2:
+        monkeypatch.setattr(names, "FEW", 0)
 
 
 @pytest.fixture(scope="session")

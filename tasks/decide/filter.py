@@ -17,7 +17,7 @@ from connectors.errors import ConfigurationError
 from connectors.model import OUT_OF_SCOPE, Snapshot, held_frame, held_records, sizes_only
 from tasks.decide.conditions import Verdict, Verdicts, conditions_of, fits_block, unread_reasons
 from tasks.decide.group_entries import Below, Meant, admitted, groups_in_scope, meant, unmatched
-from tasks.decide.names import among
+from tasks.decide.names import among, equal
 from tasks.decide.nesting import above_unread, codes_in, flattened, members_below, members_of, nestings
 from tasks.policy import Policy, ScopePolicy, matches
 
@@ -169,7 +169,7 @@ def _held_departures(snapshot: Snapshot, policy: Policy, known: Mapping[str, int
     their groups, or by the conditions where the row could be read. (A username that is held for itself proves
     nothing.)"""
     held = snapshot.held
-    silent = held[(held["kind"] == "user") & (held["away"] == "") & (held["id"] != "")]
+    silent = held[equal(held["kind"], "user") & equal(held["away"], "") & ~equal(held["id"], "")]
     if silent.empty:
         return held
     ids = silent["id"].drop_duplicates()

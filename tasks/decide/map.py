@@ -37,7 +37,7 @@ from tasks.decide.fields import (
     without,
 )
 from tasks.decide.kept import kept
-from tasks.decide.names import among, arrow_text, clashes, spelled
+from tasks.decide.names import among, arrow_text, clashes, equal, spelled
 from tasks.decide.values import Sources, attribute_texts, field_value
 from tasks.policy import Groups, Policy, Usernames, matches, replaced
 
@@ -82,7 +82,7 @@ class _Mapped:
     @property
     def fine(self) -> np.ndarray:
         """Which records are not held: bool."""
-        return (self.reasons == "").to_numpy()
+        return equal(self.reasons, "")
 
 
 def desired(snapshot: Snapshot, policy: Policy, *, whole: bool = True) -> Desired:
@@ -99,7 +99,7 @@ def desired(snapshot: Snapshot, policy: Policy, *, whole: bool = True) -> Desire
     groups, ours = _groups(snapshot.groups, policy, group_names)
     users = people.records[people.fine].reset_index(drop=True)
     everyone = pd.Index(groups.records.loc[groups.fine & ours, "id"])
-    given = {kind: snapshot.warnings[snapshot.warnings["kind"] == kind] for kind in ("user", "group", "policy")}
+    given = {kind: snapshot.warnings[equal(snapshot.warnings["kind"], kind)] for kind in ("user", "group", "policy")}
     warnings = [
         *(
             given[kind][among(given[kind]["id"], records["id"])]
@@ -133,7 +133,7 @@ def _people(originals: pd.DataFrame, policy: Policy, names: pd.Series) -> _Mappe
     left_out.append(why)
 
     reasons = pd.Series("", index=users.index, dtype="str")
-    reasons = _because(reasons, users["username"] == "", "the username rules leave nothing of its username")
+    reasons = _because(reasons, equal(users["username"], ""), "the username rules leave nothing of its username")
     long = too_long(users["username"])
     reasons = _because(reasons, long, f"username is longer than Crowd's {MAX_TEXT} characters")
     reasons = _denied(reasons, users["username"], policy.usernames, "usernames")
@@ -155,7 +155,7 @@ def _groups(given: pd.DataFrame, policy: Policy, names: pd.Series) -> tuple[_Map
     ours = np.arange(len(groups)) >= len(names)
 
     reasons = pd.Series("", index=groups.index, dtype="str")
-    reasons = _because(reasons, groups["name"] == "", "the group name rules leave nothing of its name")
+    reasons = _because(reasons, equal(groups["name"], ""), "the group name rules leave nothing of its name")
     long = too_long(groups["name"])
     reasons = _because(reasons, long, f"name is longer than Crowd's {MAX_TEXT} characters")
     reasons = _denied(reasons, groups["name"], policy.groups, "groups")
@@ -262,7 +262,7 @@ def _because(reasons: pd.Series, which: Any, reason: str | pd.Series) -> pd.Seri
 
 def _held(mapped: _Mapped) -> pd.DataFrame:
     """The records that have a reason, as held records under their names in the IdP."""
-    found = mapped.originals[mapped.reasons != ""]
+    found = mapped.originals[~equal(mapped.reasons, "")]
     return held_records(mapped.kind, found, mapped.name, "map", mapped.reasons[found.index])
 
 
@@ -270,7 +270,7 @@ def _warned(mapped: _Mapped) -> list[pd.DataFrame]:
     """The records of which a value was left out, as warnings."""
     warned = []
     for reasons in mapped.left_out:
-        which = (reasons != "").to_numpy()
+        which = ~equal(reasons, "")
         if not which.any():
             continue
         rows = mapped.originals[which]

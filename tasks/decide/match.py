@@ -18,7 +18,7 @@ from tasks.decide.collisions import collided
 from tasks.decide.correlation import Correlation, Surroundings
 from tasks.decide.kept import kept
 from tasks.decide.map import Desired
-from tasks.decide.names import among, crowd_ids, places
+from tasks.decide.names import among, crowd_ids, equal, places
 from tasks.decide.owners import owned
 from tasks.policy import Policy, matches
 
@@ -70,23 +70,23 @@ def match(
 ) -> Matched:
     """`links` has the columns of `LINKS`, of every source of this directory. `read`: the source, whole, which says who
     is gone from it; without it nobody is. `advice`: what keeps groups of one name apart in this source."""
-    accounts = owned(directory.users, links[links["kind"] == "user"], source)
+    accounts = owned(directory.users, links[equal(links["kind"], "user")], source)
     absent = _absent(links, directory)
     around = Surroundings(directory, absent, policy, source, advice)
     nobody = pd.Index([], dtype="str")
     users, held_users = _match(Correlation.of("user", desired.users, accounts), around, nobody)
-    there = None if read is None else pd.concat([read.groups["id"], read.held.loc[read.held["kind"] == "group", "id"]])
-    unread = directory.held[directory.held["kind"] == "group"]
-    of_groups = links.loc[links["kind"] == "group", ["source", "kind", "id", "name"]]
+    there = None if read is None else pd.concat([read.groups["id"], read.held["id"][equal(read.held["kind"], "group")]])
+    unread = directory.held[equal(directory.held["kind"], "group")]
+    of_groups = links[["source", "kind", "id", "name"]][equal(links["kind"], "group")]
     groups, wanted, held_groups, handed_over = _match_groups(
         desired.groups, desired.everyone, directory.groups, unread, of_groups, policy, source, there, advice
     )
     held = pd.concat([desired.held, held_users, held_groups], ignore_index=True)
-    stale = absent.loc[absent["source"] == source, ["kind", "id", "name"]]
+    stale = absent[["kind", "id", "name"]][equal(absent["source"], source)]
     unknown = sum(
-        int((records["how"] == "id").sum())
+        int(equal(records["how"], "id").sum())
         for kind, records in (("user", accounts), ("group", groups))
-        if ((links["source"] == source) & (links["kind"] == kind)).any()
+        if (equal(links["source"], source) & equal(links["kind"], kind)).any()
     )
     return Matched(
         users, wanted, desired.memberships, accounts, groups, stale, held, desired.warnings, unknown, handed_over
@@ -153,7 +153,7 @@ def _shared(desired: pd.DataFrame, everyone: pd.Index, groups: pd.DataFrame) -> 
 def _absent(links: pd.DataFrame, directory: Snapshot) -> pd.DataFrame:
     """Links whose Crowd record is not there."""
     names = crowd_ids(links["name"])
-    users = (links["kind"] == "user").to_numpy()
+    users = equal(links["kind"], "user")
     there = np.where(users, among(names, directory.users["id"]), among(names, directory.groups["id"]))
     return links[~there]
 
@@ -177,7 +177,7 @@ def _by_owner(found: Correlation, source: str) -> None:
     """Gives every desired record the Crowd record that it owns, by its link or, where links are lost, by the mark in
     Crowd. Where several Crowd records have its mark, or link and mark contradict each other, it is held."""
     wanted, existing, kind = found.wanted, found.existing, found.kind
-    records = np.flatnonzero((existing["owner"] != "").to_numpy())
+    records = np.flatnonzero(~equal(existing["owner"], ""))
     at = places(wanted["id"], existing["owner"].iloc[records])
     hit = at >= 0
     found.account[hit] = existing["id"].to_numpy(dtype=object)[records][at[hit]]
@@ -195,7 +195,7 @@ def _by_owner(found: Correlation, source: str) -> None:
 def _hold_unreadable(found: Correlation, around: Surroundings) -> None:
     """Holds whoever has or wants the name of a Crowd record that cannot be read: it may be anybody's."""
     wanted, kind, absent, unread = found.wanted, found.kind, around.absent, around.directory.held
-    broken = crowd_ids(unread["name"][(unread["kind"] == kind) & (unread["name"] != "")])
+    broken = crowd_ids(unread["name"][equal(unread["kind"], kind) & ~equal(unread["name"], "")])
     if len(broken):
         known = absent["id"][
             (absent["source"] == around.source) & (absent["kind"] == kind) & among(crowd_ids(absent["name"]), broken)
@@ -250,7 +250,7 @@ def _hold_taken_names(found: Correlation, around: Surroundings) -> None:
     if matching.adoption == "listed":
         way = f"to adopt it list it in matching.listed_{kind}s"
     reason[clash & ownerless] = f"a Crowd {kind} of this name exists, owned by nobody; {way}, or link it by hand"
-    others = absent["name"][(absent["source"] != around.source) & (absent["kind"] == kind)]
+    others = absent["name"][~equal(absent["source"], around.source) & equal(absent["kind"], kind)]
     reason[found.open & found.active & among(names, crowd_ids(others))] = (
         "another source has a link to this name; the first owner keeps it"
     )

@@ -9,9 +9,9 @@ to one form (Unicode TR 39); it counts only where one of the names is not plain 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Set, Sized
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from confusable_homoglyphs import confusables
 
 from connectors.model import crowd_id, text_array
 
+FEW: Final = 64
+"""So few texts are looked at one by one: to ask Arrow or pandas takes longer."""
+_TWICE: Final = "an id stands there twice, so that nobody can say which of both is meant"
 _INVISIBLE = r"[\p{Cc}\p{Cf}\p{Z}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{034F}\x{FE00}-\x{FE0F}]+"
 
 
@@ -50,6 +53,9 @@ def _fold_wide(array: pa.Array) -> pa.Array:
 
 def crowd_ids(names: pd.Series) -> pd.Series:
     """`connectors.model.crowd_id` of every name. (Arrow's own lower-casing differs: İ, a final Σ.)"""
+    if few(names):
+        ids = [crowd_id(name) for name in names.tolist()]
+        return pd.Series(text_array(ids), index=names.index, copy=False)
     array = arrow_text(names)
     plain = pc.string_is_ascii(array)
     lower = pc.ascii_lower(array)
@@ -144,8 +150,30 @@ def spelled(name: str, shown: str = "") -> str:
     return f"{shown} (with {', '.join(f'U+{ord(c):04X}' for c in sorted(odd))})" if odd else shown
 
 
+def few(*columns: Sized) -> bool:
+    """Whether there are so few of each that they are looked at one by one."""
+    return all(len(column) <= FEW for column in columns)
+
+
+def equal(column: pd.Series, value: str) -> np.ndarray:
+    """Which texts are this one: bool."""
+    if few(column):
+        return np.array([text == value for text in column.tolist()], dtype=bool)
+    return np.asarray(column == value, dtype=bool)
+
+
+def same(column: pd.Series, other: pd.Series) -> np.ndarray:
+    """Which texts of two columns are the same, place by place: bool."""
+    if few(column, other):
+        return np.array([a == b for a, b in zip(column.tolist(), other.tolist(), strict=True)], dtype=bool)
+    return np.asarray(column.array == other.array, dtype=bool)
+
+
 def among(values: pd.Series, pool: Iterable[str]) -> np.ndarray:
     """Which values are in the pool: bool."""
+    if few(values) and (isinstance(pool, Set) or (isinstance(pool, Sized) and few(pool))):
+        known = pool if isinstance(pool, Set) else {*pool}
+        return np.array([value in known for value in values.tolist()], dtype=bool)
     if not len(values):
         return np.zeros(0, dtype=bool)
     return np.array(pc.is_in(arrow_text(values), value_set=arrow_text(pool)), dtype=bool)
@@ -154,10 +182,16 @@ def among(values: pd.Series, pool: Iterable[str]) -> np.ndarray:
 def places(values: Iterable[str], ids: Iterable[str]) -> np.ndarray:
     """Texts → where each stands among the ids, -1 where it does not. (A pandas index says the same, but makes Python
     objects of all texts first.) Raises `ValueError` where an id stands there twice: it could mean either."""
+    if isinstance(values, Sized) and isinstance(ids, Sized) and few(values, ids):
+        known = [*ids]
+        at = {text: place for place, text in enumerate(known)}
+        if len(at) < len(known):
+            raise ValueError(_TWICE)
+        return np.array([at.get(value, -1) for value in values], dtype=np.int64)
     known = arrow_text(ids)
     in_order = pc.all(pc.less(known.slice(0, max(len(known) - 1, 0)), known.slice(1))).as_py()
     if not in_order and pc.count_distinct(known).as_py() < len(known):
-        raise ValueError("an id stands there twice, so that nobody can say which of both is meant")
+        raise ValueError(_TWICE)
     sought = arrow_text(values)
     found = pc.index_in(sought, value_set=known if len(sought) else known[:0])  # (for nobody no table is made)
     return np.array(pc.fill_null(found, -1), dtype=np.int64)

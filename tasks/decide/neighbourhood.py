@@ -16,7 +16,7 @@ import pandas as pd
 
 from connectors.model import text_array
 from tasks.decide.map import usernames
-from tasks.decide.names import among, ascii_only, crowd_ids, fold, skeletons
+from tasks.decide.names import among, ascii_only, crowd_ids, few, fold, skeletons
 from tasks.decide.owners import split_mark
 from tasks.decide.values import Sources, field_value
 from tasks.policy import Policy
@@ -92,4 +92,8 @@ def _keyed(ids: pd.Series, kind: str, values: pd.Series) -> _Keyed:
 
 def _together(parts: list[_Keyed]) -> pd.DataFrame:
     ids, keys = (np.concatenate(side) for side in zip(*parts, strict=True))
+    if few(ids):
+        once = [*dict.fromkeys(zip(ids, keys, strict=True))]
+        found = {"id": text_array([one for one, _ in once]), "key": text_array([key for _, key in once])}
+        return pd.DataFrame(found, copy=False)
     return pd.DataFrame({"id": text_array(ids), "key": text_array(keys)}, copy=False).drop_duplicates(ignore_index=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from connectors.model import MEMBER_KINDS, Snapshot, held_records, memberships_from_codes, sorted_unique
-from tasks.decide.names import among
+from tasks.decide.names import among, equal
 from tasks.decide.values import ranges
 
 _USER = MEMBER_KINDS.categories.get_loc("user")
@@ -95,7 +95,7 @@ def above_unread(snapshot: Snapshot) -> pd.DataFrame:
 
 def nestings(memberships: pd.DataFrame) -> np.ndarray:
     """Which memberships are those of a group in a group: bool."""
-    return (memberships["member_kind"] == "group").to_numpy()
+    return equal(memberships["member_kind"], "group")
 
 
 def codes_in(column: pd.Series, ids: pd.Series) -> np.ndarray:

@@ -49,17 +49,18 @@ def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFra
         owner[fresh], how[fresh] = told[fresh], "id"
         linked = np.where(contested, tied, "")
         marked = np.where(contested & of_ours, told, "")
-    return records.assign(
-        attributes=texts,
-        mark=marks,
-        owner=text_array(owner),
-        foreign=foreign | by_mark & ~mine,
-        copied=mine & copied,
-        how=text_array(how),
-        contested=contested,
-        linked=text_array(linked),
-        marked=text_array(marked),
-    )
+    found = {name: records[name].array for name in records.columns} | {
+        "attributes": texts.array,
+        "mark": marks.array,
+        "owner": text_array(owner),
+        "foreign": foreign | by_mark & ~mine,
+        "copied": mine & copied,
+        "how": text_array(how),
+        "contested": contested,
+        "linked": text_array(linked),
+        "marked": text_array(marked),
+    }
+    return pd.DataFrame(found, index=records.index, copy=False)
 
 
 def split_mark(texts: pd.Series) -> tuple[pd.Series, pd.Series]:

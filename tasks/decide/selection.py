@@ -13,9 +13,9 @@ import pandas as pd
 
 from connectors.errors import ConfigurationError
 from connectors.model import Snapshot, crowd_id
-from connectors.operations import Kind
+from connectors.operations import Entity, Kind, kinds
 from connectors.spelling import meant
-from tasks.decide.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids, equal
 from tasks.policy import Policy
 
 CHANGED: Final = "changed"
@@ -74,9 +74,9 @@ class Selection:
             return operations
         kind, name, target = operations["kind"], crowd_ids(operations["name"]), crowd_ids(operations["target"])
         identity = operations["source_id"]
-        member, nesting, of_group = (kind.str.startswith(of).to_numpy() for of in ("membership", "nesting", "group"))
-        removes = kind.str.endswith("_remove").to_numpy()
-        renames, creates = (kind == Kind.USER_RENAME).to_numpy(), (kind == Kind.USER_CREATE).to_numpy()
+        member, nesting, of_group = (_entity(kind, entity) for entity in ("membership", "nesting", "group"))
+        removes = among(kind, {Kind.MEMBERSHIP_REMOVE, Kind.NESTING_REMOVE})
+        renames, creates = equal(kind, Kind.USER_RENAME), equal(kind, Kind.USER_CREATE)
         marks = operations["marks"].to_numpy(dtype=bool)
         if self.group:
             group = crowd_id(self.group)
@@ -91,12 +91,12 @@ class Selection:
             has, gets = ({crowd_id(one) for one in names if one} for names in (now, then))
             chosen |= member & np.where(removes, among(name, has), among(name, gets))
         groups = pd.concat([target[chosen & (member | nesting)], name[chosen & nesting]])
-        chosen |= kind.isin([Kind.GROUP_CREATE, Kind.GROUP_ATTRIBUTES]).to_numpy() & among(name, groups)
-        made = name[chosen & (kind == Kind.GROUP_CREATE).to_numpy()]
-        chosen |= (kind == Kind.GROUP_DELETE).to_numpy() & among(name, made)
+        chosen |= among(kind, {Kind.GROUP_CREATE, Kind.GROUP_ATTRIBUTES}) & among(name, groups)
+        made = name[chosen & equal(kind, Kind.GROUP_CREATE)]
+        chosen |= equal(kind, Kind.GROUP_DELETE) & among(name, made)
         while True:  # a name that is wanted must first be given up by whoever has it
             needed = pd.concat([target[chosen & renames], name[chosen & creates]])
-            more = (renames | (kind == Kind.USER_DELETE).to_numpy()) & among(name, needed) & ~chosen
+            more = (renames | equal(kind, Kind.USER_DELETE)) & among(name, needed) & ~chosen
             if not more.any():
                 break
             chosen |= more
@@ -106,15 +106,25 @@ class Selection:
             pairs = list(zip(target, name, strict=True))
             there = None if nestings is None else nestings()
             chosen |= _unwinding([pairs[i] for i in np.flatnonzero(adds)], pairs, kind, there)
-        return operations[chosen]
+        found: pd.DataFrame = operations[chosen]
+        return found
 
     def holding(self, held: pd.DataFrame) -> pd.DataFrame:
         """Held records → those of the people or group, or all of those who changed."""
         if self.changed is not None:
             return held
+        mine = equal(held["kind"], "user")
         if self.group:
-            return held[(held["kind"] != "user") & (crowd_ids(held["name"]) == crowd_id(self.group))]
-        return held[(held["kind"] == "user") & among(held["id"], self.persons)]
+            mine = ~mine & equal(crowd_ids(held["name"]), crowd_id(self.group))
+        else:
+            mine &= among(held["id"], self.persons)
+        found: pd.DataFrame = held[mine]
+        return found
+
+
+def _entity(kinds_of: pd.Series, entity: Entity) -> np.ndarray:
+    """Which of these kinds are of an entity: bool."""
+    return among(kinds_of, {kind.value for kind in kinds(entity=entity)})
 
 
 def _unwinding(

@@ -13,7 +13,7 @@ from connectors.model import Snapshot
 from connectors.operations import KINDS, Kind
 from tasks.decide.guard import Verdict
 from tasks.decide.impact import Impact
-from tasks.decide.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids, equal
 from tasks.decide.plan import Owned, Plan
 from tasks.decide.plan.renames import MAKES_ROOM
 from tasks.decide.removals import RecentRemovals
@@ -73,7 +73,7 @@ def totals_more(
     """What a wide run counted, and what this source made since (`made`, as the journal has it): the accounts of
     `newcomers` (ids), who had none before, and their memberships. Not what came after a removal (`own`) of the same
     name: that is no more than there was. So nothing is counted that a wide run would not count."""
-    create = (made["kind"] == Kind.USER_CREATE).to_numpy()
+    create = equal(made["kind"], Kind.USER_CREATE)
     if not create.any():
         return dict(totals)
     made = made.assign(name=crowd_ids(made["name"]), target=crowd_ids(made["target"]))

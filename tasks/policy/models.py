@@ -11,7 +11,9 @@ import orjson
 import pandas as pd
 from pydantic import Field, model_validator
 
+from connectors.model import crowd_id
 from connectors.operations import Kind
+from tasks.decide.names import among, crowd_ids
 from tasks.policy.attributes import Attributes
 from tasks.policy.limits import Approval, Canary, Limits
 from tasks.policy.naming import Groups, Usernames
@@ -204,5 +206,5 @@ class Policy(Section):
     def privileged(self, names: pd.Series) -> pd.Series:
         """Which group names are privileged and closed to this source; spelling tricks do not help."""
         closed = look_privileged(names, self.protection.privileged_groups)
-        allowed = pd.Index(pd.Series(self.protection.privileged_allowed, dtype="str").str.lower())
-        return closed & ~names.str.lower().isin(allowed)
+        allowed = {crowd_id(name) for name in self.protection.privileged_allowed}
+        return closed & ~among(crowd_ids(names), allowed) if allowed else closed

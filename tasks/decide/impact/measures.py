@@ -127,14 +127,14 @@ def changes_of_power(course: Course, before: CodedState, after: CodedState, powe
         "what": np.repeat([r[2] for r in rows], [len(r[1]) for r in rows]) if rows else [],
     }
     frame = pd.DataFrame({name: pd.array(list(values), dtype="str") for name, values in columns.items()})
-    return frame.sort_values(["group", "who", "what"], ignore_index=True)
+    return frame if len(frame) < 2 else frame.sort_values(["group", "who", "what"], ignore_index=True)
 
 
 def changes_of_groups(course: Course) -> pd.DataFrame:
     """Direct members by group: group, members_before, added, removed."""
     groups = len(course.group_names)
-    added, removed = (np.bincount(group, minlength=groups) for group, _ in course.people_changes())
-    members = np.bincount(course.members.group, minlength=groups)
+    added, removed = (np.bincount(group, minlength=groups).astype(np.int64) for group, _ in course.people_changes())
+    members = np.bincount(course.members.group, minlength=groups).astype(np.int64)
     some = np.flatnonzero(added + removed)
     frame = pd.DataFrame(
         {
@@ -143,5 +143,7 @@ def changes_of_groups(course: Course) -> pd.DataFrame:
             "added": added[some],
             "removed": removed[some],
         }
-    ).astype({"members_before": "int64", "added": "int64", "removed": "int64"})
+    )
+    if len(frame) < 2:
+        return frame
     return frame.sort_values(["removed", "group"], ascending=[False, True], ignore_index=True)

@@ -18,7 +18,7 @@ from connectors.model import Snapshot, memberships_from_codes, sizes_only
 from connectors.operations import Kind
 from tasks.decide.impact.model import State
 from tasks.decide.impact.sides import CodedState, Pairs
-from tasks.decide.names import among, arrow_text, crowd_ids
+from tasks.decide.names import among, arrow_text, crowd_ids, equal
 
 
 def after(operations: pd.DataFrame, directory: Snapshot) -> State:
@@ -287,7 +287,7 @@ def _given(directory: Snapshot) -> tuple[tuple[Pairs, Records], tuple[Pairs, Rec
     frame = directory.memberships
     group, member = (frame[column].cat.codes.to_numpy() for column in ("group_id", "member_id"))
     of_group, of_member = (arrow_text(pd.Series(frame[c].cat.categories)) for c in ("group_id", "member_id"))
-    nested = (frame["member_kind"] == "group").to_numpy()
+    nested = equal(frame["member_kind"], "group")
     users, user_at = _records(directory, "user", of_member, member[~nested])
     both = np.concatenate([group, len(of_group) + member[nested]])
     groups, group_at = _records(directory, "group", pa.concat_arrays([of_group, of_member]), both)

@@ -17,7 +17,7 @@ import pandas as pd
 from connectors.model import Snapshot, frame_digest, held_frame
 from connectors.operations import Kind
 from tasks.decide.match import Matched
-from tasks.decide.names import among
+from tasks.decide.names import among, equal
 from tasks.decide.plan import evidence
 from tasks.decide.plan.accounts import change_accounts, create_accounts
 from tasks.decide.plan.groups import change_groups, create_groups
@@ -100,7 +100,7 @@ def _allowed(operations: pd.DataFrame, policy: Policy) -> tuple[pd.DataFrame, li
     for kind in operations["kind"].unique():
         state = policy.operations.of(Kind(str(kind)))
         if state != "on":
-            of_kind = (operations["kind"] == kind).to_numpy()
+            of_kind = equal(operations["kind"], kind)
             withheld.append(Withheld(operations[of_kind], state))
             allowed &= ~of_kind
     return operations[allowed].sort_values("phase", kind="stable", ignore_index=True), withheld
@@ -118,7 +118,7 @@ def _selected(inputs: PlanInputs, named: Renames, operations: pd.DataFrame, sele
     }
 
     def nestings() -> list[tuple[str, str]]:
-        nested = inputs.directory.memberships[(inputs.directory.memberships["member_kind"] == "group").to_numpy()]
+        nested = inputs.directory.memberships[equal(inputs.directory.memberships["member_kind"], "group")]
         return list(nested[["group_id", "member_id"]].astype("str").itertuples(index=False, name=None))
 
     return selection.of(operations, now, set(named.final[wanted]), nestings).reset_index(drop=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from connectors.model import sizes_only
 from connectors.operations import Kind
 from tasks.decide.fields import FIELDS
-from tasks.decide.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids, equal, same
 from tasks.decide.plan.attributes import attribute_changes
 from tasks.decide.plan.inputs import PlanInputs, alike, different, held_row, taken_by
 from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
@@ -90,7 +90,7 @@ def _fields(wanted: pd.DataFrame, now: pd.DataFrame) -> tuple[np.ndarray, pd.Dat
     differs, after = np.zeros(len(wanted), dtype=bool), now.copy()
     for name in FIELDS:
         # Crowd ignores an empty value in a replace: what the source does not know stays.
-        other = ((wanted[name] != now[name]) & (wanted[name] != "")).to_numpy()
+        other = ~same(wanted[name], now[name]) & ~equal(wanted[name], "")
         differs |= other
         if other.any():
             after[name] = wanted[name].where(other, now[name])

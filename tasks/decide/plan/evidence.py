@@ -10,7 +10,7 @@ import pandas as pd
 
 from connectors.model import DISABLED, OUT_OF_SCOPE, held_frame
 from connectors.operations import KINDS, Kind, kinds
-from tasks.decide.names import among, crowd_ids
+from tasks.decide.names import among, crowd_ids, equal
 from tasks.decide.plan.differences import positions
 from tasks.decide.plan.inputs import PlanInputs
 from tasks.decide.plan.leavers import SHUTS_OUT, FoundLeavers
@@ -20,12 +20,12 @@ from tasks.decide.selection import Selection
 
 def owned(inputs: PlanInputs) -> Owned:
     """What the source owns before the plan, with what it adopts."""
-    mine = (inputs.accounts["owner"] != "").to_numpy(copy=True)
+    mine = ~equal(inputs.accounts["owner"], "")
     mine[inputs.user_at[inputs.user_at >= 0]] = True
-    groups = (inputs.directory_groups["owner"] != "").to_numpy(copy=True)
+    groups = ~equal(inputs.directory_groups["owner"], "")
     groups[inputs.group_at[inputs.own_groups]] = True
     at = positions(inputs.directory.memberships["group_id"], inputs.directory_groups["id"])
-    nested = (inputs.directory.memberships["member_kind"] == "group").to_numpy()
+    nested = equal(inputs.directory.memberships["member_kind"], "group")
     inside = groups[at] & (at >= 0)
     return Owned(
         int(mine.sum()),
@@ -127,16 +127,17 @@ def links(inputs: PlanInputs, selection: Selection | None = None) -> pd.DataFram
     be as the store had them, under a name that they have no longer."""
     parts = [_no_links().copy(deep=False)]
     for kind, records in (("user", inputs.accounts), ("group", inputs.directory_groups)):
-        if not (records["how"] == "id").any():
+        if not equal(records["how"], "id").any():
             continue
         handed = among(records["owner"], inputs.matched.handed_over["after"]) & (kind == "group")
-        found = records[(records["how"] == "id") & ~handed]  # (those who are handed one get theirs with the mark)
+        found = records[equal(records["how"], "id") & ~handed]  # (those who are handed one get theirs with the mark)
         parts.append(pd.DataFrame({"kind": kind, "id": found["owner"], "name": found["id"], "how": "id"}, dtype="str"))
     found = pd.concat(parts, ignore_index=True)
     if selection is None or selection.group:
         return found
     people = selection.persons if selection.changed is None else selection.changed
-    return found[((found["kind"] != "user") | among(found["id"], people)).to_numpy()].reset_index(drop=True)
+    mine: pd.DataFrame = found[~equal(found["kind"], "user") | among(found["id"], people)]
+    return mine.reset_index(drop=True)
 
 
 def stale(inputs: PlanInputs, operations: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +145,7 @@ def stale(inputs: PlanInputs, operations: pd.DataFrame) -> pd.DataFrame:
     named = operations[operations["kind"].isin([*kinds(link="makes"), *kinds(link="moves")])]
     found = inputs.matched.stale
     if named.empty or found.empty:
-        return found.loc[[], ["kind", "id"]]
+        return found[["kind", "id"]][:0]
     names = crowd_ids(named["target"].where(named["kind"] == Kind.USER_RENAME, named["name"]))
     keys = named["kind"].map(lambda kind: KINDS[Kind(kind)].entity) + ":" + names
     return found.loc[among(found["kind"] + ":" + crowd_ids(found["name"]), keys), ["kind", "id"]]

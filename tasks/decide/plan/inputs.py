@@ -11,7 +11,7 @@ import pandas as pd
 from connectors.model import DISABLED, Snapshot, crowd_id, sizes_only
 from tasks.decide.map import usernames
 from tasks.decide.match import SHARED, Matched
-from tasks.decide.names import among, crowd_ids, places
+from tasks.decide.names import among, crowd_ids, equal, few, places
 from tasks.decide.plan.rows import HeldRow
 from tasks.policy import Policy, matches
 
@@ -64,12 +64,13 @@ class PlanInputs:
 
     def held_ids(self, kind: str) -> pd.Series:
         """The ids of held users or groups."""
-        return self.matched.held.loc[self.matched.held["kind"] == kind, "id"]
+        return self.matched.held["id"][equal(self.matched.held["kind"], kind)]
 
     def unread(self, kind: str) -> pd.DataFrame:
         """Records of Crowd that are there but could not be read."""
         held, read = self.directory.held, self.accounts if kind == "user" else self.directory_groups
-        return held[(held["kind"] == kind) & ~among(held["id"], read["id"])].drop_duplicates("id")
+        found: pd.DataFrame = held[equal(held["kind"], kind) & ~among(held["id"], read["id"])]
+        return found.drop_duplicates("id") if len(found) else found
 
 
 def plan_inputs(
@@ -107,10 +108,10 @@ def _closed(records: pd.DataFrame, protected: Iterable[str], name: str) -> np.nd
 
 def _frozen(kind: str, matched: Matched, records: pd.DataFrame, closed: np.ndarray, policy: Policy) -> np.ndarray:
     """Crowd records that are closed, and those of whoever is held: bool."""
-    held = matched.held[matched.held["kind"] == kind]
+    held = matched.held[equal(matched.held["kind"], kind)]
     if not len(held):
         return closed.copy()
-    owned = (records["owner"] != "").to_numpy()
+    owned = ~equal(records["owner"], "")
     held_owner = among(records["owner"], held["id"])
     # What a held record may become is left alone too, unless it is surely somebody else's.
     claimed = among(records["id"], _claims(kind, held, policy)) & ~(owned & ~held_owner)
@@ -139,8 +140,13 @@ def different(
     known = np.flatnonzero(at >= 0)
     known = known[~fixed[at[known]]]
     other = np.zeros(len(known), dtype=bool)
+    one_by_one = few(wanted, existing)
     for column in columns:  # few records differ, and only they are taken whole
-        other |= np.asarray(wanted[column].array[known] != existing[column].array[at[known]], dtype=bool)
+        if one_by_one:
+            mine, theirs = wanted[column].tolist(), existing[column].tolist()
+            other |= np.array([mine[one] != theirs[its] for one, its in zip(known, at[known], strict=True)], dtype=bool)
+        else:
+            other |= np.asarray(wanted[column].array[known] != existing[column].array[at[known]], dtype=bool)
     known = known[other]
     return known, wanted.iloc[known].reset_index(drop=True), existing.iloc[at[known]].reset_index(drop=True)
 
@@ -179,7 +185,7 @@ def taken_by(inputs: PlanInputs, kind: str, name: str, identity: str) -> str:
 def _state(inputs: PlanInputs, kind: str, owner: str) -> str:
     """What the source says of the one who owns a Crowd record, in words."""
     listed = inputs.source.users if kind == "user" else inputs.source.groups
-    of = listed[(listed["id"] == owner).to_numpy()]
+    of = listed[equal(listed["id"], owner)]
     if len(of):
         called = of["username" if kind == "user" else "name"].iloc[0]
         return f"which is {called!r} in the source" + ("" if kind == "group" or of["active"].iloc[0] else ", disabled")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from connectors.model import sizes_only
 from connectors.operations import Kind
+from tasks.decide.names import equal
 from tasks.decide.plan.accounts import CreatedAccounts
 from tasks.decide.plan.differences import Pairs, difference, no_pairs, positions
 from tasks.decide.plan.groups import ChangedGroups, CreatedGroups
@@ -108,7 +109,7 @@ def _group_rights(
     exists[at[at >= 0]] = True
     exists[groups + np.flatnonzero(created.created)] = True
     ours = np.zeros(total, dtype=bool)
-    ours[:groups] = (inputs.directory_groups["owner"] != "").to_numpy()
+    ours[:groups] = ~equal(inputs.directory_groups["owner"], "")
     ours[at[at >= 0]] = True
     if inputs.policy.leavers.groups != "empty":
         ours[:groups] &= ~changed.orphaned
@@ -131,7 +132,7 @@ def _rights(
     give[accounts + np.flatnonzero(created.created)] = True
     give[:accounts] &= ~named.frozen
     take = np.zeros(total, dtype=bool)
-    take[:accounts] = (inputs.accounts["owner"] != "").to_numpy()
+    take[:accounts] = ~equal(inputs.accounts["owner"], "")
     take[at[at >= 0]] = True
     # Those who leave keep their memberships, which Crowd ignores, unless the policy takes them.
     take[:accounts] &= ~named.frozen & (~leavers.departed | leavers.stripped)
@@ -148,7 +149,7 @@ def _differences(
     """Memberships to add and to remove, nestings to add and to remove, and the nestings of now."""
     # People and groups apart: a name may be that of both, and groups in groups are few.
     wanted, now = inputs.matched.memberships, inputs.directory.memberships
-    nested, now_nested = ((side["member_kind"] == "group").to_numpy() for side in (wanted, now))
+    nested, now_nested = (equal(side["member_kind"], "group") for side in (wanted, now))
     group_of = positions(wanted["group_id"], inputs.groups["id"], codes.group)
     now_group = positions(now["group_id"], inputs.directory_groups["id"])
     user_of = positions(wanted["member_id"], inputs.users["id"], codes.user)

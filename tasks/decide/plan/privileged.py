@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tasks.decide.names import among
+from tasks.decide.names import among, equal
 from tasks.decide.plan.differences import positions
 from tasks.decide.plan.inputs import PlanInputs
 from tasks.decide.plan.rows import HeldRow
@@ -18,7 +18,7 @@ def nestings_now(inputs: PlanInputs, ids: pd.Series, count: int | None = None) -
     nodes = pd.concat([ids, unread], ignore_index=True)
     at = np.concatenate([np.arange(len(ids)), (len(ids) if count is None else count) + np.arange(len(unread))])
     now = inputs.directory.memberships
-    nested = now[(now["member_kind"] == "group").to_numpy()]
+    nested = now[equal(now["member_kind"], "group")]
     sides = [positions(nested[side], nodes, at) for side in ("group_id", "member_id")]
     return sides[0], sides[1]
 
@@ -46,7 +46,7 @@ def powerful(inputs: PlanInputs, names: np.ndarray, group_code: np.ndarray, dele
     """Groups by code (`names`; `group_code`: the code of each desired group) → which give power, now or in the desired
     state: bool. `deleted`: Crowd groups that go (bool)."""
     memberships = inputs.matched.memberships
-    nested = memberships[(memberships["member_kind"] == "group").to_numpy()]
+    nested = memberships[equal(memberships["member_kind"], "group")]
     wanted = [positions(nested[side], inputs.groups["id"], group_code) for side in ("group_id", "member_id")]
     parent, child = nestings_now(inputs, inputs.directory_groups["id"], len(names))
     gone = np.flatnonzero(deleted)
