@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import gzip
 import math
 import resource
-import ssl
 import subprocess
 import sys
 import time
@@ -22,13 +22,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-import httpx
 import orjson
 from rich.console import Console
 from rich.table import Table
 
 from connectors.contract import Page, Scope
 from connectors.idp import SOURCES
+from connectors.transport import Response, Wire
 from deployments.sandbox import idp as sandbox
 from deployments.sandbox.organisation import Organisation, organisation
 from deployments.sandbox.server import children_of, members_of
@@ -112,18 +112,19 @@ MINIMUM: Final[Mapping[str, tuple[Callable[[Organisation], int], str]]] = {
 """The fewest requests for a whole read, without token and discovery, and what it rests on."""
 
 
-Asked = tuple[httpx.Request, int]
+Asked = tuple[tuple[str, str, Mapping[str, str], bytes | None], int]
+"""What was sent (method, target, headers, content), and the status of the answer."""
 
 
-class Recording(httpx.AsyncBaseTransport):
-    """Passes requests on and keeps what was asked, and the status of the answer."""
+class Recording:
+    """A way to a server (`connectors.transport.Wire`) that keeps what was asked."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, kept: list[Asked]) -> None:
+    def __init__(self, inner: Wire, kept: list[Asked]) -> None:
         self.inner, self.kept = inner, kept
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        answer = await self.inner.handle_async_request(request)
-        self.kept.append((request, answer.status_code))
+    async def send(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Response:
+        answer = await self.inner.send(method, target, headers, content)
+        self.kept.append(((method, target, headers, content), answer.status))
         return answer
 
     async def aclose(self) -> None:
@@ -163,7 +164,8 @@ async def measured(running: sandbox.RunningIdp, repeats: int) -> dict[str, Any]:
         kept: list[Asked] = []
         source = kind.open("acme", settings, running.secrets)
         api = source.clients[0]  # (a token asked for again may end the one before)
-        api._transport = Recording(api._transport, kept)
+        wire = api._wire
+        api._wire = Recording(wire, kept)
         with quiet():
             wall, cpu = time.perf_counter(), time.process_time()
             users = await drained(source.users(Scope()))
@@ -174,11 +176,11 @@ async def measured(running: sandbox.RunningIdp, repeats: int) -> dict[str, Any]:
         total = sum(sum(client.requests.values()) for client in source.clients)
         found = {"users": len(users), "groups": len(groups), "memberships": sum(map(len, members)), "requests": total}
         del users, groups, members
-        await asyncio.gather(*(client.aclose() for client in source.clients))
         with quiet():
             cpu = time.process_time()
-            await replay(kept, settings.concurrency)
+            await replay(wire, kept, settings.concurrency)
             take("floor", time.process_time() - cpu)
+        await asyncio.gather(*(client.aclose() for client in source.clients))
     source = kind.open("acme", settings, running.secrets)
     cpu = time.process_time()
     snapshot = await read_source(source, Scope())
@@ -188,25 +190,22 @@ async def measured(running: sandbox.RunningIdp, repeats: int) -> dict[str, Any]:
     return {**found, **best, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-async def replay(requests: list[Asked], width: int) -> None:
-    """The same requests by a bare client, `width` at once, each answer parsed."""
-    limits = httpx.Limits(max_connections=width, max_keepalive_connections=width)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing here is https
-    async with httpx.AsyncClient(limits=limits, verify=context, trust_env=False, timeout=120) as client:
+async def replay(wire: Wire, requests: list[Asked], width: int) -> None:
+    """The same requests on the bare connections, `width` at once, each answer parsed."""
 
-        async def one(request: httpx.Request, status: int) -> None:
-            answer = await client.request(
-                request.method, request.url, headers=request.headers, content=await request.aread()
-            )
-            assert answer.status_code == status, (request.url, answer.status_code)
-            orjson.loads(answer.content)
+    async def one(asked: tuple[Any, ...], status: int) -> None:
+        answer = await wire.send(*asked)
+        body = b"".join([piece async for piece in answer.body])
+        await answer.close()
+        assert answer.status == status, (asked[1], answer.status)
+        orjson.loads(gzip.decompress(body) if answer.headers.get("content-encoding") == "gzip" else body)
 
-        running: deque[asyncio.Task[None]] = deque()
-        for request, status in requests:
-            if len(running) == width:
-                await running.popleft()
-            running.append(asyncio.ensure_future(one(request, status)))
-        await asyncio.gather(*running)
+    running: deque[asyncio.Task[None]] = deque()
+    for asked, status in requests:
+        if len(running) == width:
+            await running.popleft()
+        running.append(asyncio.ensure_future(one(asked, status)))
+    await asyncio.gather(*running)
 
 
 def one(kind: str, size: str, repeats: int) -> None:

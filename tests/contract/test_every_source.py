@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import importlib
 import json
 import re
@@ -18,7 +19,6 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
@@ -35,6 +35,7 @@ from connectors.errors import (
 from connectors.idp import SOURCES
 from connectors.model import DISABLED, USERS, Snapshot, UserRow, users_frame
 from connectors.paging import drained
+from connectors.transport import Response, Wire
 from deployments.sandbox import idp as sandbox
 from deployments.sandbox.organisation import Organisation, organisation
 from tasks.decide.map import Desired, desired
@@ -267,33 +268,58 @@ async def test_every_page_spoilt_for_good_is_refused(
         print(f"\n{served.case.kind}: pages spoilt for good: {refused} refused")
 
 
-class Doubling(httpx.AsyncBaseTransport):
-    """The way to a real server, on which the `nth` answer to `path` gets a key twice: its last list once more, empty,
-    or where it is a bare list, the first field of its first record."""
+class Between:
+    """A way to a real server (`connectors.transport.Wire`), on which answers are changed."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, path: str, nth: int) -> None:
-        self.inner, self.path, self.left = inner, path, nth
+    def __init__(self, inner: Wire) -> None:
+        self.inner = inner
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        answer = await self.inner.handle_async_request(request)
-        if not re.search(self.path, request.url.path):
-            return answer
-        self.left -= 1
-        if self.left:
-            return answer
-        await answer.aread()
-        await answer.aclose()
-        found = orjson.loads(answer.content)
-        if isinstance(found, list):
-            key = next(iter(found[0])) if found and isinstance(found[0], dict) else ""
-            twice = answer.content.replace(b"{", b'{"%s":null,' % key.encode(), 1) if key else b'[{"":1,"":2}]'
-        else:
-            key = [name for name, value in found.items() if isinstance(value, list) or len(found) == 1][-1]
-            twice = answer.content.rstrip()[:-1] + b',"%s":[]}' % key.encode()
-        return httpx.Response(answer.status_code, headers={"content-type": "application/json"}, content=twice)
+    def changed(self, path: str, body: bytes) -> bytes | None:
+        """What comes instead of an answer; None: it itself."""
+        raise NotImplementedError
+
+    async def send(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Response:
+        answer = await self.inner.send(method, target, headers, content)
+        whole = b"".join([piece async for piece in answer.body])
+        await answer.close()
+        plain = gzip.decompress(whole) if answer.headers.get("content-encoding") == "gzip" else whole
+        new = self.changed(target.partition("?")[0], plain)
+        left = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+        headers = answer.headers if new is None else {**left, "content-type": "application/json"}
+        return Response(answer.status, headers, _pieces(whole if new is None else new), _nothing)
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _nothing() -> None:
+    pass
+
+
+class Doubling(Between):
+    """The way to a real server, on which the `nth` answer to `path` gets a key twice: its last list once more, empty,
+    or where it is a bare list, the first field of its first record."""
+
+    def __init__(self, inner: Wire, path: str, nth: int) -> None:
+        super().__init__(inner)
+        self.path, self.left = path, nth
+
+    def changed(self, path: str, body: bytes) -> bytes | None:
+        if not re.search(self.path, path):
+            return None
+        self.left -= 1
+        if self.left:
+            return None
+        found = orjson.loads(body)
+        if isinstance(found, list):
+            key = next(iter(found[0])) if found and isinstance(found[0], dict) else ""
+            return body.replace(b"{", b'{"%s":null,' % key.encode(), 1) if key else b'[{"":1,"":2}]'
+        key = [name for name, value in found.items() if isinstance(value, list) or len(found) == 1][-1]
+        return body.rstrip()[:-1] + b',"%s":[]}' % key.encode()
 
 
 async def test_a_key_that_stands_twice_is_refused_in_every_list(served: Served) -> None:
@@ -302,7 +328,7 @@ async def test_a_key_that_stands_twice_is_refused_in_every_list(served: Served) 
         for nth in sorted({1, await served.requests(path)}):
             async with served.source() as source:
                 api = source.clients[0]
-                api._transport = doubling = Doubling(api._transport, path, nth)
+                api._wire = doubling = Doubling(api._wire, path, nth)
                 with pytest.raises(IncompleteError, match="twice in one object"):
                     await read_source(source, Scope())
                 assert doubling.left <= 0, (name, nth)
@@ -783,26 +809,20 @@ SPOILT = [{"value": {"x": "y"}}]
 """No value of any optional field, nor of an e-mail address."""
 
 
-class Spoiling(httpx.AsyncBaseTransport):
+class Spoiling(Between):
     """The way to a real server, all of whose answers have `SPOILT` in every field of these names."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, names: frozenset[str]) -> None:
-        self.inner, self.names = inner, names
+    def __init__(self, inner: Wire, names: frozenset[str]) -> None:
+        super().__init__(inner)
+        self.names = names
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        answer = await self.inner.handle_async_request(request)
-        body = await answer.aread()
-        await answer.aclose()
-        headers = {name: value for name, value in answer.headers.items() if name not in ("content-length",)}
-        return httpx.Response(answer.status_code, headers=headers, content=orjson.dumps(self.spoil(orjson.loads(body))))
+    def changed(self, path: str, body: bytes) -> bytes | None:
+        return orjson.dumps(self.spoil(orjson.loads(body)))
 
     def spoil(self, value: Any) -> Any:
         if isinstance(value, dict):
             return {name: SPOILT if name in self.names else self.spoil(one) for name, one in value.items()}
         return [self.spoil(one) for one in value] if isinstance(value, list) else value
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
 
 
 async def test_one_person_has_the_warnings_of_a_whole_read(served: Served) -> None:
@@ -812,7 +832,7 @@ async def test_one_person_has_the_warnings_of_a_whole_read(served: Served) -> No
     leaves = frozenset(way.split(".")[-1] for way in (*ways, case.attributes[0], "description"))
     async with served.source() as source:
         api = source.clients[0]
-        api._transport = Spoiling(api._transport, leaves)
+        api._wire = Spoiling(api._wire, leaves)
         whole = await read_source(source, scope)
         assert len(whole.users) == SIZE["users"]
         assert set(whole.warnings["kind"]) == ({"user"} if case.kind in ("onelogin", "scim") else {"user", "group"})
@@ -910,7 +930,7 @@ async def test_one_group_that_is_gone_is_none_and_one_that_cannot_be_a_row_is_no
     for names in ({"name", "displayName"}, {"id"}):
         async with served.source() as source:
             api = source.clients[0]
-            api._transport = Spoiling(api._transport, frozenset(names))
+            api._wire = Spoiling(api._wire, frozenset(names))
             with pytest.raises(IncompleteError):
                 pytest.fail(f"{names}: {await source.group(key)}")
     try:
