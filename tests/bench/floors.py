@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import sqlite3
-import ssl
 import time
+import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
 
-import httpx
 import numpy as np
 import orjson
 import pandas as pd
@@ -29,6 +30,7 @@ from connectors.model import ID_ATTRIBUTE, Snapshot
 from connectors.operations import Kind, Operation
 from connectors.paging import AHEAD
 from connectors.store import Store
+from connectors.transport import Direct, Origin, Timeouts
 from tasks.read.extract import read_directory, read_source
 from tests.bench.child import answer
 
@@ -78,13 +80,49 @@ def read() -> dict[str, int]:
 # --- the network -------------------------------------------------------------------------------
 
 
-def _client(base: str, **more: Any) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=WRITERS, max_keepalive_connections=WRITERS)
-    headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "crowdsync"}
-    # No certificates: loading them takes as long as a thousand calls, and nothing here is https.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    more["headers"] = {**headers, **more.get("headers", {})}
-    return httpx.AsyncClient(base_url=base, limits=limits, verify=context, trust_env=False, timeout=120, **more)
+class Bare:
+    """The connections that the program has, and nothing above them."""
+
+    def __init__(self, url: str, authorization: str) -> None:
+        place = urlsplit(url)
+        self.base = place.path.rstrip("/")
+        root = f"{place.scheme}://{place.netloc}"
+        self.wire = Direct(Origin(root, str(place.hostname), place.port or 80, None), Timeouts(10, 120))
+        headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "crowdsync"}
+        self.headers = {**headers, "authorization": authorization}
+
+    async def __aenter__(self) -> Bare:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.wire.aclose()
+
+    async def send(self, method: str, path: str, params: Mapping[str, Any], content: bytes | None = None) -> int:
+        """Its status; the body is read."""
+        headers = {**self.headers, "content-type": "application/json"} if content else self.headers
+        answer = await self.wire.send(method, f"{self.base}{path}?{urlencode(params)}", headers, content)
+        async for _ in answer.body:
+            pass
+        await answer.close()
+        return answer.status
+
+    async def pieces(self, path: str, params: Mapping[str, Any], accept: str) -> AsyncIterator[bytes]:
+        """A body, unpacked."""
+        headers = {**self.headers, "accept": accept}
+        answer = await self.wire.send("GET", f"{self.base}{path}?{urlencode(params)}", headers, None)
+        packed = zlib.decompressobj(31) if answer.headers.get("content-encoding") == "gzip" else None
+        async for piece in answer.body:
+            yield packed.decompress(piece) if packed else piece
+        await answer.close()
+
+    async def get(self, path: str, **params: Any) -> bytes:
+        """A body, whole and unpacked."""
+        return b"".join([piece async for piece in self.pieces(path, params, "application/json")])
+
+
+def basic(password: str) -> str:
+    """The program's user and password, as it says them."""
+    return f"Basic {base64.b64encode(f'crowdsync:{password}'.encode()).decode()}"
 
 
 async def _ahead(tasks: Iterable[Callable[[], Awaitable[Any]]], width: int) -> list[Any]:
@@ -104,29 +142,29 @@ def download(parse: bool = True, keep: bool = False) -> float:
     kept: list[tuple[str, bytes]] = []
 
     async def scim() -> None:
-        async with _client(sides.scim, headers={"authorization": f"Bearer {sides.token}"}) as client:
+        async with Bare(sides.scim, f"Bearer {sides.token}") as client:
 
             async def page(what: str, start: int, count: int) -> Any:
-                response = await client.get(f"/{what}", params={"startIndex": start, "count": count})
+                body = await client.get(f"/{what}", startIndex=start, count=count)
                 if keep:
-                    kept.append((what, response.content))
-                return orjson.loads(response.content) if parse else response.content
+                    kept.append((what, body))
+                return orjson.loads(body) if parse else body
 
             await client.get("/ServiceProviderConfig")
             await client.get("/ResourceTypes")
             for what, asked in SCIM_PAGES.items():
                 total = len(sides.source.users) if what == "Users" else len(sides.source.groups)
-                response = await client.get(f"/{what}", params={"startIndex": 1, "count": asked})
-                first = orjson.loads(response.content)
+                body = await client.get(f"/{what}", startIndex=1, count=asked)
+                first = orjson.loads(body)
                 if keep:
-                    kept.append((what, response.content))
+                    kept.append((what, body))
                 size = len(first["Resources"])
                 starts = range(1 + size, total + 1, size)
                 pages = [partial(page, what, at, size) for at in starts]
                 await _ahead(pages, AHEAD)
 
     async def crowd() -> None:
-        async with _client(sides.crowd, auth=("crowdsync", sides.password)) as client:
+        async with Bare(sides.crowd, basic(sides.password)) as client:
 
             async def page(kind: str, start: int) -> Any:
                 params: dict[str, str | int] = {
@@ -135,24 +173,22 @@ def download(parse: bool = True, keep: bool = False) -> float:
                     "start-index": start,
                     "max-results": CROWD_PAGE,
                 }
-                response = await client.get(f"{ROOT}/search", params=params)
+                body = await client.get(f"{ROOT}/search", **params)
                 if keep:
-                    kept.append((kind, response.content))
-                return orjson.loads(response.content) if parse else response.content
+                    kept.append((kind, body))
+                return orjson.loads(body) if parse else body
 
             for kind, total in (("user", len(sides.directory.users)), ("group", len(sides.directory.groups))):
                 starts = range(0, max(total, 1), CROWD_PAGE - 1)
                 await _ahead([partial(page, kind, at) for at in starts], READERS)
             parser = _membership_parser()
             pieces = []
-            headers = {"accept": "application/xml"}
-            async with client.stream("GET", f"{ROOT}/group/membership", headers=headers) as stream:
-                async for chunk in stream.aiter_bytes():
-                    if keep:
-                        pieces.append(chunk)
-                    if parse:
-                        parser.feed(chunk)
-                        _emptied(parser)
+            async for chunk in client.pieces(f"{ROOT}/group/membership", {}, "application/xml"):
+                if keep:
+                    pieces.append(chunk)
+                if parse:
+                    parser.feed(chunk)
+                    _emptied(parser)
             if keep:
                 kept.append(("membership", b"".join(pieces)))
 
@@ -395,17 +431,14 @@ def write(database: str, plan: int, url: str) -> dict[str, Any]:
 
     async def everything() -> int:
         refused = 0
-        async with _client(url, auth=("crowdsync", sides.password)) as client:
+        async with Bare(url, basic(sides.password)) as client:
             for phase in phases:
                 todo = deque(phase)
 
                 async def work(todo: deque[Any] = todo) -> int:
                     bad = 0
                     while todo:
-                        method, path, params, content = todo.popleft()
-                        headers = {"content-type": "application/json"} if content else None
-                        response = await client.request(method, path, params=params, content=content, headers=headers)
-                        bad += response.status_code >= 300
+                        bad += await client.send(*todo.popleft()) >= 300
                     return bad
 
                 refused += sum(await asyncio.gather(*(work() for _ in range(min(WRITERS, len(phase))))))
