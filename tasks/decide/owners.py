@@ -60,7 +60,7 @@ def owned(records: pd.DataFrame, links: pd.DataFrame, source: str) -> pd.DataFra
         "linked": text_array(linked),
         "marked": text_array(marked),
     }
-    return pd.DataFrame(found, index=records.index, copy=False)
+    return pd.DataFrame(found, index=records.index)
 
 
 def split_mark(texts: pd.Series) -> tuple[pd.Series, pd.Series]:
