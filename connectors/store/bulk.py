@@ -156,16 +156,18 @@ def askable(values: Iterable[str]) -> list[str]:
 # Reading
 
 
-def read(connection: Connection, statement: Select[Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def read(
+    connection: Connection, statement: Select[Any], columns: Mapping[str, str], given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The rows of `statement` as columns: `int` and `bool` as numpy arrays, `text` as Arrow arrays.
 
-    `columns` names the columns of the statement in their order, each with one of those types.
+    `columns` names the columns of the statement in their order, each with one of those types; `given` are the values of
+    its parameters, where it was made once for all.
     """
-    batches = list(
-        _sqlite_batches(connection, statement, columns)
-        if connection.dialect.name == "sqlite"
-        else _postgresql_batches(connection, statement, columns)
-    )
+    if connection.dialect.name == "sqlite":
+        batches = list(_sqlite_batches(connection, statement, columns, given))
+    else:
+        batches = list(_postgresql_batches(connection, statement.params(given) if given else statement, columns))
     schema = pa.schema([(name, _ARROW[type_]) for name, type_ in columns.items()])
     return _columns(pa.Table.from_batches(batches, schema=schema), columns)
 
@@ -177,9 +179,11 @@ def _columns(whole: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def read_frame(connection: Connection, statement: Select[Any], columns: Mapping[str, str]) -> pd.DataFrame:
+def read_frame(
+    connection: Connection, statement: Select[Any], columns: Mapping[str, str], given: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
     """As `read`, as a frame whose text is Arrow-backed `str`."""
-    found = read(connection, statement, columns)
+    found = read(connection, statement, columns, given)
     if not len(next(iter(found.values()))):
         return _nothing(tuple(columns.items())).copy(deep=False)
     return _frame(found, columns)
@@ -254,10 +258,10 @@ def _compiled(connection: Connection, statement: Executable) -> tuple[str, Any]:
 
 
 def _sqlite_batches(
-    connection: Connection, statement: Executable, columns: Mapping[str, str]
+    connection: Connection, statement: Executable, columns: Mapping[str, str], given: Mapping[str, Any] | None
 ) -> Iterator[pa.RecordBatch]:
     # (Executed by SQLAlchemy, which keeps what it compiled; read from the driver's own cursor.)
-    result: Any = connection.execute(statement)
+    result: Any = connection.execute(statement, given or {})
     while rows := result.cursor.fetchmany(SLICE):
         arrays = []
         for values, type_ in zip(zip(*rows, strict=True), columns.values(), strict=True):

@@ -286,9 +286,8 @@ class History:
 
     def verdict(self, digest: str, rules: str) -> pd.DataFrame | None:
         """What validation held of this content under these rules; None where it has not judged yet."""
-        statement = select(VERDICT.c.held).where(VERDICT.c.digest == digest, VERDICT.c.rules == rules)
         with self._db.read() as connection:
-            held = connection.execute(statement).scalar()
+            held = connection.execute(_VERDICT_OF, {"digest": digest, "rules": rules}).scalar()
         return None if held is None else frame_from_text(held)
 
     def save_verdict(self, digest: str, rules: str, held: pd.DataFrame, *, at: datetime) -> None:
@@ -360,6 +359,9 @@ _LATEST: Final = (
 )
 
 
+_VERDICT_OF: Final = select(VERDICT.c.held).where(
+    VERDICT.c.digest == bindparam("digest"), VERDICT.c.rules == bindparam("rules")
+)
 _LOCKED: Final = select(STREAM.c.id).where(STREAM.c.name == bindparam("name")).with_for_update()
 
 

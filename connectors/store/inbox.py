@@ -14,10 +14,26 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final, Literal
 
 import pandas as pd
-from sqlalchemy import Connection, Table, and_, bindparam, case, delete, func, or_, select, text, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from connectors.errors import CrowdsyncError, RecordError
 from connectors.store import bulk
@@ -100,6 +116,25 @@ class Hint:
     note: str
 
 
+# Statements that every batch repeats are made once: that takes longer than what they do.
+
+_IS_DUE: Final = (INBOX.c.directory == bindparam("directory")) & (INBOX.c.due_at <= bindparam("now"))
+_SOURCES_DUE: Final = select(INBOX.c.source).distinct().where(_IS_DUE, _WAITING)
+
+
+@cache
+def _due(of_source: bool, at_most: bool) -> Select[Any]:
+    """As `Inbox.due`: of one source, and what was not tried too often."""
+    return (
+        select(*(INBOX.c[name] for name in Hint.__dataclass_fields__))
+        .where(_IS_DUE, _WAITING, INBOX.c.attempts >= bindparam("least"))
+        .where(*([INBOX.c.source == bindparam("source")] if of_source else []))
+        .where(*([INBOX.c.attempts <= bindparam("most")] if at_most else []))
+        .order_by(INBOX.c.due_at, INBOX.c.id)
+        .limit(bindparam("limit", type_=Integer))
+    )
+
+
 class Inbox:
     """Accept what is told, hand it out until it is settled, list it."""
 
@@ -140,24 +175,17 @@ class Inbox:
         those out.
         """
         least, most = attempts
-        statement = (
-            select(*(INBOX.c[name] for name in Hint.__dataclass_fields__))
-            .where(INBOX.c.directory == directory, _WAITING, INBOX.c.due_at <= instant(now))
-            .where(*([] if source is None else [INBOX.c.source == source]))
-            .where(INBOX.c.attempts >= least, *([] if most is None else [INBOX.c.attempts <= most]))
-            .order_by(INBOX.c.due_at, INBOX.c.id)
-            .limit(limit)
-        )
+        given: dict[str, Any] = {"directory": directory, "now": instant(now), "least": least, "limit": limit}
+        given |= ({} if source is None else {"source": source}) | ({} if most is None else {"most": most})
         with self._db.read() as connection:
-            rows = connection.execute(statement).mappings().all()
+            rows = connection.execute(_due(source is not None, most is not None), given).mappings().all()
         return [Hint(**dict(row) | {"received_at": datetime.fromisoformat(row["received_at"])}) for row in rows]
 
     def sources_due(self, directory: str, now: datetime) -> list[str]:
         """The sources of which something waits and is due, "" for Crowd itself."""
-        statement = select(INBOX.c.source).distinct()
-        statement = statement.where(INBOX.c.directory == directory, _WAITING, INBOX.c.due_at <= instant(now))
         with self._db.read() as connection:
-            return sorted(connection.execute(statement).scalars())
+            found = connection.execute(_SOURCES_DUE, {"directory": directory, "now": instant(now)})
+            return sorted(found.scalars())
 
     def next_due(self, directory: str) -> datetime | None:
         """When the next row is due (that may be past); None where none waits."""

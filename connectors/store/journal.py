@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 import pandas as pd
-from sqlalchemy import Connection, Select, Table, func, select, text, union_all, update
+from sqlalchemy import Connection, Integer, Select, Table, bindparam, func, select, text, union_all, update
 
 from connectors.errors import ConfigurationError, RecordError, RefusedError
 from connectors.model import sizes_only
@@ -98,6 +98,69 @@ class SavedPlan:
     status_at: datetime
     about: str
     asks: str = ""
+
+
+# Statements that every batch repeats are made once: that takes longer than what they do.
+
+_THERE: Final = (PLAN.c.directory == bindparam("directory")) & (PLAN.c.source == bindparam("source"))
+_ABOUT_EVERYBODY: Final = select(PLAN.c.id, PLAN.c.status).where(_THERE, _EVERYBODY).order_by(PLAN.c.id.desc()).limit(1)
+_UNFINISHED_OF: Final = (
+    select(PLAN.c.id).where(PLAN.c.directory == bindparam("directory"), _UNFINISHED).order_by(PLAN.c.id)
+)
+_DIRECTORY_OF: Final = select(PLAN.c.directory).where(PLAN.c.id == bindparam("plan"))
+_OUTCOMES: Final = (
+    select(OPERATION.c.state, func.count())
+    .where(OPERATION.c.plan_id == bindparam("plan"))
+    .group_by(OPERATION.c.state)
+    .order_by(func.count().desc())
+)
+_APPLIED: Final = (
+    select(PLAN.c.id)
+    .where(_THERE, PLAN.c.status == "applied")
+    .where(_EVERYBODY)
+    .order_by(PLAN.c.id.desc())
+    .limit(bindparam("limit", type_=Integer))
+    .subquery()
+)
+_PAST_COUNTS: Final = (
+    select(_APPLIED.c.id, OPERATION.c.kind, func.count())
+    .join_from(_APPLIED, OPERATION, OPERATION.c.plan_id == _APPLIED.c.id, isouter=True)
+    .group_by(_APPLIED.c.id, OPERATION.c.kind)
+    .order_by(_APPLIED.c.id.desc())
+)
+_PASSED_LIMITS: Final = (
+    select(RUN.c.summary, RUN.c.finished_at)
+    .where(RUN.c.finished_at >= bindparam("since"))
+    .where(RUN.c.source == bindparam("source"), RUN.c.directory == bindparam("directory"), _PASSED)
+    .order_by(RUN.c.finished_at)
+)
+_LATELY: Final = OPERATION.c.finished_at >= bindparam("since")
+_MADE_COLUMNS: Final = ("kind", "name", "target", "source_id", "finished_at")
+_DONE: Final = (
+    select(*(OPERATION.c[n] for n in _MADE_COLUMNS))
+    .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
+    .where(_THERE, _FINISHED, _LATELY, OPERATION.c.state == "done")
+)
+_CREATED: Final = _DONE.where(OPERATION.c.kind == Kind.USER_CREATE).limit(1)
+_MADE: Final = _DONE.where(OPERATION.c.kind.in_([Kind.USER_CREATE, Kind.MEMBERSHIP_ADD])).limit(
+    bindparam("most", type_=Integer)
+)
+_REMOVED: Final = ("kind", "name", "target", "source_id", "before", "finished_at", "source")
+
+
+@cache
+def _removals(of_source: bool, pending: bool) -> Select[Any]:
+    """As `Journal.removals`: of one source, and of a plan also what is to be done."""
+    taken = (
+        select(*(OPERATION.c[n] for n in (*_REMOVED[:-1], "plan_id", "seq")), PLAN.c.source)
+        .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
+        .where(_THERE if of_source else PLAN.c.directory == bindparam("directory"))
+        .where(OPERATION.c.kind.in_(kinds(effect="takes")))
+    )
+    done = taken.where(_FINISHED, _LATELY, OPERATION.c.state.in_(["done", "already"]))
+    left = taken.where(OPERATION.c.plan_id == bindparam("plan", type_=Integer), OPERATION.c.state == "planned")
+    both = (union_all(done, left) if pending else done).subquery()
+    return select(*(both.c[n] for n in _REMOVED)).order_by(both.c.finished_at, both.c.plan_id, both.c.seq)
 
 
 @cache
@@ -197,14 +260,8 @@ class Journal:
     def stopped_plan(self, source: str, directory: str) -> SavedPlan | None:
         """The newest plan about everybody, where nobody has begun to carry it out though it is not out of date: it
         waits for agreement, has it, was turned down or refused, or is a preview; else None."""
-        statement = (
-            select(PLAN.c.id, PLAN.c.status)
-            .where(PLAN.c.source == source, PLAN.c.directory == directory, _EVERYBODY)
-            .order_by(PLAN.c.id.desc())
-            .limit(1)
-        )
         with self._db.read() as connection:
-            found = connection.execute(statement).first()
+            found = connection.execute(_ABOUT_EVERYBODY, {"source": source, "directory": directory}).first()
         stopped = found is not None and found.status in ("planned", "refused", "waiting", "approved", "rejected")
         return self.load_plan(int(found.id)) if found is not None and stopped else None
 
@@ -242,9 +299,8 @@ class Journal:
 
     def outcomes(self, plan_id: int) -> dict[str, int]:
         """How many operations of a plan are in each state, as far as any is."""
-        statement = select(OPERATION.c.state, func.count()).where(OPERATION.c.plan_id == plan_id)
         with self._db.read() as connection:
-            found = connection.execute(statement.group_by(OPERATION.c.state).order_by(func.count().desc()))
+            found = connection.execute(_OUTCOMES, {"plan": plan_id})
             return {str(state): int(count) for state, count in found}
 
     def plans(self, limit: int = 50, directory: str | None = None) -> pd.DataFrame:
@@ -286,23 +342,10 @@ class Journal:
 
         `plan` and a column for each kind that occurs among them, all integers.
         """
-        applied = (
-            select(PLAN.c.id)
-            .where(PLAN.c.source == source, PLAN.c.directory == directory, PLAN.c.status == "applied")
-            .where(_EVERYBODY)
-            .order_by(PLAN.c.id.desc())
-            .limit(limit)
-            .subquery()
-        )
-        statement = (
-            select(applied.c.id, OPERATION.c.kind, func.count())
-            .join_from(applied, OPERATION, OPERATION.c.plan_id == applied.c.id, isouter=True)
-            .group_by(applied.c.id, OPERATION.c.kind)
-            .order_by(applied.c.id.desc())
-        )
         plans: dict[int, dict[str, int]] = {}
         with self._db.read() as connection:
-            for plan_id, kind, n in connection.execute(statement):
+            given = {"source": source, "directory": directory, "limit": limit}
+            for plan_id, kind, n in connection.execute(_PAST_COUNTS, given):
                 plan = plans.setdefault(plan_id, {})
                 if kind is not None:  # the plan has no operations
                     plan[kind] = n
@@ -317,21 +360,11 @@ class Journal:
         source_id, source, active (whether the account could log in before), at (UTC). Of every run and mode, about
         everybody or one; what came about without us while we were to do it ("already") counts too. `pending`: a plan
         of which also counts, as of now, what is still to be done."""
-        columns = ("kind", "name", "target", "source_id", "before", "finished_at")
-        taken = (
-            select(*(OPERATION.c[n] for n in (*columns, "plan_id", "seq")), PLAN.c.source)
-            .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
-            .where(PLAN.c.directory == directory, *([] if source is None else [PLAN.c.source == source]))
-            .where(OPERATION.c.kind.in_(kinds(effect="takes")))
-        )
-        done = taken.where(_FINISHED, OPERATION.c.finished_at >= instant(since))
-        done = done.where(OPERATION.c.state.in_(["done", "already"]))
-        left = taken.where(OPERATION.c.plan_id == (pending or 0), OPERATION.c.state == "planned")
-        both = (union_all(done, left) if pending else done).subquery()
-        read = (*columns, "source")
-        statement = select(*(both.c[n] for n in read)).order_by(both.c.finished_at, both.c.plan_id, both.c.seq)
+        statement = _removals(source is not None, bool(pending))
+        given = {"directory": directory, "since": instant(since), "source": source, "plan": pending}
+        given = {name: value for name, value in given.items() if value is not None}
         with self._db.read() as connection:
-            frame = bulk.read_frame(connection, statement, dict.fromkeys(read, "text"))
+            frame = bulk.read_frame(connection, statement, dict.fromkeys(_REMOVED, "text"), given)
         if frame.empty:
             return _nothing(("kind", "name", "target", "source_id", "source"), ("active",)).copy(deep=False)
         active = np.array([was_active(one) for one in frame["before"].tolist()], dtype=bool)
@@ -343,19 +376,13 @@ class Journal:
         """The accounts that plans of a source made since then, and what these were added to, oldest first: kind
         (user_create, membership_add), name, target, source_id, at (UTC). What was so already was not made. Nothing,
         where no account was made, or where that is more than `most`."""
-        columns = ("kind", "name", "target", "source_id", "finished_at")
-        done = (
-            select(*(OPERATION.c[n] for n in columns))
-            .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
-            .where(PLAN.c.directory == directory, PLAN.c.source == source)
-            .where(_FINISHED, OPERATION.c.finished_at >= instant(since), OPERATION.c.state == "done")
-        )
-        created = done.where(OPERATION.c.kind == Kind.USER_CREATE)
-        made = done.where(OPERATION.c.kind.in_([Kind.USER_CREATE, Kind.MEMBERSHIP_ADD])).limit(most + 1)
+        given = {"directory": directory, "source": source, "since": instant(since)}
+        frame = pd.DataFrame()
         with self._db.read() as connection:
-            some = connection.execute(created.limit(1)).first() is not None
-            statement = made if some else created.limit(0)
-            frame = bulk.read_frame(connection, statement, dict.fromkeys(columns, "text"))
+            if connection.execute(_CREATED, given).first() is not None:
+                frame = bulk.read_frame(
+                    connection, _MADE, dict.fromkeys(_MADE_COLUMNS, "text"), {**given, "most": most + 1}
+                )
         if frame.empty or len(frame) > most:
             return _nothing(("kind", "name", "target", "source_id")).copy(deep=False)
         frame = frame.sort_values("finished_at", ignore_index=True)
@@ -364,14 +391,9 @@ class Journal:
     def passed_limits(self, source: str, directory: str, since: datetime) -> dict[str, datetime]:
         """The limits of the policy that a person let a plan go past since then, by agreement or by force, each with
         when that was last."""
-        statement = (
-            select(RUN.c.summary, RUN.c.finished_at)
-            .where(RUN.c.finished_at >= instant(since))
-            .where(RUN.c.source == source, RUN.c.directory == directory, _PASSED)
-            .order_by(RUN.c.finished_at)
-        )
+        given = {"source": source, "directory": directory, "since": instant(since)}
         with self._db.read() as connection:
-            found = connection.execute(statement).all()
+            found = connection.execute(_PASSED_LIMITS, given).all()
         return {
             str(limit): datetime.fromisoformat(at) for summary, at in found for limit in orjson.loads(summary)["passed"]
         }
@@ -409,9 +431,8 @@ class Journal:
 
     def unfinished_plans(self, directory: str) -> list[int]:
         """Plans of the directory whose application began and did not end, oldest first."""
-        statement = select(PLAN.c.id).where(PLAN.c.directory == directory, _UNFINISHED).order_by(PLAN.c.id)
         with self._db.read() as connection:
-            return [int(i) for i in connection.execute(statement).scalars()]
+            return [int(i) for i in connection.execute(_UNFINISHED_OF, {"directory": directory}).scalars()]
 
     def intend(self, plan_id: int, seqs: Sequence[int], *, at: datetime, fence: Lease | None = None) -> None:
         """Write down, before any call, that these operations are about to be tried; counts the attempt.
@@ -637,7 +658,7 @@ def known(value: str, allowed: Sequence[str], what: str) -> None:
 
 
 def _fenced(connection: Connection, plan_id: int, fence: Lease) -> None:
-    directory = connection.execute(select(PLAN.c.directory).where(PLAN.c.id == plan_id)).scalar()
+    directory = connection.execute(_DIRECTORY_OF, {"plan": plan_id}).scalar()
     if directory is None:
         raise RecordError(f"There is no plan {plan_id}; `crowdsync plans` lists them.")
     if directory != fence.directory:

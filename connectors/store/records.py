@@ -173,10 +173,11 @@ class Records:
             row = latest_row(connection, stream)
             if row is None:
                 return users_frame()
-            changes = [orjson.loads(one) for one in connection.execute(_changes(row.stream, snapshot)).scalars()]
+            told = connection.execute(_CHANGES, {"of": row.stream, "since": snapshot}).scalars()
+            changes = [orjson.loads(one) for one in told]
             if not changes:
                 return users_frame()
-            statement = _current_users().where(
+            statement = _CURRENT_USERS.where(
                 USER.c.stream == row.stream, KEY.c.stream == row.stream, USER.c.valid_from > snapshot
             )
             if not any(one.get("users_added", 1) for one in changes):
@@ -188,7 +189,7 @@ class Records:
                     found = connection.execute(_compared(columns), {"of": row.stream, "since": snapshot})
                     others = [key for key, other in found if other]
                     statement = statement.where(USER.c.key.in_(others)) if len(others) <= bulk.FEW else statement
-            return bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
+            return bulk.read_frame(connection, statement, _USER_COLUMNS)
 
     def changed_since(self, stream: str, snapshot: int) -> bool:
         """Whether a snapshot of a stream after this one has other records."""
@@ -291,14 +292,10 @@ class Records:
 
     def linked_since(self, directory: str, event: int) -> tuple[pd.DataFrame, int]:
         """The links of users that were made or changed after a link event: source, id, name; and the newest event."""
-        statement = (
-            select(EVENT.c.source, EVENT.c.external, EVENT.c.after)
-            .where(events_of(directory), EVENT.c.id > event, EVENT.c.kind == "user", EVENT.c.after != "")
-            .order_by(EVENT.c.id)
-        )
+        of, columns = {"directory": directory, "event": event}, dict.fromkeys(("source", "id", "name"), "text")
         with self._db.read() as connection:
-            newest = connection.execute(select(func.max(EVENT.c.id))).scalar()
-            frame = bulk.read_frame(connection, statement, dict.fromkeys(("source", "id", "name"), "text"))
+            newest = connection.execute(_NEWEST_EVENT).scalar()
+            frame = bulk.read_frame(connection, _LINKED_SINCE, columns, of)
         return frame, int(newest or 0)
 
     # Keys
@@ -306,7 +303,7 @@ class Records:
     def index_state(self, space: str) -> IndexState | None:
         """How far the keys of a space are made; None: not at all."""
         with self._db.read() as connection:
-            row = connection.execute(select(SPACE).where(SPACE.c.space == space)).first()
+            row = connection.execute(_STATE_OF_SPACE, {"space": space}).first()
         return None if row is None else IndexState(row.digest, row.snapshot, row.event)
 
     def index(self, space: str, keys: pd.DataFrame, state: IndexState, *, anew: bool) -> None:
@@ -336,17 +333,15 @@ class Records:
         """The ids that have, or had, one of these keys."""
         if not (wanted := bulk.askable(values)):
             return set()
-        statement = select(INDEXED.c.id).where(INDEXED.c.space == space, INDEXED.c.value.in_(wanted))
         with self._db.read() as connection:
-            return set(connection.execute(statement).scalars())
+            return set(connection.execute(_HAVING, {"space": space, "wanted": wanted}).scalars())
 
     # The last wide read
 
     def wide_totals(self, directory: str, source: str) -> WideTotals | None:
         """What the last wide run counted; None where there was none, or none since something was objected to."""
-        statement = select(WIDE).where(WIDE.c.directory == directory, WIDE.c.source == source)
         with self._db.read() as connection:
-            row = connection.execute(statement).first()
+            row = connection.execute(_WIDE_OF, {"directory": directory, "source": source}).first()
         if row is None:
             return None
         at = datetime.fromisoformat(row.at)
@@ -426,6 +421,9 @@ _ACTIVE_MEMBERS: Final = (
     .where(MEMBERSHIP.c.group_key == bindparam("group", type_=Integer), USER.c.valid_to == OPEN, USER.c.active)
     .limit(bindparam("most", type_=Integer))
 )
+_GROUPS_OF: Final = select(MEMBERSHIP.c.group_key, MEMBERSHIP.c.member_key).where(
+    MEMBERSHIP.c.stream == _OF, _HOLDS, MEMBERSHIP.c.member_key.in_(bindparam("members", expanding=True))
+)
 _COUNT_MEMBERS: Final = (
     select(func.count())
     .select_from(MEMBERSHIP)
@@ -474,6 +472,31 @@ _LINKS_BY_NAME: Final = select(*(LINK.c[name] for name in _LINK_COLUMNS)).select
     _ASKED.outerjoin(LINK, _OF_USERS & (LINK.c.folded == _ASKED.c.value))
 )
 _NEWEST_EVENT: Final = select(func.max(EVENT.c.id))
+_LINKED_SINCE: Final = (
+    select(EVENT.c.source, EVENT.c.external, EVENT.c.after)
+    .where(events_of(bindparam("directory")), EVENT.c.id > bindparam("event"))
+    .where(EVENT.c.kind == "user", EVENT.c.after != "")
+    .order_by(EVENT.c.id)
+)
+_STATE_OF_SPACE: Final = select(SPACE).where(SPACE.c.space == bindparam("space"))
+_HAVING: Final = select(INDEXED.c.id).where(
+    INDEXED.c.space == bindparam("space"), INDEXED.c.value.in_(bindparam("wanted", expanding=True))
+)
+_WIDE_OF: Final = select(WIDE).where(WIDE.c.directory == bindparam("directory"), WIDE.c.source == bindparam("source"))
+_CHANGES: Final = select(SNAPSHOT.c.changed).where(
+    SNAPSHOT.c.stream == _OF, SNAPSHOT.c.id > bindparam("since", type_=Integer), SNAPSHOT.c.changed != "{}"
+)
+"""What changed with each snapshot of a stream after this one (as `SavedSnapshot.changed`, in JSON), but for those with
+which nothing did."""
+_CURRENT_USERS: Final = (
+    select(KEY.c.external.label("id"), *(USER.c[name] for name in CONTENT[USER_KIND]))
+    .join_from(USER, KEY, (USER.c.stream == KEY.c.stream) & (USER.c.key == KEY.c.key))
+    .where(USER.c.valid_to == OPEN)
+)
+_THESE_USERS: Final = _CURRENT_USERS.where(
+    USER.c.stream == _OF, KEY.c.stream == _OF, USER.c.key.in_(bindparam("keys", expanding=True))
+)
+_USER_COLUMNS: Final = {"id": "text", **CONTENT[USER_KIND]}
 _CHANGED_GROUP_LINK: Final = (
     select(EVENT.c.id)
     .where(EVENT.c.id > bindparam("event"), events_of(bindparam("directory")), EVENT.c.kind == "group")
@@ -509,25 +532,9 @@ def _links_of(rows: Sequence[Sequence[str]]) -> pd.DataFrame:
     return pd.DataFrame({**texts, "made_at": made}, copy=False)
 
 
-def _changes(stream: int, snapshot: int) -> Select[Any]:
-    """What changed with each snapshot of a stream after this one (as `SavedSnapshot.changed`, in JSON), but for those
-    with which nothing did."""
-    return select(SNAPSHOT.c.changed).where(
-        SNAPSHOT.c.stream == stream, SNAPSHOT.c.id > snapshot, SNAPSHOT.c.changed != "{}"
-    )
-
-
 def _changed(connection: Connection, stream: int, snapshot: int) -> bool:
     """Whether a snapshot of a stream after this one is another content."""
-    return connection.execute(_changes(stream, snapshot).limit(1)).first() is not None
-
-
-def _current_users() -> Any:
-    return (
-        select(KEY.c.external.label("id"), *(USER.c[name] for name in CONTENT[USER_KIND]))
-        .join_from(USER, KEY, (USER.c.stream == KEY.c.stream) & (USER.c.key == KEY.c.key))
-        .where(USER.c.valid_to == OPEN)
-    )
+    return connection.execute(_CHANGES.limit(1), {"of": stream, "since": snapshot}).first() is not None
 
 
 @cache
@@ -550,10 +557,7 @@ def _users(connection: Connection, stream: int, ids: Collection[str]) -> pd.Data
     keys = _keys(connection, stream, USER_KIND, ids)
     if not keys:
         return users_frame()
-    statement = _current_users().where(
-        USER.c.stream == stream, KEY.c.stream == stream, USER.c.key.in_(list(keys.values()))
-    )
-    found = bulk.read_frame(connection, statement, {"id": "text", **CONTENT[USER_KIND]})
+    found = bulk.read_frame(connection, _THESE_USERS, _USER_COLUMNS, {"of": stream, "keys": list(keys.values())})
     return found if len(found) else users_frame()
 
 
@@ -569,7 +573,7 @@ def _groups(connection: Connection, stream: int) -> pd.DataFrame:
 
 def _memberships(connection: Connection, stream: int, users: Collection[str]) -> list[tuple[str, str, str]]:
     members = {key: one for one, key in _keys(connection, stream, USER_KIND, users).items()}
-    pairs = connection.execute(_pairs(stream, members)).fetchall() if members else []
+    pairs = _pairs(connection, stream, members) if members else []
     statement = select(KEY.c.key, KEY.c.external).where(
         KEY.c.stream == stream, KEY.c.key.in_([group for group, _ in pairs])
     )
@@ -667,9 +671,7 @@ def _differences(connection: Connection, stream: int, changes: RecordChanges) ->
     groups = _keys(connection, stream, GROUP_KIND, set(pairs[0]))
     held = {
         (group, member)
-        for group, member in connection.execute(
-            _pairs(stream, [keys[one] for one in {*wanted, *before} if one in keys])
-        )
+        for group, member in _pairs(connection, stream, [keys[one] for one in {*wanted, *before} if one in keys])
     }
     for one in sorted(set(wanted) - set(keys)):
         keys[one] = _new_key(connection, stream, one)
@@ -708,7 +710,5 @@ def _new_key(connection: Connection, stream: int, external: str) -> int:
     return key
 
 
-def _pairs(stream: int, members: Collection[int]) -> Any:
-    return select(MEMBERSHIP.c.group_key, MEMBERSHIP.c.member_key).where(
-        MEMBERSHIP.c.stream == stream, _HOLDS, MEMBERSHIP.c.member_key.in_(list(members))
-    )
+def _pairs(connection: Connection, stream: int, members: Collection[int]) -> Sequence[Any]:
+    return connection.execute(_GROUPS_OF, {"of": stream, "members": list(members)}).fetchall()

@@ -159,14 +159,14 @@ def equal(column: pd.Series, value: str) -> np.ndarray:
     """Which texts are this one: bool."""
     if few(column):
         return np.array([text == value for text in column.tolist()], dtype=bool)
-    return np.asarray(column == value, dtype=bool)
+    return np.array(column == value, dtype=bool)
 
 
 def same(column: pd.Series, other: pd.Series) -> np.ndarray:
     """Which texts of two columns are the same, place by place: bool."""
     if few(column, other):
         return np.array([a == b for a, b in zip(column.tolist(), other.tolist(), strict=True)], dtype=bool)
-    return np.asarray(column.array == other.array, dtype=bool)
+    return np.array(column.array == other.array, dtype=bool)
 
 
 def among(values: pd.Series, pool: Iterable[str]) -> np.ndarray:

@@ -42,6 +42,7 @@ def both(monkeypatch: pytest.MonkeyPatch, ask: Callable[..., Any], *given: Any) 
     elif isinstance(answers[0], np.ndarray):
         np.testing.assert_array_equal(*answers)
         assert answers[0].dtype == answers[1].dtype
+        assert all(one.flags.writeable for one in answers), "whoever asks may go on with it"
     else:
         assert answers[0] == answers[1]
 
