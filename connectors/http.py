@@ -212,7 +212,7 @@ async def _recorded(
 
 async def _chunks(response: Response, where: str, most: int, patience: float) -> AsyncIterator[bytes]:
     """The decoded body of an open response, of at most so many bytes, and no slower than `SLOWEST` after `patience`."""
-    inflate = _Inflate() if _is_gzip(response, lambda: where) else None
+    inflate = _Inflate() if _is_gzip(response, where) else None
     size = received = 0
     cut = ""
     waited = 0.0  # for the other side: what our own work between two pieces takes does not count
@@ -640,20 +640,16 @@ class Http:
         return await self._wire.send(method, target, headers, content)
 
     async def _body(self, response: Response, method: str, target: str) -> bytes:
-        most = self._max_bytes
-
-        def where() -> str:
-            return self._where(method, target)
-
+        where, most = self._where(method, target), self._max_bytes
         length = response.headers.get("content-length", "")
         if length.isdigit() and int(length) > most and method != "HEAD":
-            raise _too_large(where(), length, most)
+            raise _too_large(where, length, most)
         pieces: list[bytes] = []
         size = 0
         async for piece in response.body:
             size += len(piece)
             if size > most:
-                raise _too_large(where(), f"over {most}", most)
+                raise _too_large(where, f"over {most}", most)
             pieces.append(piece)
         if not _is_gzip(response, where) or not size:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -664,7 +660,7 @@ class Http:
             for part in inflate.feed(piece):
                 size += len(part)
                 if size > most:
-                    raise _too_large(where(), f"over {most}", most)
+                    raise _too_large(where, f"over {most}", most)
                 plain.append(part)
         if not inflate.whole:
             raise zlib.error
@@ -800,13 +796,13 @@ class _Inflate:
             yield plain
 
 
-def _is_gzip(response: Response, where: Callable[[], str]) -> bool:
+def _is_gzip(response: Response, where: str) -> bool:
     coding = response.headers.get("content-encoding", "").strip().lower()
     if coding in ("", "identity"):
         return False
     if coding in ("gzip", "x-gzip"):
         return True
-    raise RefusedError(f"{where()}: the answer is encoded as {coding[:40]!r}, and only gzip was asked for.")
+    raise RefusedError(f"{where}: the answer is encoded as {coding[:40]!r}, and only gzip was asked for.")
 
 
 def _too_large(where: str, size: str, most: int) -> TooLargeError:

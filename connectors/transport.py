@@ -408,7 +408,7 @@ class _Connection(asyncio.Protocol):
         self._status, self._state = status, "body"
         self._until_end = coding is None and length is None
         if self._bodiless or (status in (204, 304) and (coding is not None or length not in (None, "0"))):
-            self._state = "whole"  # (llhttp waits for a body; so the connection is not kept)
+            self._state = "whole"  # (what comes all the same would be read as the next answer: it is not kept)
 
     def on_body(self, piece: bytes) -> None:
         if self._state == "body":

@@ -1042,14 +1042,7 @@ async def test_a_connection_that_said_goodbye_within_tls_is_not_used_while_it_is
 ) -> None:
     """asyncio takes some turns to close it, and there is nothing more to read meanwhile."""
     writers = list[asyncio.StreamWriter]()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        while True:
-            await request_of(reader)
-            writer.write(FINE)
-
-    async with peer(serve, tls) as server, closing(direct(server.url, trusting)) as wire:
+    async with peer(saying(FINE, then=writers.append), tls) as server, closing(direct(server.url, trusting)) as wire:
         assert (await ask(wire, method="POST"))[0] == 200
         (connection,) = wire._idle
         writers[0].close()
