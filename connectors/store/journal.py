@@ -145,6 +145,26 @@ _CREATED: Final = _DONE.where(OPERATION.c.kind == Kind.USER_CREATE).limit(1)
 _MADE: Final = _DONE.where(OPERATION.c.kind.in_([Kind.USER_CREATE, Kind.MEMBERSHIP_ADD])).limit(
     bindparam("most", type_=Integer)
 )
+_RENAMED_COLUMNS: Final = ("name", "target", "source_id")
+_RENAMED: Final = (
+    select(*(OPERATION.c[n] for n in _RENAMED_COLUMNS))
+    .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
+    .where(_THERE, _FINISHED, _LATELY, OPERATION.c.state == "done", OPERATION.c.kind == Kind.USER_RENAME)
+    .order_by(OPERATION.c.finished_at, OPERATION.c.plan_id, OPERATION.c.seq)
+)
+_OF_PLAN: Final = OPERATION.c.plan_id == bindparam("plan", type_=Integer)
+_BY_ID: Final = OPERATION.c.source_id.in_(bindparam("ids", expanding=True))
+_OPERATIONS_ABOUT: Final = (
+    select(*(OPERATION.c[n] for n in OPERATIONS))
+    .where(_OF_PLAN)
+    .where(
+        _BY_ID
+        | OPERATION.c.name.in_(bindparam("names", expanding=True))
+        | OPERATION.c.name.in_(select(OPERATION.c.name).where(_OF_PLAN, _BY_ID, OPERATION.c.kind == Kind.USER_CREATE))
+        | OPERATION.c.name.in_(select(OPERATION.c.target).where(_OF_PLAN, _BY_ID, OPERATION.c.kind == Kind.USER_RENAME))
+    )
+    .order_by(OPERATION.c.seq)
+)
 _REMOVED: Final = ("kind", "name", "target", "source_id", "before", "finished_at", "source")
 
 
@@ -296,6 +316,19 @@ class Journal:
         for name in ("intended_at", "finished_at"):
             frame[name] = bulk.times(frame[name])
         return frame
+
+    def operations_about(self, plan_id: int, names: Collection[str], ids: Collection[str]) -> pd.DataFrame:
+        """The plan's operations about people with these ids in the source, also under a name that they get by it, and
+        about accounts and groups with these names, by seq, in the columns of `OPERATIONS`."""
+        given = {"plan": plan_id, "names": bulk.askable(names), "ids": bulk.askable(ids)}
+        with self._db.read() as connection:
+            return bulk.read_frame(connection, _OPERATIONS_ABOUT, OPERATIONS, given)
+
+    def renamed_since(self, source: str, directory: str, since: datetime) -> pd.DataFrame:
+        """The accounts that plans of a source renamed since then, oldest first: name, target, source_id."""
+        given = {"directory": directory, "source": source, "since": instant(since)}
+        with self._db.read() as connection:
+            return bulk.read_frame(connection, _RENAMED, dict.fromkeys(_RENAMED_COLUMNS, "text"), given)
 
     def outcomes(self, plan_id: int) -> dict[str, int]:
         """How many operations of a plan are in each state, as far as any is."""

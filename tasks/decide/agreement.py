@@ -16,7 +16,6 @@ import pandas as pd
 
 from connectors.operations import Kind, kinds
 from tasks.decide.guard import Finding
-from tasks.decide.names import among
 
 SAME: Final = ("kind", "name", "target", "source_id")
 """By these an operation is the same as before; one that gives something has the same content, too."""
@@ -54,16 +53,6 @@ def also_in(before: pd.DataFrame, operations: pd.DataFrame) -> np.ndarray:
     """Which operations are among those of another plan, too: bool."""
     known, found = _identities(before).drop_duplicates(), _identities(operations)
     return (found.merge(known, how="left", indicator="side")["side"] == "both").to_numpy(dtype=bool)
-
-
-def touches(before: pd.DataFrame, operations: pd.DataFrame) -> np.ndarray:
-    """Which operations are about somebody (by name or id), and what these are put into or taken out of, whom some of
-    another plan are about: bool."""
-    found = np.zeros(len(operations), dtype=bool)
-    for who in ("name", "source_id"):
-        known, asked = (one[who].astype("str") + "\0" + one["target"].astype("str") for one in (before, operations))
-        found |= among(asked, known) & (operations[who] != "").to_numpy(dtype=bool)
-    return found
 
 
 def _identities(operations: pd.DataFrame) -> pd.DataFrame:

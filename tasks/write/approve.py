@@ -8,7 +8,7 @@ plans anew. What a person said of a plan that is no longer true holds for the ne
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -16,7 +16,8 @@ import pandas as pd
 
 from connectors.operations import Kind
 from connectors.store import Decision, in_thread
-from tasks.decide.agreement import kinds_asked, touches
+from tasks.decide.agreement import kinds_asked
+from tasks.decide.beside import beside, first_owners, owners_by_name, people_in
 from tasks.decide.guard import Verdict, limits_of
 from tasks.policy import Policy
 from tasks.run import Run
@@ -139,18 +140,36 @@ STANDS: Final = {
 }
 
 
-def asked_already(run: Run, operations: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Of the operations of a plan about some, those that a person is asked about, or turned down, in the newest plan
-    about everybody; and in words that follow "because", why they are not done beside it; "" where there are none."""
-    none = operations[:0]
+@dataclass(frozen=True, slots=True)
+class Against:
+    """What stands against a plan about some: `why`, in words that follow "because"; the `operations` that it is about;
+    a plan without these `kinds` has none of them; and the `fresh` ones, that may be done all the same."""
+
+    why: str
+    operations: pd.DataFrame
+    kinds: tuple[Kind, ...]
+    fresh: pd.DataFrame
+
+
+def asked_already(run: Run, operations: pd.DataFrame, links: pd.DataFrame) -> Against | None:
+    """That a person is asked about some operations of a plan, or turned them down, in the newest plan about everybody;
+    None where that is not so. Of these people nothing is done that the other plan does; what it does not is fresh.
+    `links`: of the accounts that the operations are about."""
     stopped = run.store.stopped_plan(run.source_name, run.directory_name) if len(operations) else None
-    if stopped is None:
-        return none, ""
-    about = operations[operations["kind"].isin(of := kinds_asked(stopped.asks))]
-    if not len(about):
-        return none, ""
-    found = about[touches(run.store.operations(stopped.id, of=of), about)]
-    return (found, STANDS[stopped.status].format(stopped.id)) if len(found) else (none, "")
+    if stopped is None or not operations["kind"].isin(of := kinds_asked(stopped.asks)).any():
+        return None
+    renamed = run.store.renamed_since(run.source_name, run.directory_name, stopped.created_at)
+    now = owners_by_name(links, run.source_name)
+    people = {*people_in(operations, now)} - {""}
+    names = {*operations["name"], *links["name"], *renamed["name"][renamed["source_id"].isin(people)]}
+    theirs = run.store.operations_about(stopped.id, names, people)
+    found = beside(theirs, of, now | first_owners(renamed), operations, now)
+    if not found.asked.any():
+        return None
+    done_too = found.asked | found.same
+    kinds = tuple(Kind(kind) for kind in operations["kind"][done_too].unique())
+    why = STANDS[stopped.status].format(stopped.id)
+    return Against(why, operations[found.asked], kinds, operations[~done_too])
 
 
 def agreed(verdict: Verdict, decision: Decision) -> Verdict:

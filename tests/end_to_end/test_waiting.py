@@ -38,6 +38,16 @@ class Company:
         before, self.org = self.org, changed(self.org, seed=self.seed, **amounts)
         return sorted(different(before, self.org))
 
+    def add(self, settings: str) -> None:
+        """More of the configuration."""
+        file = self.place.home / "crowdsync.toml"
+        file.write_text(file.read_text() + settings, encoding="utf-8")
+
+    def pairs(self, ids: Sequence[str]) -> list[Any]:
+        """Their memberships in Crowd."""
+        names = {person.username for person in self.org.people if person.id in ids}
+        return [pair for pair in self.place.crowd.state()["memberships"] if pair[0] in names]
+
     def active(self, ids: Sequence[str]) -> list[bool]:
         """Whether their accounts are, one after another."""
         names = {person.id: person.username for person in self.org.people}
@@ -186,8 +196,7 @@ async def test_what_a_person_turned_down_is_not_done_by_news(company: Company) -
 
 
 async def test_what_nobody_may_agree_to_is_done_by_no_news_either(company: Company) -> None:
-    file = company.place.home / "crowdsync.toml"
-    file.write_text(file.read_text() + '[sources.acme.policy.approval]\nwhen = "never"\n', encoding="utf-8")
+    company.add('[sources.acme.policy.approval]\nwhen = "never"\n')
     assert await everybody() == "nothing to do"
     leavers = company.change(disabled=8)
     with pytest.raises(ReportedError, match=r"limits\.user_deactivate"):
@@ -204,8 +213,7 @@ async def test_agreement_under_one_policy_is_none_under_another(company: Company
     assert await everybody() == "waiting"
     number = asked()
     say("approve", str(number), "--by", "Ada", "--reason", "checked with HR")
-    file = company.place.home / "crowdsync.toml"
-    file.write_text(file.read_text() + "[sources.acme.policy.limits]\nheld_runs = 4\n", encoding="utf-8")
+    company.add("[sources.acme.policy.limits]\nheld_runs = 4\n")
     with pytest.raises(ReportedError, match=f"plan {number} is no longer true"):
         await apply(number)
 
@@ -231,3 +239,63 @@ async def test_what_a_person_left_out_is_not_done_where_nothing_is_asked_any_mor
     with pytest.raises(ReportedError, match=f"plan {number} is no longer true"):
         await apply(number)
     assert company.active(leavers) == before
+
+
+NO_REMOVALS = (
+    "[sources.acme.policy.limits]\nmembership_remove = {absolute = 0}\nuser_deactivate = {absolute = 30}\n"
+    '[sources.acme.policy.leavers]\ndisabled = "deactivate_and_take_groups"\n'
+)
+
+
+async def test_who_leaves_is_out_at_once_though_a_person_is_asked_what_groups_they_lose(company: Company) -> None:
+    company.add(NO_REMOVALS.replace("0", "6", 1))
+    assert await everybody() == "nothing to do"
+    moved = company.change(moved=20)
+    assert await everybody() == "waiting"
+    number = asked()
+    left = company.change(disabled=12)
+    both = [one for one in left if one in moved]
+    assert both, "somebody of whom a person is asked"
+    pairs = company.pairs(both)
+    (part,) = await of(both[0])
+    asks = f"a person is asked about it: plan {number} waits for agreement"
+    assert (part.status, part.planned) == ("wide", {"user_deactivate": 1})
+    assert part.why == f"{asks}; what else there is to do is done (plan {part.plan})"
+    parts = {hint.key: part for part in await of(*both, *moved) for hint in part.hints}
+    assert not any(company.active(both))
+    assert company.pairs(both) == pairs
+    assert {parts[one].planned.get("user_deactivate") for one in both} == {None, len(both) - 1}
+    assert {parts[one].status for one in moved} == {"wide", "applied"}, "some are put into their first group"
+    assert status_of(number) == "waiting"
+
+
+async def test_who_leaves_is_out_at_once_though_they_lose_more_than_nobody_is_asked_about(company: Company) -> None:
+    company.add(NO_REMOVALS)
+    assert await everybody() == "nothing to do"
+    left = company.change(disabled=3)
+    parts = await of(*left)
+    assert not any(company.active(left))
+    (part,) = parts
+    assert (part.status, part.planned) == ("wide", {"user_deactivate": 3}), "at once, though they are several"
+    assert "limits.membership_remove (0) allows" in part.why
+    assert await everybody() == "waiting", "what they lose besides, a person is asked"
+
+
+async def test_what_is_asked_of_somebody_is_not_done_under_another_name_either(company: Company) -> None:
+    company.add("[sources.acme.policy.limits]\nmembership_add = {absolute = 8}\nuser_rename = {absolute = 30}\n")
+    assert await everybody() == "nothing to do"
+    moved = company.change(moved=20)
+    assert await everybody() == "waiting"
+    before = {one["name"] for one in company.place.crowd.state()["users"]}
+    both = sorted({*company.change(renamed=12)} & {*moved})
+    assert both, "somebody of whom a person is asked"
+    parts = [part for part in await of(*both) if part.status == "wide"]
+    assert {tuple(part.planned) for part in parts} == {("user_rename", "user_update")}
+    those = {hint.key for part in parts for hint in part.hints}
+    named = {person.username for person in company.org.people if person.id in those}
+    assert named.isdisjoint(before)
+    assert named <= {one["name"] for one in company.place.crowd.state()["users"]}, "they have their new names"
+    pairs = company.pairs(both)
+    parts = await of(*those)
+    assert {(part.status, part.plan) for part in parts} == {("wide", None)}
+    assert company.pairs(both) == pairs

@@ -172,6 +172,9 @@ class BySource(Both):
     async def has_user(self, identity: str) -> bool:
         return identity in set(self.source().users["id"])
 
+    async def has_group(self, identity: str) -> bool:
+        return identity in set(self.source().groups["id"])
+
 
 class ByCrowd(Both):
     def answers(self) -> str:

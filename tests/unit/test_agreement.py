@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from connectors.operations import Kind
-from tasks.decide.agreement import also_in, asks_no_more, asks_text, covered, kinds_asked, touches
+from tasks.decide.agreement import also_in, asks_no_more, asks_text, covered, kinds_asked
 from tasks.decide.guard import Finding
 
 OVER = Finding("12 of 100", (Kind.USER_DEACTIVATE, Kind.USER_DELETE), "user_deactivate", ("limits.user_deactivate",))
@@ -69,10 +69,3 @@ def test_who_is_taken_something_from_is_the_same_whatever_else_the_account_has()
     assert not len(also_in(before, before[:0]))
     categories = before.astype({"kind": "category", "name": "category"})
     assert also_in(categories, categories[::-1]).all(), "as a plan has them"
-
-
-def test_somebody_is_found_by_name_and_by_id_and_with_what_they_are_taken_out_of() -> None:
-    before = of(ANN, OUT)
-    renamed, deleted = (ANN[0], "anna", "", "1", ""), (Kind.USER_DELETE, "ann", "", "1", "")
-    assert touches(before, of(renamed, deleted, OUT)).all()
-    assert not touches(before, of((*OUT[:2], "crew", "", ""), (ANN[0], "eve", "", "5", ""))).any()

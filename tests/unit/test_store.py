@@ -617,3 +617,41 @@ def test_the_newest_plan_about_everybody_that_was_not_begun(store: Store, status
     assert found is None or found.asks == '[{"text":"x"}]'
     store.set_plan_status(plan(store), "applied", at=AT)
     assert store.stopped_plan("acme", "crowd") is None, "a later one was carried out"
+
+
+def test_the_operations_of_a_plan_about_some_by_id_by_name_and_by_the_name_that_they_get(store: Store) -> None:
+    kinds = ["user_create", "user_rename", "user_update", *["membership_add"] * 4]
+    frame = operations(
+        7,
+        name=["new", "old", "old", "new", "renamed", "old", "other"],
+        target=["", "renamed", "", "staff", "staff", "staff", "staff"],
+        source_id=["1", "2", "", "", "", "", "3"],
+    )
+    number = plan(store, frame.assign(kind=pd.Categorical(kinds)))
+    plan(store, frame.assign(kind=pd.Categorical(kinds)))
+
+    def found(names: set[str], ids: set[str]) -> list[int]:
+        return store.operations_about(number, names, ids)["seq"].tolist()
+
+    assert found(set(), {"1"}) == [0, 3]
+    assert found(set(), {"2"}) == [1, 4]
+    assert found({"old"}, set()) == [1, 2, 5]
+    assert found({"old"}, {"1", "3"}) == [0, 1, 2, 3, 5, 6]
+    assert found({"nobody\0", "staff"}, {"9"}) == []
+    assert list(store.operations_about(number, set(), {"1"}).columns) == list(frame.columns)
+
+
+def test_the_accounts_that_a_source_renamed_since(store: Store) -> None:
+    frame = operations(4, name=["a", "b", "c", "d"], target=["b", "c", "d", "e"], source_id=list("1123"))
+    frame["kind"] = pd.Categorical(["user_rename"] * 3 + ["user_update"])
+    number = plan(store, frame)
+    store.intend(number, [0, 1, 2, 3], at=AT)
+    store.record(number, [(1, "done", ""), (3, "done", "")], at=AT + timedelta(seconds=2))
+    store.record(number, [(0, "done", "")], at=AT + timedelta(seconds=1))
+    store.record(number, [(2, "failed", "")], at=AT + timedelta(seconds=1))
+    since = AT + timedelta(seconds=1)
+    rows = list(store.renamed_since("acme", "crowd", since).itertuples(index=False, name=None))
+    assert rows == [("a", "b", "1"), ("b", "c", "1")], "what was done, oldest first"
+    assert len(store.renamed_since("acme", "crowd", since + timedelta(seconds=1))) == 1
+    for other in (("other", "crowd"), ("acme", "other")):
+        assert not len(store.renamed_since(*other, since))
