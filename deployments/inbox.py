@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
+import pandas as pd
 import typer
 from rich.markup import escape
 
 from connectors.errors import ConfigurationError
 from connectors.settings import load
+from connectors.store import Store
 from deployments import show
 from deployments.listing import AsCsv, AsJson, Form
 from deployments.opened import opened_store
@@ -37,7 +39,7 @@ def inbox(
         if not retry:
             form = Form.of(as_json, as_csv)
             found = store.inbox(done_since=now - LATE if done else None, limit=limit)
-            show.inbox(console, found, store.waiting(), form)
+            show.inbox(console, named(store, found), store.waiting(), form)
             from deployments.polling import failures
 
             for line in failures(load(), store):
@@ -54,3 +56,15 @@ def inbox(
                 )
         again = len(store.retry(ids, now, "retried by hand")) if ids else 0
         console.print(f"{again:,} {'row is' if again == 1 else 'rows are'} looked at again at once", highlight=False)
+
+
+def named(store: Store, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the inbox with a column `name`: what people are called who are told by their ids, "" of all others."""
+    names, people = dict[Any, str](), rows[rows["kind"] == "user"]
+    for (directory, source), keys in people.groupby(["directory", "source"])["key"]:
+        called = store.called(str(directory), str(source), {*keys})
+        names.update(((directory, source, key), name) for key, name in called.items())
+    whose = zip(rows["directory"], rows["source"], rows["key"], strict=True)
+    of_user = rows["kind"] == "user"
+    found = [names.get(one, "") if user else "" for one, user in zip(whose, of_user, strict=True)]
+    return rows.assign(name=found)

@@ -278,8 +278,8 @@ def _run(row: Mapping[Any, Any]) -> dict[str, Any]:
 def inbox(console: Console, frame: pd.DataFrame, counts: pd.DataFrame, form: Form = TEXT) -> None:
     """Rows of the inbox, a line each, with what was said of them; then how many there are."""
     if form is not TEXT:
-        fields = ("id", "source", "directory", "kind", "key", "via", "received_at", "attempts", "status", "due_at")
-        write(form, (*fields, "note"), frame.to_dict("records"))
+        fields = ("id", "source", "directory", "kind", "key", "name", "via", "received_at", "attempts", "status")
+        write(form, (*fields, "due_at", "note"), frame.to_dict("records"))
         return
     if frame.empty:
         said(console, "Nothing waits, and nothing is held.")
@@ -293,7 +293,8 @@ def inbox(console: Console, frame: pd.DataFrame, counts: pd.DataFrame, form: For
         status: Cell = ("held", "red") if row["status"] == "held" else "at work" if working else str(row["status"])
         rows.append(
             (
-                *(str(row["id"]), row["source"] or row["directory"], str(row["kind"]), row["key"], str(row["via"])),
+                *(str(row["id"]), row["source"] or row["directory"], str(row["kind"])),
+                *(f"{row['name']} ({row['key']})" if row["name"] else row["key"], str(row["via"])),
                 *(moment(row["received_at"]), str(row["attempts"]), status),
                 ", ".join(filter(None, (again, row["note"]))),
             )

@@ -154,16 +154,6 @@ def _state(status: str, summary: Mapping[str, Any]) -> State[Any]:
     return Failed(message=message) if status in ("failed", "stopped", "partly applied") else Completed(message=message)
 
 
-def _names(store: Store, directory: str, source: str, people: set[str]) -> dict[str, str]:
-    """What people (ids) are called: in the source, or, of whom it has no more, in Crowd."""
-    users = store.users_now(f"source:{source}", people)
-    links = store.links_about(directory, source, people - {*users["id"]}, (), groups=False)
-    return {
-        **dict(zip(links["id"], links["name"], strict=True)),
-        **dict(zip(users["id"], users["username"], strict=True)),
-    }
-
-
 def _shown(
     store: Store, settings: Settings, row: Mapping[Any, Any], summary: Mapping[str, Any], news: pd.DataFrame
 ) -> list[tuple[str, str, Any, str]]:
@@ -171,7 +161,7 @@ def _shown(
     source = row["source"]
     key = key_of(source, "react")
     text = batch_markdown(row["status"], summary, settings.templates)
-    names = _names(store, row["directory"], source, {*news.loc[news["kind"] == "user", "key"]})
+    names = store.called(row["directory"], source, {*news.loc[news["kind"] == "user", "key"]})
     told = [
         {
             "who": plain(names.get(one["key"]) or one["key"]),

@@ -138,6 +138,15 @@ class Records:
             number = self._number(connection, stream)
             return users_frame() if number is None else _users(connection, number, ids)
 
+    def called(self, directory: str, source: str, people: Collection[str]) -> dict[str, str]:
+        """What people (ids) are called: in the source, or, of whom it has no more, in Crowd; of whom that is known."""
+        users = self.users_now(f"source:{source}", people)
+        links = self.links_about(directory, source, {*people} - {*users["id"]}, (), groups=False)
+        return {
+            **dict(zip(links["id"], links["name"], strict=True)),
+            **dict(zip(users["id"], users["username"], strict=True)),
+        }
+
     def memberships_now(self, stream: str, users: Collection[str]) -> pd.DataFrame:
         """The direct memberships of these users (ids) in a stream's newest snapshot."""
         return memberships_frame(self.pairs_now(stream, users))

@@ -12,12 +12,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pandas as pd
 import psycopg
 import pytest
 from sqlalchemy import event, text
 from typer.testing import CliRunner
 
 from connectors.errors import RecordError, RetryableError
+from connectors.model import Snapshot, users_frame
 from connectors.store import Hint, Incoming, Store
 from connectors.store.inbox import KEEP, LONGEST_PAUSE, TRIES, forget, pause
 from deployments.cli import app
@@ -494,3 +497,31 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "Nothing waits" in asked()
         assert "done" in asked("--all")
         assert len(asked("--all", "-n", "1").splitlines()) < len(asked("--all").splitlines())
+
+
+def test_people_are_shown_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    (tmp_path / "crowdsync.toml").write_text(
+        f'[store]\nurl = "{url}"\n[directory]\nurl = "http://127.0.0.1:1/crowd"\napplication = "x"\n'
+        '[sources.acme]\nkind = "scim"\nurl = "http://127.0.0.1:1"\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("CROWDSYNC_CONFIG", str(tmp_path / "crowdsync.toml"))
+    ann = ("5723807b-1c6e-4a53-9a0f-0c1d2e3f4a5b", "ann.lee@example.org", "", "", "", "", True, "{}")
+    with Store.open(url) as store:
+        told(store, ann[0], "gone", "unknown", at=(now := datetime.now(UTC)))
+        store.accept("crowd", "acme", [("account", "gone", "crowd"), ("group", ann[0], "webhook")], "", now)
+        store.save_snapshot("source:acme", Snapshot.of(users_frame([ann])), taken_at=now, run="r")
+        links = pd.DataFrame(
+            [("acme", "user", "gone", "bob", "created")], columns=["source", "kind", "id", "name", "how"]
+        )
+        store.save_links("crowd", links, at=now, run="r")
+    shown = CliRunner().invoke(app, ["inbox", "--json"])
+    names = {(row["kind"], row["key"]): row["name"] for row in orjson.loads(shown.output)}
+    assert names == {
+        ("user", ann[0]): ann[1], ("user", "gone"): "bob", ("user", "unknown"): "", ("account", "gone"): "",
+        ("group", ann[0]): "",
+    }  # fmt: skip
+    shown = CliRunner().invoke(app, ["inbox"], env={"COLUMNS": "80"})
+    assert f"{ann[1]} ({ann[0]})" in " ".join(shown.output.split())
+    assert max(map(len, shown.output.splitlines())) <= 80

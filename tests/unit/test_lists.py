@@ -114,7 +114,7 @@ LISTS: dict[str, Print] = {
     "inbox": lambda c, n, form: show.inbox(
         c,
         rows(n, id=1, source=None, directory="crowd", kind="user", key=None, via="webhook", received_at=AT, due_at=AT)
-        .assign(attempts=3, status="waiting", taken_at=None, note=WHY),
+        .assign(name=n, attempts=3, status="waiting", taken_at=None, note=WHY),
         pd.DataFrame({"status": ["waiting"], "rows": [3]}),
         form,
     ),
