@@ -12,13 +12,14 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from connectors.model import crowd_id
+from connectors.model import crowd_id, sizes_only
 from connectors.operations import KINDS, Kind
 
 _RENAMES: Final = KINDS[Kind.USER_RENAME].phase
 _PAIRS: Final = ("membership", "nesting")
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """What the stopped plan has of the operations of a plan about some (bool for each): `asked`, a person is asked
@@ -28,6 +29,7 @@ class Stopped:
     same: np.ndarray
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class _Subject:
     """Whom or what an operation is about: `person` is the id in the source, "" where nobody is known; `into`: what they

@@ -14,6 +14,7 @@ from typing import Final
 
 import pandas as pd
 
+from connectors.model import sizes_only
 from connectors.operations import Kind
 from connectors.store import Decision, in_thread
 from tasks.decide.agreement import kinds_asked
@@ -140,6 +141,7 @@ STANDS: Final = {
 }
 
 
+@sizes_only
 @dataclass(frozen=True, slots=True)
 class Against:
     """What stands against a plan about some: `why`, in words that follow "because"; the `operations` that it is about;
