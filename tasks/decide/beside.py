@@ -89,16 +89,18 @@ def _subjects(operations: pd.DataFrame, owners: Mapping[str, str]) -> Iterator[_
     before, after = dict(owners), dict(owners)
     columns = [operations[name].astype("str").tolist() for name in ("kind", "name", "target", "source_id")]
     rows = [
-        (Kind(kind), crowd_id(name), crowd_id(target), person)
-        for kind, name, target, person in zip(*columns, strict=True)
+        (phase, Kind(kind), crowd_id(name), crowd_id(target), person)
+        for phase, kind, name, target, person in zip(operations["phase"].tolist(), *columns, strict=True)
     ]
-    for kind, name, target, person in rows:
+    for phase, kind, name, target, person in rows:
         if person and KINDS[kind].entity == "user":
-            before[name] = person
-            after[target if kind is Kind.USER_RENAME else name] = person
-    for kind, name, target, person in rows:
+            if phase <= _RENAMES:
+                before[name] = person
+            if phase >= _RENAMES:
+                after[target if kind is Kind.USER_RENAME else name] = person
+    for phase, kind, name, target, person in rows:
         entity = KINDS[kind].entity
         of_user = entity in ("user", "membership")
-        who = (after if KINDS[kind].phase > _RENAMES else before).get(name, "") if of_user else ""
+        who = (after if phase > _RENAMES else before).get(name, "") if of_user else ""
         into = target if entity in _PAIRS else ""
         yield _Subject(kind, "user" if of_user else "group", name, into, (person if entity == "user" else "") or who)

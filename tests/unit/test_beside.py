@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from connectors.operations import Kind
+from connectors.operations import KINDS, Kind
 from tasks.decide.beside import beside, first_owners, owners_by_name, people_in
 
 Row = tuple[Kind, str, str, str]
@@ -19,7 +19,8 @@ NEW: Row = (Kind.USER_CREATE, "cy", "", "3")
 
 
 def of(*rows: Row) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["kind", "name", "target", "source_id"], dtype="str")
+    frame = pd.DataFrame(rows, columns=["kind", "name", "target", "source_id"], dtype="str")
+    return frame.assign(phase=[KINDS[row[0]].phase for row in rows])
 
 
 def asked(before: list[Row], *made: Row, now: Mapping[str, str] | None = None, **then: str) -> list[bool]:
@@ -58,6 +59,10 @@ def test_a_name_is_whose_it_is_before_a_plan_renames_and_after_it() -> None:
     swapped: list[Row] = [(Kind.USER_RENAME, "ann", "bob", "1"), RENAMED]
     people = people_in(of(*swapped, OUT, INTO), {"ann": "1", "bob": "2"})
     assert people == ["1", "2", "2", "1"], "bob is taken out before, and ann, who is bob then, put in"
+    new = (Kind.USER_CREATE, "bob", "", "9")
+    assert people_in(of(OUT, RENAMED, new, INTO), {"bob": "2"}) == ["2", "2", "9", "9"], (
+        "and somebody new, who is bob then"
+    )
 
 
 def test_a_group_is_no_user_of_the_same_name() -> None:
