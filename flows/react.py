@@ -154,10 +154,10 @@ async def what_stands_against(run: Run, few: Few, proposal: Proposal) -> Against
 async def the_rest(run: Run, few: Few, hints: tuple[Hint, ...], proposal: Proposal, against: Against) -> Proposal:
     """A plan that something stands against → what of it may be done at once, where it is about one hint, or about those
     only who are to be shut out. Raises `BeyondError` where that is nothing, or where it is about others, too."""
-    leaving, more = of_fresh(few, hints, against)
+    rest = others(few, hints, against.operations)
+    leaving, more = of_fresh(few, hints, rest, against.fresh)
     at_once = len(against.fresh) > 0 and not {*SHUTS_OUT} & {*against.kinds}
     if len(hints) > 1 and not (at_once and len(leaving) == len(hints)):
-        rest = others(few, hints, against.operations)
         raise BeyondError(against.why, rest, *([leaving] if at_once else each(leaving)), *each(more))
     without, now = set[Kind](), against
     while not without.issuperset(now.kinds) and len(now.fresh):
@@ -172,17 +172,17 @@ async def the_rest(run: Run, few: Few, hints: tuple[Hint, ...], proposal: Propos
     raise BeyondError(against.why, *(each(hints) if len(hints) > 1 else ()))
 
 
-def of_fresh(few: Few, hints: tuple[Hint, ...], against: Against) -> tuple[tuple[Hint, ...], tuple[Hint, ...]]:
-    """Of the hints that something stands against, those of people who are to be shut out all the same; and those that
-    another fresh operation may be about, so many as parts are tried. (Of a hint that is no id it is not known whom it
-    is about.)"""
-    if not len(against.fresh):
+def of_fresh(
+    few: Few, hints: tuple[Hint, ...], rest: tuple[Hint, ...], fresh: pd.DataFrame
+) -> tuple[tuple[Hint, ...], tuple[Hint, ...]]:
+    """Of the hints but for `rest`, those of people whom fresh operations shut out; and those that another one may be
+    about, so many as parts are tried. (Of a hint that is no id it is not known whom it is about.)"""
+    if not len(fresh):
         return (), ()
-    rest = {*others(few, hints, against.operations)}
-    shut_out = against.fresh[against.fresh["kind"].isin(SHUTS_OUT)]
-    leaving, people = (_owners(few, some) & few.selection.people for some in (shut_out, against.fresh))
+    shut_out = fresh[fresh["kind"].isin(SHUTS_OUT)]
+    leaving, people = (_owners(few, some) & few.selection.people for some in (shut_out, fresh))
     by_id = {hint for hint in hints if hint.kind == "user" and hint.key in few.selection.people}
-    first = tuple(hint for hint in hints if hint in by_id - rest and hint.key in leaving)
+    first = tuple(hint for hint in hints if hint in by_id.difference(rest) and hint.key in leaving)
     other = {*rest, *first}
     more = tuple(hint for hint in hints if hint not in other and (hint not in by_id or hint.key in people))
     return first, more[:MOST_PARTS]

@@ -145,12 +145,8 @@ _CREATED: Final = _DONE.where(OPERATION.c.kind == Kind.USER_CREATE).limit(1)
 _MADE: Final = _DONE.where(OPERATION.c.kind.in_([Kind.USER_CREATE, Kind.MEMBERSHIP_ADD])).limit(
     bindparam("most", type_=Integer)
 )
-_RENAMED_COLUMNS: Final = ("name", "target", "source_id")
-_RENAMED: Final = (
-    select(*(OPERATION.c[n] for n in _RENAMED_COLUMNS))
-    .join_from(OPERATION, PLAN, OPERATION.c.plan_id == PLAN.c.id)
-    .where(_THERE, _FINISHED, _LATELY, OPERATION.c.state == "done", OPERATION.c.kind == Kind.USER_RENAME)
-    .order_by(OPERATION.c.finished_at, OPERATION.c.plan_id, OPERATION.c.seq)
+_RENAMED: Final = _DONE.where(OPERATION.c.kind == Kind.USER_RENAME).order_by(
+    OPERATION.c.finished_at, OPERATION.c.plan_id, OPERATION.c.seq
 )
 _OF_PLAN: Final = OPERATION.c.plan_id == bindparam("plan", type_=Integer)
 _BY_ID: Final = OPERATION.c.source_id.in_(bindparam("ids", expanding=True))
@@ -328,7 +324,8 @@ class Journal:
         """The accounts that plans of a source renamed since then, oldest first: name, target, source_id."""
         given = {"directory": directory, "source": source, "since": instant(since)}
         with self._db.read() as connection:
-            return bulk.read_frame(connection, _RENAMED, dict.fromkeys(_RENAMED_COLUMNS, "text"), given)
+            frame = bulk.read_frame(connection, _RENAMED, dict.fromkeys(_MADE_COLUMNS, "text"), given)
+        return frame[["name", "target", "source_id"]]
 
     def outcomes(self, plan_id: int) -> dict[str, int]:
         """How many operations of a plan are in each state, as far as any is."""

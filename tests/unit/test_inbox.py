@@ -457,12 +457,8 @@ async def test_a_database_that_is_gone_does_not_spin(tmp_path: Path) -> None:
 # The command
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(*words: str, code: int = 0) -> str:
-        answer = CliRunner().invoke(app, ["inbox", *words], env={"COLUMNS": "80"})
-        assert answer.exit_code == code, (answer.output, answer.exception)
-        return answer.output
-
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A configuration with a store of its own: its address."""
     url = f"sqlite:///{tmp_path}/store.db"
     (tmp_path / "crowdsync.toml").write_text(
         f'[store]\nurl = "{url}"\n[directory]\nurl = "http://127.0.0.1:1/crowd"\napplication = "x"\n'
@@ -470,6 +466,16 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         encoding="utf-8",
     )
     monkeypatch.setenv("CROWDSYNC_CONFIG", str(tmp_path / "crowdsync.toml"))
+    return url
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*words: str, code: int = 0) -> str:
+        answer = CliRunner().invoke(app, ["inbox", *words], env={"COLUMNS": "80"})
+        assert answer.exit_code == code, (answer.output, answer.exception)
+        return answer.output
+
+    url = configured(tmp_path, monkeypatch)
     with Store.open(url) as store:
         assert "Nothing waits" in asked()
         now = datetime.now(UTC)
@@ -500,13 +506,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_people_are_shown_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path}/store.db"
-    (tmp_path / "crowdsync.toml").write_text(
-        f'[store]\nurl = "{url}"\n[directory]\nurl = "http://127.0.0.1:1/crowd"\napplication = "x"\n'
-        '[sources.acme]\nkind = "scim"\nurl = "http://127.0.0.1:1"\n',
-        encoding="utf-8",
-    )
-    monkeypatch.setenv("CROWDSYNC_CONFIG", str(tmp_path / "crowdsync.toml"))
+    url = configured(tmp_path, monkeypatch)
     ann = ("5723807b-1c6e-4a53-9a0f-0c1d2e3f4a5b", "ann.lee@example.org", "", "", "", "", True, "{}")
     with Store.open(url) as store:
         told(store, ann[0], "gone", "unknown", at=(now := datetime.now(UTC)))
